@@ -1,0 +1,313 @@
+"""Any anomalib model: build it by name, fit it with Lightning, keep it as a checkpoint, judge images with it.
+
+PatchCore has a path of its own (`new_patchcore` here, the coreset and the runtime elsewhere); every other model of
+anomalib comes through `GenericModel`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+from unittest.mock import patch
+
+import numpy as np
+
+from cvad_cli.config.schema import ModelConfig, TrainerConfig
+from cvad_cli.errors import ModelError
+from cvad_cli.records import Prediction
+
+if TYPE_CHECKING:
+    import torch
+    from anomalib.models import Patchcore
+    from torch import nn
+
+BATCH_IMAGES: Final = 8
+_BUILD_ERRORS: Final = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+"""What anomalib's models are seen to raise for a backbone, a layer or an image size that does not fit them."""
+
+FindWeights = Callable[[str], tuple[Path, Mapping[str, Any]] | None]
+"""Gives the weight file of a timm backbone and the keyword arguments it needs; None: random initialisation."""
+
+
+def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
+    """anomalib's Patchcore around a feature network of ours, without metrics, pictures or normalisation."""
+    from anomalib.models import Patchcore
+
+    model = Patchcore(
+        backbone=backbone,
+        layers=list(layers),
+        pre_trained=False,
+        num_neighbors=num_neighbors,
+        post_processor=False,
+        evaluator=False,
+        visualizer=False,
+    )
+    model.model.feature_extractor.feature_extractor = network
+    return model
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of anomalib's image models, in snake case, as a config writes them."""
+    return tuple(sorted(_model_classes()))
+
+
+def require_known(name: str) -> None:
+    """Raise ModelError with the nearest names where anomalib has no model `name`."""
+    if name not in _model_classes():
+        near = difflib.get_close_matches(name, model_names(), n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise ModelError(f"model.name: anomalib has no model {name!r}. {hint}It has: {', '.join(model_names())}.")
+
+
+def _model_classes() -> dict[str, type]:
+    from anomalib import models
+    from anomalib.models.components import AnomalibModule
+    from anomalib.utils.path import convert_to_snake_case
+
+    names = {name: getattr(models, name) for name in models.__all__}
+    return {
+        convert_to_snake_case(name): kind
+        for name, kind in names.items()
+        if inspect.isclass(kind) and issubclass(kind, AnomalibModule) and ".image." in kind.__module__
+    }
+
+
+@final
+class GenericModel:
+    """One anomalib model other than Patchcore, from construction to prediction."""
+
+    def __init__(self, model: Any, image_size: int, device: str) -> None:
+        self._model = model
+        self._device = device
+        self.image_size = (image_size, image_size)
+
+    @classmethod
+    def build(cls, config: ModelConfig, image_size: int, device: str, find_weights: FindWeights) -> GenericModel:
+        """Construct the model that the config names; timm's backbones in it get their weights through `find_weights`.
+
+        Raises ModelError naming the option at fault.
+        """
+        require_known(config.name)
+        kind = _model_classes()[config.name]
+        arguments = _constructor_arguments(kind, config, image_size)
+        try:
+            with _weights_from(find_weights):
+                model = kind(**arguments)
+        except _BUILD_ERRORS as error:
+            raise ModelError(f"model: anomalib could not build {config.name}: {_reason(error)}") from error
+        return cls(model, image_size, device)
+
+    def fit(
+        self, images: Sequence[np.ndarray], trainer: TrainerConfig, *, seed: int, advance: Callable[[int], None]
+    ) -> None:
+        """Train on good pictures (RGB uint8, at `image_size`) as anomalib does, through Lightning.
+
+        `advance` is called once per optimisation step.
+        """
+        import lightning.pytorch as pl
+        from lightning.pytorch.callbacks import LambdaCallback
+        from torch.utils.data import DataLoader
+
+        pl.seed_everything(seed, verbose=False)
+        options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
+        progress = LambdaCallback(on_train_batch_end=lambda *_: advance(1))
+        runner = pl.Trainer(
+            **options,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[progress],
+        )
+        loader: Any = DataLoader(
+            _GoodPictures(images),  # type: ignore[arg-type]
+            batch_size=min(BATCH_IMAGES, len(images)),
+            shuffle=True,
+            collate_fn=_collate,
+            drop_last=False,
+        )
+        try:
+            runner.fit(self._model, train_dataloaders=loader)
+        except _BUILD_ERRORS as error:
+            raise ModelError(f"model: anomalib could not fit {type(self._model).__name__}: {_reason(error)}") from error
+        self._runner = runner
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps that `fit` took."""
+        return int(self._runner.global_step)
+
+    def planned_steps(self, images: int, trainer: TrainerConfig) -> int | None:
+        """How many batches `fit` will see; None where the model decides by itself when to stop."""
+        options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
+        epochs, steps = options["max_epochs"], options["max_steps"]
+        by_epochs = epochs * -(-images // min(BATCH_IMAGES, images)) if epochs and epochs > 0 else None
+        limits = [limit for limit in (by_epochs, steps) if limit is not None and limit > 0]
+        return min(limits) if limits else None
+
+    def save(self, path: Path) -> None:
+        """Write a Lightning checkpoint of tensors and plain values only: some models' hyper-parameters hold objects."""
+        from importlib.metadata import version
+
+        import torch
+
+        checkpoint = {
+            "pytorch-lightning_version": version("lightning"),
+            "epoch": self._runner.current_epoch,
+            "global_step": self._runner.global_step,
+            "state_dict": self._model.state_dict(),
+        }
+        torch.save(checkpoint, path)
+
+    def load(self, path: Path) -> None:
+        """Fill in a checkpoint's tensors, with torch's `weights_only` loader: no code in the file can run."""
+        import pickle
+
+        import torch
+
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            self._model.load_state_dict(state)
+        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{path}: is not a checkpoint of {type(self._model).__name__}: {_reason(error)}"
+            ) from error
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Raw scores and maps of RGB uint8 pictures (h, w, 3) at `image_size`."""
+        import torch
+
+        model = self._model.to(self._device).eval()
+        try:
+            with torch.inference_mode():
+                output = model.model(model.pre_processor(_batch_tensor(images).to(self._device)))
+        except _BUILD_ERRORS as error:
+            raise ModelError(f"model: {type(model).__name__} cannot judge these images: {_reason(error)}") from error
+        return [self._prediction(output, index) for index in range(len(images))]
+
+    def _prediction(self, output: Any, index: int) -> Prediction:
+        score, anomaly_map = output.pred_score, output.anomaly_map
+        if anomaly_map is None:
+            flat = np.full(self.image_size, float(score.reshape(-1)[index]), dtype=np.float32)
+            return Prediction(float(score.reshape(-1)[index]), flat)
+        picture = self._at_input_size(anomaly_map[index]).cpu().numpy()
+        peak = float(picture.max()) if score is None else float(score.reshape(-1)[index])
+        return Prediction(peak, picture)
+
+    def _at_input_size(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Some models fix their own input size, and their maps come at that."""
+        from torch.nn import functional
+
+        picture = anomaly_map.reshape(1, 1, *anomaly_map.shape[-2:]).float()
+        if picture.shape[-2:] != self.image_size:
+            picture = functional.interpolate(picture, size=self.image_size, mode="bilinear")
+        return picture[0, 0]
+
+
+def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> dict[str, Any]:
+    """The config's backbone, layers and options, as far as the constructor takes them; unknown options are refused."""
+    accepted = inspect.signature(kind).parameters
+    for key in config.options:
+        if key not in accepted:
+            near = difflib.get_close_matches(key, accepted, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ModelError(
+                f"model.options.{key}: {config.name} has no such option.{hint} It takes: {', '.join(accepted)}."
+            )
+    layers = list(config.layers or ())
+    ours: dict[str, Any] = {
+        **({"backbone": config.backbone} if config.backbone else {}),
+        **({"layers": layers, "layer": layers[-1]} if layers else {}),
+        "pre_processor": kind.configure_pre_processor(image_size=(image_size, image_size)),  # type: ignore[attr-defined]
+        "post_processor": False,
+        "evaluator": False,
+        "visualizer": False,
+    }
+    return {**{key: value for key, value in ours.items() if key in accepted}, **config.options}
+
+
+@contextmanager
+def _weights_from(find_weights: FindWeights) -> Iterator[None]:
+    """While anomalib builds a model, let timm take pretrained weights from our places instead of the hub.
+
+    anomalib's constructors ask timm for `pretrained=True` deep inside and take no file: this is the one seam that they
+    share.
+    """
+    import timm
+
+    original = timm.create_model
+
+    def create_model(model_name: str, *, pretrained: bool = False, **kwargs: Any) -> Any:
+        found = find_weights(model_name) if pretrained else None
+        if found is None:
+            return original(model_name, **{**kwargs, "pretrained": False})
+        path, needed = found
+        overlay = {"file": str(path), "custom_load": False}
+        return original(model_name, **{**kwargs, **needed, "pretrained": True, "pretrained_cfg_overlay": overlay})
+
+    with patch.object(timm, "create_model", create_model):
+        yield
+
+
+def _trainer_options(trainer: TrainerConfig, device: str) -> dict[str, Any]:
+    accelerator, _, index = device.partition(":")
+    options: dict[str, Any] = {
+        "accelerator": {"cuda": "gpu", "xpu": "xpu"}.get(accelerator, accelerator),
+        "devices": [int(index)] if index else _devices(trainer.devices),
+        "strategy": trainer.strategy,
+        "precision": trainer.precision,
+        "max_epochs": trainer.max_epochs if trainer.max_epochs or trainer.max_steps else 20,
+        "max_steps": trainer.max_steps or -1,
+    }
+    return options
+
+
+def _devices(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+class _GoodPictures:
+    """A torch data set (by protocol) of good pictures as anomalib's items."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch
+        from anomalib.data import ImageItem
+
+        return ImageItem(image=_batch_tensor([self._images[index]])[0], gt_label=torch.tensor(0))
+
+
+def _collate(items: Sequence[Any]) -> Any:
+    from anomalib.data import ImageBatch
+
+    return ImageBatch.collate(list(items))
+
+
+def _batch_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def describe(config: ModelConfig) -> Mapping[str, Any]:
+    """What a manifest keeps of a generic model, to build it again."""
+    return {
+        "name": config.name,
+        "backbone": config.backbone,
+        "layers": list(config.layers or ()),
+        "options": config.options,
+    }

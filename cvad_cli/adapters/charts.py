@@ -1,0 +1,257 @@
+"""Curves and histograms of a test run as PNG files, by matplotlib.
+
+Its object interface is used throughout: no pyplot, no global state. Backgrounds are opaque white; colours are those of
+Okabe and Ito (2008), which people with any common colour blindness tell apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvad_cli.errors import ResourceError
+from cvad_cli.records import GOOD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE: Final = "#0072B2"
+VERMILLION: Final = "#D55E00"
+GREY: Final = "#6E6E6E"
+INK: Final = "#222222"
+MAX_ROWS: Final = 16  # types drawn apart in a histogram; the rarest beyond share one row
+BINS: Final = 48
+
+# Fonts with Chinese, Japanese or Korean letters, for defect types named in them; matplotlib's own font has none.
+_WIDE_FONTS: Final = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans")
+
+
+def roc_chart(path: Path, scores: ArrayLike, defective: ArrayLike, *, threshold: float, title: str) -> None:
+    """ROC curve of image scores, with the operating point of `score > threshold`.
+
+    Args:
+        path: PNG to write, replaced as a whole.
+        scores: (n,) finite image scores, larger = stranger.
+        defective: (n,) booleans, some True and some False.
+        threshold: the calibrated one.
+        title: one line.
+
+    Raises:
+        ValueError: one class only.
+        ResourceError: the file cannot be written.
+    """
+    from sklearn.metrics import auc, roc_curve
+
+    values, labels = _both_classes(scores, defective)
+    fpr, tpr, _ = roc_curve(labels, values)
+    alarms, recall = float(np.mean(values[~labels] > threshold)), float(np.mean(values[labels] > threshold))
+    figure, axes = _unit_square(title, "false-alarm rate (share of good parts rejected)", "recall (defects rejected)")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.5, label="chance")
+    axes.plot(
+        fpr, tpr, color=BLUE, linewidth=2.5, clip_on=False, zorder=3, label=f"detector, AUROC {auc(fpr, tpr):.4f}"
+    )
+    _mark(axes, alarms, recall, f"threshold {threshold:.4g}: recall {recall:.1%}, false alarms {alarms:.1%}")
+    _save_with_legend(path, figure)
+
+
+def precision_recall_chart(
+    path: Path, scores: ArrayLike, defective: ArrayLike, *, threshold: float, title: str
+) -> None:
+    """Precision against recall of image scores, with the operating point of `score > threshold`.
+
+    Arguments and errors are those of `roc_chart`. Where no image is above the threshold, it has no point to draw.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    values, labels = _both_classes(scores, defective)
+    precision, recall, _ = precision_recall_curve(labels, values)
+    average, share, rejected = average_precision_score(labels, values), float(labels.mean()), values > threshold
+    figure, axes = _unit_square(title, "recall (share of defects rejected)", "precision (rejected parts with a defect)")
+    axes.axhline(share, color=GREY, linestyle=":", linewidth=1.5, label=f"chance ({share:.1%} are defective)")
+    label = f"detector, average precision {average:.4f}"
+    axes.step(recall, precision, where="post", color=BLUE, linewidth=2.5, clip_on=False, zorder=3, label=label)
+    if rejected.any():
+        found, right = float(rejected[labels].mean()), float(labels[rejected].mean())
+        _mark(axes, found, right, f"threshold {threshold:.4g}: recall {found:.1%}, precision {right:.1%}")
+    _save_with_legend(path, figure)
+
+
+def score_histogram(
+    path: Path, scores: ArrayLike, defect_types: Sequence[str], *, threshold: float, title: str
+) -> None:
+    """Histograms of image scores on one axis, a row for each type: good first, then the most frequent defects.
+
+    Args:
+        path: PNG to write, replaced as a whole.
+        scores: (n,) finite image scores.
+        defect_types: n names, `GOOD` for a good part.
+        threshold: drawn through all rows; each row says how many of its images lie above.
+        title: one line.
+
+    Raises:
+        ValueError: no scores, or more or fewer names than scores.
+        ResourceError: the file cannot be written.
+    """
+    values, types = np.asarray(scores, dtype=np.float64), np.asarray(defect_types, dtype=np.str_)
+    if values.ndim != 1 or values.size == 0 or types.shape != values.shape:
+        raise ValueError(f"expected n scores and n defect types, got shapes {values.shape} and {types.shape}")
+    rows = _rows(types)
+    edges = _edges(values, threshold)
+    figure = _figure(8.0, 1.6 + 0.6 * len(rows))
+    grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, members) in zip(grid, rows.items(), strict=True):
+        _histogram_row(axes, name, values[members], edges, threshold)
+    figure.suptitle(title, **_text(_title_size(title, figure)))
+    figure.supylabel("images in a bar", **_text(12))
+    grid[0].set_title(f"threshold {threshold:.4g}", **_text(11), x=_fraction(threshold, edges))
+    grid[-1].tick_params(axis="x", bottom=True, labelbottom=True)
+    grid[-1].spines["bottom"].set_color(INK)
+    grid[-1].set_xlabel("image anomaly score (no unit; larger is stranger)", **_text(12))
+    _save(path, figure)
+
+
+def _both_classes(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=np.bool_)
+    if values.ndim != 1 or values.shape != labels.shape or not (labels.any() and not labels.all()):
+        raise ValueError(
+            f"expected scores of good and of defective images, got shapes {values.shape} and {labels.shape} "
+            f"with {int(labels.sum())} defective"
+        )
+    return values, labels
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    return figure
+
+
+def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(6.0, 6.6)
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    figure.suptitle(title, **_text(_title_size(title, figure)))
+    axes.set_xlabel(x, **_text(12))
+    axes.set_ylabel(y, **_text(12))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.tick_params(labelsize=11, colors=INK)
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _mark(axes: Axes, x: float, y: float, label: str) -> None:
+    style: dict[str, Any] = {
+        "marker": "o",
+        "linestyle": "none",
+        "markersize": 11,
+        "markeredgecolor": "white",
+        "markeredgewidth": 1.5,
+    }
+    axes.plot([x], [y], color=VERMILLION, clip_on=False, zorder=5, label=label, **style)
+
+
+def _rows(types: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
+    """Row label -> which images are in it."""
+    counts = Counter(types.tolist())
+    good = {GOOD: types == GOOD} if counts.pop(GOOD, 0) else {}
+    names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    shown = names if len(names) <= MAX_ROWS else names[: MAX_ROWS - 1]
+    rows = good | {name: types == name for name in shown}
+    rest = names[len(shown) :]
+    return rows | {f"{len(rest)} other types": np.isin(types, rest)} if rest else rows
+
+
+def _edges(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """Bin edges beyond all scores on both sides, one of them at the threshold: no bar straddles the decision."""
+    low, high = min(values.min(), threshold), max(values.max(), threshold)
+    width = (high - low) / BINS or 1.0
+    first, last = np.floor((low - threshold) / width) - 1, np.ceil((high - threshold) / width) + 1
+    return threshold + width * np.arange(first, last + 1)
+
+
+def _fraction(value: float, edges: NDArray[np.float64]) -> float:
+    return float(np.clip((value - edges[0]) / (edges[-1] - edges[0]), 0.1, 0.9))
+
+
+def _histogram_row(
+    axes: Axes, name: str, scores: NDArray[np.float64], edges: NDArray[np.float64], threshold: float
+) -> None:
+    counts = np.histogram(-scores, -edges[::-1])[0][
+        ::-1
+    ]  # negated: a score on an edge, as on the threshold, is left of it
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE if name == GOOD else VERMILLION)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.5)
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, counts.max() * 1.1))
+    axes.set_yticks([counts.max()])
+    axes.tick_params(labelsize=10, colors=INK, bottom=False)
+    short = name if len(name) <= 24 else f"{name[:23]}…"
+    axes.set_ylabel(f"{short} ({len(scores)})", rotation=0, ha="right", va="center", **_text(11))
+    beside = f"{np.count_nonzero(scores > threshold)} of {len(scores)} above"
+    axes.annotate(beside, (1.01, 0.5), xycoords="axes fraction", va="center", **_text(11))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("#BBBBBB")
+
+
+def _title_size(title: str, figure: Figure) -> int:
+    """14 points, or what lets a long title fit the figure."""
+    fitting = figure.get_figwidth() * 72 / (0.54 * max(len(title), 1))  # a letter is about 0.54 of its size wide
+    return max(6, min(14, int(fitting)))
+
+
+def _text(size: int) -> dict[str, Any]:
+    """Text that may hold a user's own names: any script that the machine has letters for, and "$" is a dollar."""
+    return {"fontsize": size, "color": INK, "fontfamily": _families(), "parse_math": False}
+
+
+@functools.cache
+def _families() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    present = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in present)]
+
+
+def _save_with_legend(path: Path, figure: Figure) -> None:
+    figure.legend(loc="outside lower center", fontsize=11, frameon=False, labelcolor=INK)
+    _save(path, figure)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box; not worth a warning
+        figure.savefig(buffer, format="png", facecolor="white", transparent=False)
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, png: bytes) -> None:
+    """Under a temporary name first: a reader sees the old picture or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(png)
+        partial.replace(path)
+    except OSError as failure:
+        raise ResourceError(
+            f"{path}: cannot write the picture ({failure.strerror}); check the folder and the disk's free space"
+        ) from failure
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

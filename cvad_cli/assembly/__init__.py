@@ -1,0 +1,1 @@
+"""Adapters put together from settings: what several tasks need, one ring inside them."""

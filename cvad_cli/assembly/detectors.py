@@ -1,0 +1,93 @@
+"""From a bundle to a detector that judges pictures, and from a config to the folders of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvad_cli.adapters.backbones import BackboneSpec, build_network
+from cvad_cli.adapters.bundles import Bundle, read_bundle
+from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchPatchcore
+from cvad_cli.config.schema import ModelConfig, RunConfig
+from cvad_cli.errors import BundleError
+from cvad_cli.ports import Detector
+from cvad_cli.records import Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBundle:
+    """A trained detector, ready to judge, with its threshold and where it came from."""
+
+    bundle: Bundle
+    detector: Detector
+    calibration: Calibration
+
+
+def bundle_folder(settings: RunConfig) -> Path:
+    """Where `cvad train` puts the bundle of this config."""
+    return Path(settings.output.root).expanduser() / settings.name / "bundle"
+
+
+def evaluation_folder(settings: RunConfig) -> Path:
+    """Where `cvad evaluate` puts its figures and pictures."""
+    return Path(settings.output.root).expanduser() / settings.name / "evaluation"
+
+
+def open_detector(settings: RunConfig, device: str) -> OpenBundle:
+    """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings."""
+    bundle = read_bundle(bundle_folder(settings))
+    _require_same_input(bundle, settings)
+    try:
+        calibration = Calibration(**bundle.manifest["calibration"])
+        detector = _BUILDERS.get(bundle.manifest["model"]["kind"], _open_generic)(bundle, device)
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
+    return OpenBundle(bundle, detector, calibration)
+
+
+def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
+    """The config may have been edited since training: what would change every score is refused."""
+    trained = bundle.manifest.get("preprocessing", {}).get("image_size")
+    if trained != settings.data.image_size:
+        raise BundleError(
+            f"{bundle.folder}: was trained at data.image_size {trained}, the config says {settings.data.image_size}; "
+            "run `cvad train` again, or set it back"
+        )
+    name = bundle.manifest.get("model", {}).get("name")
+    if name != settings.model.name:
+        raise BundleError(
+            f"{bundle.folder}: holds a {name} model, the config says {settings.model.name}; run `cvad train` again"
+        )
+
+
+def _open_patchcore(bundle: Bundle, device: str) -> Detector:
+    from safetensors.torch import load_file
+
+    model = bundle.manifest["model"]
+    spec = BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"])
+    network = build_network(spec)
+    network.load_state_dict(load_file(bundle.file("backbone")))
+    bank = load_file(bundle.file("memory_bank"))["features"]
+    return TorchPatchcore(
+        PatchExtractor(network, device),
+        bank,
+        num_neighbors=model["num_neighbors"],
+        image_size=bundle.manifest["preprocessing"]["image_size"],
+    )
+
+
+def _open_generic(bundle: Bundle, device: str) -> Detector:
+    from cvad_cli.adapters.anomalib_models import GenericModel
+
+    stored: dict[str, Any] = bundle.manifest["model"]
+    layers = tuple(stored["layers"]) if stored["layers"] else None
+    config = ModelConfig(
+        name=stored["name"], backbone=stored["backbone"], layers=layers, options=dict(stored["options"])
+    )
+    model = GenericModel.build(config, bundle.manifest["preprocessing"]["image_size"], device, lambda _name: None)
+    model.load(bundle.file("checkpoint"))
+    return model
+
+
+_BUILDERS = {"patchcore": _open_patchcore, "anomalib": _open_generic}

@@ -1,0 +1,246 @@
+"""PatchCore from good pictures to a calibrated memory bank, within a bound on memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cvad_cli.adapters.anomalib_models import new_patchcore
+from cvad_cli.adapters.backbones import Backbone, load_backbone
+from cvad_cli.adapters.prefetch import batched
+from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
+from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
+from cvad_cli.assembly.pictures import PictureStream
+from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
+from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
+from cvad_cli.core.scoring import MemoryBank, anomaly_map
+from cvad_cli.errors import ConfigError, DataError, ResourceError
+from cvad_cli.ports import Reporter
+from cvad_cli.records import FittedModel, ImageRecord
+
+if TYPE_CHECKING:
+    from anomalib.models import Patchcore
+
+WORKING_COPIES: Final = 2.2
+"""Memory needed beside the gathered features, as a multiple of them: a fold's copy and the coreset's working set."""
+
+
+def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter) -> FittedModel:
+    """Fit anomalib's Patchcore with our coreset on good pictures, and score those pictures held out."""
+    config, budget = settings.model, CoresetBudget.of(settings)
+    if config.options:
+        raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
+    backbone = load_backbone(
+        config.backbone or PATCHCORE_BACKBONE, config.layers or PATCHCORE_LAYERS, config.weights, seed=settings.seed
+    )
+    model = new_patchcore(backbone.network, backbone.spec.name, backbone.spec.layers, config.num_neighbors)
+    stream = PictureStream(records, settings.data)
+    gathering = gather_features(model, stream, device=device, max_bytes=budget.max_bytes, reporter=reporter)
+    with gathering as features:
+        plan = plan_calibration(settings.calibration, len(features.values), seed=settings.seed)
+        bank, radius, held_out = _fit_and_hold_out(features, plan, settings, device, reporter)
+        patches, grid = int(np.prod(features.values.shape[:2])), features.grid
+    description = {
+        "name": "patchcore",
+        "backbone": backbone.spec.name,
+        "layers": list(backbone.spec.layers),
+        "backbone_kwargs": dict(backbone.spec.kwargs),
+        "num_neighbors": config.num_neighbors,
+        "grid": list(grid),
+    }
+    return FittedModel(
+        kind="patchcore",
+        description=description,
+        writers=_writers(backbone, bank),
+        weights=backbone.weights,
+        held_out=tuple(held_out),
+        used=len(records) - len(stream.skipped),
+        skipped=tuple(stream.skipped),
+        details={
+            "memory_bank": list(bank.shape),
+            "patches": patches,
+            "covering_radius": radius,
+            "coreset": "greedy, exact" if radius is not None else "greedy in chunks, merged",
+        },
+    )
+
+
+def _fit_and_hold_out(
+    features: PatchFeatures, plan: CalibrationPlan, settings: RunConfig, device: str, reporter: Reporter
+) -> tuple[np.ndarray, float | None, list[tuple[np.ndarray, np.ndarray]]]:
+    """The final bank and its radius, and for each fold the scores of its held-out images."""
+    budget, side = CoresetBudget.of(settings), settings.data.image_size
+    rng = np.random.default_rng([settings.seed, 1])
+    patches = features.values.shape[1]
+    with reporter.stage("Selecting the coreset", bank_rows(len(plan.final) * patches, budget.ratio)) as advance:
+        bank, radius = build_bank(features, plan.final, budget, rng=rng, device=device, advance=advance)
+    held_out = []
+    with reporter.stage("Calibrating the threshold", sum(len(held) for _, held in plan.folds)) as advance:
+        for kept, held in plan.folds:
+            fold_bank = bank
+            if kept is not plan.final:
+                fold_bank, _ = build_bank(features, kept, budget, rng=rng, device=device, advance=lambda _steps: None)
+            judge = HeldOutJudge(fold_bank, budget.num_neighbors, (side, side), device)
+            held_out.append(judge.score(features, held, advance))
+    return bank, radius, held_out
+
+
+def _writers(backbone: Backbone, bank: np.ndarray) -> dict[str, tuple[str, Callable[[Path], None]]]:
+    import safetensors.numpy
+    import safetensors.torch
+
+    state = {name: tensor.contiguous().cpu() for name, tensor in backbone.network.state_dict().items()}
+    return {
+        "backbone": (".safetensors", lambda path: safetensors.torch.save_file(state, path)),
+        "memory_bank": (".safetensors", lambda path: safetensors.numpy.save_file({"features": bank}, path)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFeatures:
+    """The patch features of a set of good images."""
+
+    values: np.ndarray
+    """float32 (n, p, d): images, patches row by row over the grid, channels."""
+    grid: tuple[int, int]
+    in_memory: bool
+    """False: `values` is mapped from a temporary file, because it is larger than `train.max_memory` allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoresetBudget:
+    """How much of the features is kept, and how much is held at once."""
+
+    ratio: float
+    num_neighbors: int
+    max_bytes: int
+
+    @classmethod
+    def of(cls, settings: RunConfig) -> CoresetBudget:
+        """The budget that a config sets."""
+        return cls(settings.model.coreset_ratio, settings.model.num_neighbors, settings.train.max_memory_bytes)
+
+
+@contextmanager
+def gather_features(
+    model: Patchcore, stream: PictureStream, *, device: str, max_bytes: int, reporter: Reporter
+) -> Iterator[PatchFeatures]:
+    """Run anomalib's Patchcore over the pictures and collect its embeddings in one preallocated array.
+
+    The array lies in memory, or in a temporary file where it would not fit. Raises DataError for no pictures at all.
+    """
+    with tempfile.TemporaryDirectory(prefix="cvad-features-") as scratch:
+        values: np.ndarray | None = None
+        grid, filled, in_memory = (0, 0), 0, True
+        with reporter.stage("Extracting features", len(stream.records)) as advance:
+            for batch in batched((picture for _, picture in stream), 8):
+                patches, grid = _embed(model, batch, device)
+                if values is None:
+                    shape = (len(stream.records), *patches.shape[1:])
+                    in_memory = int(np.prod(shape)) * 4 * WORKING_COPIES <= max_bytes
+                    values = np.empty(shape, np.float32) if in_memory else _map_file(Path(scratch) / "features", shape)
+                values[filled : filled + len(batch)] = patches
+                filled += len(batch)
+                advance(len(batch))
+        if values is None or filled < 2:
+            raise DataError(f"training needs at least 2 good images, {filled} of {len(stream.records)} can be read")
+        yield PatchFeatures(values[:filled], grid, in_memory)
+
+
+def build_bank(
+    features: PatchFeatures,
+    images: np.ndarray,
+    budget: CoresetBudget,
+    *,
+    rng: np.random.Generator,
+    device: str,
+    advance: Callable[[int], None],
+) -> tuple[np.ndarray, float | None]:
+    """The coreset of the patches of `images` (indices): float32 (m, d), and its covering radius where it is known.
+
+    In memory the greedy choice is exact; beyond `train.max_memory` it is built chunk by chunk and merged.
+    """
+    patches, channels = features.values.shape[1:]
+    keep = bank_rows(len(images) * patches, budget.ratio)
+    if features.in_memory:
+        everything = len(images) == len(features.values)
+        chosen = features.values if everything else features.values[images]
+        flat = chosen.reshape(-1, channels)
+        coreset = k_center_greedy(_on_device(flat, device), keep, rng=rng, advance=advance)
+        return flat[coreset.rows], coreset.radius
+    rows_at_once = max(keep, budget.max_bytes // (4 * channels * 4))
+    step = max(1, rows_at_once // patches)
+    merged = ChunkedCoreset(keep, chunk_rows=rows_at_once, rng=rng)
+    for start in range(0, len(images), step):
+        merged.add(np.ascontiguousarray(features.values[images[start : start + step]]).reshape(-1, channels))
+    result = merged.result()
+    advance(keep)
+    return np.asarray(result), None
+
+
+def bank_rows(patches: int, ratio: float) -> int:
+    """How many of `patches` a coreset of `ratio` keeps: anomalib's rounding, and at least one."""
+    return max(1, int(patches * ratio))
+
+
+class HeldOutJudge:
+    """Scores images, by their patch features, against a bank that was not built from them."""
+
+    def __init__(self, bank: np.ndarray, num_neighbors: int, image_size: tuple[int, int], device: str) -> None:
+        self._memory = MemoryBank(_on_device(bank, device), num_neighbors=num_neighbors)
+        self._image_size = image_size
+        self._device = device
+
+    def score(
+        self, features: PatchFeatures, images: np.ndarray, advance: Callable[[int], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Image scores and map peaks, (k,) each, of the images with these indices."""
+        scores, peaks = np.empty(len(images)), np.empty(len(images))
+        for place, image in enumerate(images):
+            found = self._memory.score(_on_device(np.asarray(features.values[image]), self._device))
+            scores[place] = found.image_score
+            peaks[place] = anomaly_map(found.distances, features.grid, self._image_size).max()
+            advance(1)
+        return scores, peaks
+
+
+def _embed(model: Patchcore, batch: list[np.ndarray], device: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """anomalib's own embedding of a batch: (b, p, d) and the grid."""
+    import torch
+    from torchvision.transforms.v2.functional import normalize
+
+    network: Any = model.model.to(device).eval()
+    with torch.inference_mode():
+        tensor = normalize(to_tensor(batch, device), list(IMAGENET_MEAN), list(IMAGENET_STD))
+        layers = {name: network.feature_pooler(layer) for name, layer in network.feature_extractor(tensor).items()}
+        embedding = network.generate_embedding(layers)
+        grid = (int(embedding.shape[-2]), int(embedding.shape[-1]))
+        flat = network.reshape_embedding(embedding).reshape(len(batch), grid[0] * grid[1], -1)
+    values: np.ndarray = flat.cpu().numpy()
+    return values, grid
+
+
+def _map_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
+    except OSError as error:
+        needed = int(np.prod(shape)) * 4 / 1e9
+        raise ResourceError(
+            f"{path.parent}: no room for {needed:.1f} GB of features: {error.strerror}. Set TMPDIR to a larger disk, "
+            "or raise train.max_memory so that they stay in memory."
+        ) from error
+
+
+def _on_device(values: np.ndarray, device: str) -> Any:
+    """NumPy on a CPU (its BLAS is as fast there as torch's), a torch tensor elsewhere."""
+    if device == "cpu":
+        return values
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)

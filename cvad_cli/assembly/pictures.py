@@ -1,0 +1,64 @@
+"""From a config to pictures at the network's size: the data set, and its images read ahead, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
+from cvad_cli.adapters.images import read_image, resize_image
+from cvad_cli.adapters.prefetch import prefetch
+from cvad_cli.config.schema import DataConfig
+from cvad_cli.errors import DataError
+from cvad_cli.records import Dataset, ImageRecord, SkippedImage
+
+
+def open_dataset(data: DataConfig) -> Dataset:
+    """List the pictures that the config names. Raises DataError where folders or labels do not fit."""
+    root = Path(data.root).expanduser()
+    if data.format == "mvtec":
+        return load_mvtec(root, data.category)
+    layout = FolderLayout(
+        normal_dir=data.normal_dir,
+        abnormal_dirs=data.abnormal_dirs,
+        mask_dir=data.mask_dir,
+        test_normal_dir=data.test_normal_dir,
+        labels=data.labels,
+    )
+    return load_folders(root, layout, name=data.category or root.resolve().name)
+
+
+class PictureStream:
+    """Pictures of some records, decoded in threads ahead of the network, in the records' order.
+
+    With `data.on_error: skip` an unreadable picture is passed over and listed in `skipped`; else it raises DataError.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
+        self.records = records
+        self.skipped: list[SkippedImage] = []
+        self._data = data
+
+    def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
+        """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
+        for record, outcome in zip(self.records, prefetch(self.records, self._read), strict=True):
+            if isinstance(outcome, DataError):
+                if self._data.on_error == "stop":
+                    raise outcome
+                self.skipped.append(SkippedImage(record.key, str(outcome)))
+            else:
+                yield record, outcome
+
+    def _read(self, record: ImageRecord) -> np.ndarray | DataError:
+        try:
+            return read_picture(record.path, self._data)
+        except DataError as error:
+            return error
+
+
+def read_picture(path: Path, data: DataConfig) -> np.ndarray:
+    """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
+    side = (data.image_size, data.image_size)
+    return resize_image(read_image(path, max_megapixels=data.max_megapixels), side)

@@ -1,0 +1,136 @@
+"""Records as a person reads them (rich tables) and as a program does (JSON-ready dictionaries)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvad_cli.records import DemoSummary, EvaluationSummary, TrainSummary
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_json(record: object) -> Any:
+    """The record in JSON's own types. An evaluation is its metrics.json, to the letter."""
+    if isinstance(record, EvaluationSummary):
+        return dict(record.metrics)
+    if isinstance(record, DemoSummary):
+        return {"folder": str(record.folder), "weights": record.weights, "categories": dict(record.metrics)}
+    return _plain(record)
+
+
+def show_training(summary: TrainSummary) -> None:
+    """What was trained, on how much, and what its threshold promises."""
+    calibration = summary.calibration
+    table = _table(f"{summary.name}: {summary.model} trained in {summary.seconds:.1f} s")
+    table.add_row("images", f"{summary.images}" + (f" ({len(summary.skipped)} skipped)" if summary.skipped else ""))
+    table.add_row("weights", summary.weights)
+    for name, value in summary.details.items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), _figure(value))
+    table.add_row("threshold", f"{calibration.threshold:.4g}, from {calibration.images} held-out good images")
+    table.add_row("stated false-alarm rate", f"{calibration.stated_rate:.2%} ({calibration.method.replace('_', '-')})")
+    table.add_row("bundle", str(summary.bundle))
+    _print(table)
+
+
+def show_evaluation(summary: EvaluationSummary) -> None:
+    """The figures that people quote, each with how it was obtained, and a row per defect type."""
+    metrics = summary.metrics
+    counts, decision = metrics["counts"], metrics["decision"]
+    name = metrics["provenance"]["name"]
+    table = _table(f"{name}: {counts['test']} test images ({counts['good']} good, {counts['defective']} defective)")
+    table.add_row("image AUROC", _with_interval(metrics["image"]["auroc"], metrics["image"]["auroc_interval"]))
+    table.add_row("image average precision", _figure(metrics["image"]["average_precision"]))
+    table.add_row("image F1-max", _figure(metrics["image"]["f1_max"]))
+    table.add_row("pixel AUROC", _figure(metrics["pixel"]["auroc"]))
+    table.add_row("pixel average precision", _figure(metrics["pixel"]["average_precision"]))
+    table.add_row(f"AUPRO (to {metrics['pixel']['aupro_fpr_limit']:g} FPR)", _figure(metrics["pixel"]["aupro"]))
+    table.add_section()
+    table.add_row("threshold", _figure(decision["threshold"]))
+    table.add_row("precision", _figure(decision["precision"]))
+    table.add_row("recall", _figure(decision["recall"]))
+    rate = _with_interval(decision["false_alarm_rate"], decision["false_alarm_interval"])
+    table.add_row("false-alarm rate", f"{rate}; stated {decision['stated_false_alarm_rate']:.4f}")
+    _print(table, _types_table(metrics))
+    for what, why in metrics["unavailable"].items():
+        _print(f"{what}: {why}")
+    _print(f"metrics, curves and {summary.pictures} pictures in {summary.folder}")
+
+
+def show_demo(summary: DemoSummary) -> None:
+    """One row a category, and where to look."""
+    from rich.table import Table
+
+    table = Table(title="cvad demo: PatchCore on generated images", title_justify="left")
+    for heading in ("category", "image AUROC", "pixel AUROC", "AUPRO", "recall", "false-alarm rate"):
+        table.add_column(heading, justify="left" if heading == "category" else "right")
+    for category, metrics in summary.metrics.items():
+        pixel, decision = metrics["pixel"], metrics["decision"]
+        figures = (
+            metrics["image"]["auroc"],
+            pixel["auroc"],
+            pixel["aupro"],
+            decision["recall"],
+            decision["false_alarm_rate"],
+        )
+        table.add_row(category, *(_figure(value) for value in figures))
+    _print(table)
+    _print(f"Weights: {summary.weights}")
+    _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <category>/evaluation/.")
+
+
+def _types_table(metrics: Any) -> Table:
+    from rich.table import Table
+
+    table = Table(title="by defect type", title_justify="left")
+    for heading in ("type", "images", "AUROC against good", "recall at the threshold"):
+        table.add_column(heading, justify="left" if heading == "type" else "right")
+    for name, row in metrics["defect_types"].items():
+        table.add_row(name, str(row["images"]), _figure(row["auroc"]), _figure(row["recall"]))
+    return table
+
+
+def _table(title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    return table
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    if value is None or interval is None:
+        return _figure(value)
+    return f"{value:.4f} (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list):
+        return " x ".join(str(part) for part in value)
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for part in parts:
+        console.print(part)

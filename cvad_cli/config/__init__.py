@@ -1,0 +1,1 @@
+"""Settings: the schema, and the one door through which YAML becomes typed values."""

@@ -1,0 +1,191 @@
+"""Every setting of cvad, its type, its default and its range: frozen dataclasses that check themselves at birth.
+
+A YAML file holds only what differs from these defaults. `docs/configuration.md` describes each key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+PATCHCORE_BACKBONE: Final = "tf_efficientnet_lite0"
+PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
+"""Above WRN50's published figure on grid at a fraction of the cost: docs/benchmarks.md."""
+
+
+class BadSettingError(ValueError):
+    """A value of the right type outside its range. `config.load` turns it into a message with the file's name."""
+
+    def __init__(self, section: type, key: str, expected: str, got: object) -> None:
+        super().__init__(f"{key}: expected {expected}, got {got!r}")
+        self.section, self.key, self.expected, self.got = section, key, expected, got
+
+
+def _require(settings: object, key: str, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise BadSettingError(type(settings), key, expected, getattr(settings, key))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they reach the network."""
+
+    format: Literal["mvtec", "folders"] = "mvtec"
+    root: str = "datasets/mvtec_ad"
+    category: str = ""
+    normal_dir: str = "train/good"
+    test_normal_dir: str | None = None
+    abnormal_dirs: tuple[str, ...] = ()
+    mask_dir: str | None = None
+    labels: str | None = None
+    image_size: int = 256
+    on_error: Literal["stop", "skip"] = "stop"
+    max_megapixels: float = 100.0
+
+    def __post_init__(self) -> None:
+        _require(self, "image_size", 32 <= self.image_size <= 4096, "a side in pixels from 32 to 4096")
+        _require(self, "max_megapixels", self.max_megapixels > 0, "a number of megapixels above 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which anomalib model, on which backbone. `options` reach the constructor of any other anomalib model.
+
+    `backbone` and `layers` left null mean the model's own: `PATCHCORE_BACKBONE` and `PATCHCORE_LAYERS` for PatchCore,
+    anomalib's default for any other model.
+    """
+
+    name: str = "patchcore"
+    backbone: str | None = None
+    layers: tuple[str, ...] | None = None
+    weights: str | None = None
+    coreset_ratio: float = 0.01
+    num_neighbors: int = 9
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layers = ("one",) if self.layers is None else self.layers
+        _require(self, "layers", 0 < len(layers) == len(set(layers)), "one or more layer names, each once")
+        _require(self, "coreset_ratio", 0 < self.coreset_ratio <= 1, "a share above 0 and at most 1")
+        _require(self, "num_neighbors", self.num_neighbors >= 1, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Bounds on the work of training."""
+
+    max_memory: str = "4GB"
+
+    def __post_init__(self) -> None:
+        _require(self, "max_memory", parse_bytes(self.max_memory) is not None, "a size such as 512MB or 4GB")
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """`max_memory` as a number of bytes."""
+        return parse_bytes(self.max_memory) or 0
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Lightning's knobs, for the models that are trained by gradients."""
+
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    devices: str = "1"
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        for key in ("max_epochs", "max_steps"):
+            value = getattr(self, key)
+            _require(self, key, value is None or value >= 1, "a whole number from 1, or null")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How the threshold is taken from good images, and the false-alarm rate that it is to keep."""
+
+    method: Literal["auto", "cross_conformal", "split_conformal"] = "auto"
+    false_alarm_rate: float = 0.02
+    folds: int = 5
+    fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(self, "false_alarm_rate", 0 < self.false_alarm_rate < 1, "a share between 0 and 1")
+        _require(self, "folds", self.folds >= 2, "a whole number from 2")
+        _require(self, "fraction", 0 < self.fraction < 1, "a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What `cvad evaluate` measures and how many pictures it draws."""
+
+    pictures: int = 24
+    resolution: Literal["input", "original"] = "input"
+    aupro_limit: float = 0.3
+
+    def __post_init__(self) -> None:
+        _require(self, "pictures", self.pictures >= 0, "a whole number from 0")
+        _require(self, "aupro_limit", 0 < self.aupro_limit <= 1, "a false-positive rate above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How images reach the network at inference."""
+
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self, "batch_size", self.batch_size >= 1, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where results go: `<root>/<name>/bundle`, `<root>/<name>/evaluation`."""
+
+    root: str = "runs"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run."""
+
+    name: str
+    seed: int = 42
+    device: str = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def __post_init__(self) -> None:
+        import re
+
+        plain = re.fullmatch(RUN_NAME, self.name) is not None
+        _require(self, "name", plain, "letters, digits, '.', '_' and '-': it becomes a folder's name")
+        _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+        known = re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device) is not None
+        _require(self, "device", known, "auto, cpu, cuda, cuda:N, mps or xpu")
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes in a size such as '512MB', '1.5 GB' or '4GiB'; None where the text is no size or is zero.
+
+    >>> parse_bytes("4GB"), parse_bytes("2 KiB"), parse_bytes("much")
+    (4000000000, 2048, None)
+    """
+    import re
+
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if found is None:
+        return None
+    number, prefix, binary = found.groups()
+    power = " kmgt".index(prefix.lower() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power) or None

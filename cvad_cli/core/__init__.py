@@ -1,0 +1,1 @@
+"""Mathematics on arrays: no files, no torch, no clock, no global randomness."""

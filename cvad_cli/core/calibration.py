@@ -1,0 +1,138 @@
+"""Where to draw the line, from good images alone: conformal thresholds with a stated false-alarm rate.
+
+The detector must not have been fitted on the images whose scores come here. Either some good images are held out
+(split-conformal), or each fold of them is scored by a detector fitted on the other folds (cross-conformal).
+
+    Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, 2005 (conformal prediction)
+    Lei et al.: Distribution-Free Predictive Inference for Regression, JASA 2018 (split-conformal, theorem 2.2)
+    Vovk: Conditional validity of inductive conformal predictors, ACML 2012 (the rate for one calibration set)
+    Vovk: Cross-conformal predictors, Annals of Mathematics and Artificial Intelligence 2015
+    Barber et al.: Predictive inference with the jackknife+, Annals of Statistics 2021 (CV+, theorem 4)
+    Angelopoulos, Bates: A Gentle Introduction to Conformal Prediction, 2021
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ConformalThreshold:
+    """A part is rejected when its score is above `threshold`; good parts are rejected at `stated_rate` at most."""
+
+    threshold: float
+    requested_rate: float
+    """The false-alarm rate that was asked for, in 0..1."""
+    stated_rate: float
+    """The rate that is promised, (n + 1 - k) / (n + 1): the requested one or lower, or 1 / (n + 1) where n is too small."""
+    images: int
+    """How many good images the threshold was taken from, n."""
+
+    @property
+    def attainable(self) -> bool:
+        """True when n images are enough to promise the requested rate."""
+        return self.images >= self.images_needed
+
+    @property
+    def images_needed(self) -> int:
+        """The smallest n for which the requested rate can be promised, ceil(1 / rate) - 1."""
+        return math.ceil(1 / _exact(self.requested_rate)) - 1
+
+    @property
+    def caveat(self) -> str | None:
+        """What to tell the user where the requested rate cannot be promised; None where it can."""
+        if self.attainable:
+            return None
+        return (
+            f"a false-alarm rate of {self.requested_rate:.3g} cannot be promised with {self.images} good calibration "
+            f"images: the lowest is 1/{self.images + 1} = {self.stated_rate:.3g}, and the threshold is their highest "
+            f"score; use at least {self.images_needed} images, or ask for a rate of 1/{self.images + 1} or more"
+        )
+
+
+def conformal_threshold(scores: ArrayLike, *, false_alarm_rate: float) -> ConformalThreshold:
+    """The k-th smallest of n good scores, k = ceil((n + 1)(1 - rate)); k = n where that would exceed n.
+
+    If the n scores and that of a new good image are exchangeable, the new one is among the n + 1 - k highest of the
+    n + 1 with probability (n + 1 - k) / (n + 1) at most: this is the chance that `score > threshold`, equal to it when
+    no two scores tie. It holds on average over calibration sets; for one given set the rate follows
+    Beta(n + 1 - k, k) (Vovk 2012), so that with few images the measured rate may well lie above it.
+
+    Args:
+        scores: (n,) finite image scores of good images that the detector was not fitted on, larger = stranger.
+        false_alarm_rate: wanted share of good parts rejected, strictly between 0 and 1.
+
+    Raises:
+        ValueError: no scores, not one-dimensional, a score that is not finite, or a rate outside (0, 1).
+    """
+    values = _checked(scores)
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate: expected a number between 0 and 1, got {false_alarm_rate!r}")
+    n = len(values)
+    k = min(math.ceil((n + 1) * (1 - _exact(false_alarm_rate))), n)
+    return ConformalThreshold(
+        threshold=float(np.partition(values, k - 1)[k - 1]),
+        requested_rate=float(false_alarm_rate),
+        stated_rate=(n + 1 - k) / (n + 1),
+        images=n,
+    )
+
+
+def cross_conformal_threshold(fold_scores: Sequence[ArrayLike], *, false_alarm_rate: float) -> ConformalThreshold:
+    """The same quantile over the pooled scores of K folds, each scored by a detector that did not see it.
+
+    Every good image serves both to fit and to calibrate. The price is the promise:
+
+    - A new image judged by the K fold detectors together raises a false alarm with probability 2 * rate + sqrt(2 / n)
+      at most (CV+; Vovk 2015 has the same factor 2), and in practice close to the rate.
+    - The detector in use is fitted on all n images instead. Where more good images can only lower a score, as with
+      distances to a memory bank that only grows, it alarms on no image that the fold detectors would pass, and the
+      bound carries over: the threshold errs towards fewer false alarms. For a detector without that property (a
+      coreset, gradient training) the rate is an estimate that assumes that refitting changes scores little.
+
+    Args:
+        fold_scores: K arrays of good scores, (n_1,) .. (n_K,).
+        false_alarm_rate: wanted share of good parts rejected, strictly between 0 and 1.
+
+    Raises:
+        ValueError: fewer than two folds, an empty one, or what `conformal_threshold` refuses.
+    """
+    if len(fold_scores) < 2:
+        raise ValueError(f"fold_scores: expected the scores of at least 2 folds, got {len(fold_scores)}")
+    folds = [_checked(scores, name=f"fold_scores[{fold}]") for fold, scores in enumerate(fold_scores)]
+    return conformal_threshold(np.concatenate(folds), false_alarm_rate=false_alarm_rate)
+
+
+def fold_assignment(n: int, folds: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
+    """The fold of each of `n` images, drawn at random; fold sizes differ by one at most.
+
+    Returns:
+        (n,) integers in 0..folds - 1.
+
+    Raises:
+        ValueError: fewer than 2 folds, or more folds than images.
+    """
+    if not 2 <= folds <= n:
+        raise ValueError(f"folds: expected a number from 2 to the {n} images, got {folds}")
+    return rng.permutation(np.arange(n, dtype=np.intp) % folds)
+
+
+def _exact(rate: float) -> Fraction:
+    """The rate as it was written: 0.02 is 1/50, so that 50 * (1 - 0.02) is 49 and not a hair above it."""
+    return Fraction(repr(float(rate)))
+
+
+def _checked(scores: ArrayLike, *, name: str = "scores") -> NDArray[np.float64]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"{name}: expected one score per good image, got shape {values.shape}")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(f"{name}[{bad[0]}]: expected a finite score, got {values[bad[0]]}")
+    return values

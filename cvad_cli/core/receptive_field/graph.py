@@ -1,0 +1,253 @@
+"""A network as a graph of maps, and what every cell of every map can see of the picture.
+
+It is worked out cell by cell instead of by formula: a step says which cells of the map before it a cell reads, and a
+cell's interval is the hull of the intervals of those. That is exact for interpolation, uneven padding, branches and
+borders alike. It is done twice: on an endless picture, which gives the published figures, and on the real one with its
+borders, which is what a probe must find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, Literal
+
+import numpy as np
+
+from cvad_cli.core.receptive_field.steps import SAME, Border, Field, Step, Window
+from cvad_cli.errors import ModelError
+
+Axis = Literal[0, 1]
+"""0: rows, h. 1: columns, w."""
+
+FAR: Final = 1 << 40
+"""Stands for no pixel: larger than any index, so that the hull of nothing is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One map read by another. `whole` says in words why all of the picture goes in, where it does."""
+
+    parent: str
+    h: Step = SAME
+    w: Step = SAME
+    whole: str = ""
+
+    @property
+    def steps(self) -> tuple[Step, Step]:
+        """Along rows and along columns."""
+        return self.h, self.w
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A map: how it reads the maps before it, and its size in cells (h, w). The picture itself has no edges."""
+
+    name: str
+    kind: str
+    size: tuple[int, int]
+    edges: tuple[Edge, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A network as maps in the order of computation, the picture first."""
+
+    layers: tuple[Layer, ...]
+    outputs: tuple[str, ...]
+    stages: Mapping[str, str] = field(default_factory=dict)
+    """Module name, such as `layer2` or `blocks.4`, to the name of the map that it returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels that a cell sees, borders included. Empty where `bottom < top` or `right < left`."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerField:
+    """One map's receptive field. `h` and `w` leave whole-image branches out where a local path exists."""
+
+    layer: Layer
+    h: Field
+    w: Field
+    whole_image_because: str
+    """Why every cell depends on the whole picture (squeeze-excite, global pooling ...); empty where it does not."""
+    widest: Edge | None
+    """The local branch that reaches furthest: along these the closed form holds."""
+    seen_h: np.ndarray
+    """int64 (rows, 2): first and last picture row that each row of cells depends on, all branches, borders cut."""
+    seen_w: np.ndarray
+
+    def box(self, row: int, col: int) -> Box:
+        """Exactly the part of the picture that the cell depends on: the hull, with borders and whole-image branches."""
+        (top, bottom), (left, right) = self.seen_h[row].tolist(), self.seen_w[col].tolist()
+        return Box(top, left, bottom, right)
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Row and column of the cell in the middle."""
+        return self.layer.size[0] // 2, self.layer.size[1] // 2
+
+
+def analyse(graph: Graph) -> dict[str, LayerField]:
+    """The receptive field of every map of `graph`, by name.
+
+    Raises ModelError where branches meet whose cells march at different paces, so that no one field describes the sum.
+    """
+    local = _local_edges(graph)
+    rows, cols = (_along(graph, axis, local) for axis in (0, 1))
+    reasons: dict[str, str] = {}
+    fields: dict[str, LayerField] = {}
+    for layer in graph.layers:
+        h, w = rows[layer.name], cols[layer.name]
+        reasons[layer.name] = next((r for e in layer.edges if (r := e.whole or reasons[e.parent])), "")
+        because = reasons[layer.name] or _outgrown(graph.layers[0].size, h, w)
+        fields[layer.name] = LayerField(layer, h.field, w.field, because, h.widest, h.seen, w.seen)
+    return fields
+
+
+def widest_path(fields: Mapping[str, LayerField], name: str, axis: Axis = 0) -> tuple[Window, ...] | None:
+    """The windows from the picture to map `name` along the furthest-reaching branches; None past an interpolation."""
+    windows: list[Window] = []
+    while (edge := fields[name].widest) is not None:
+        step = edge.steps[axis]
+        if not isinstance(step, Window):
+            return None
+        windows, name = [step, *windows], edge.parent
+    return tuple(w for w in windows if w != SAME)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """First and last pixel of cells `start`, start + 1, ... of one map along one axis."""
+
+    first: np.ndarray
+    last: np.ndarray
+    start: int
+
+    def pull(self, step: Step, cells: np.ndarray, n: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """First and last pixel of `cells` that read this map by `step`; n cells long, or endless where n is None."""
+        found, counts = step.taps(cells)
+        if n is not None:
+            found = _folded(found, step.border, n)
+            counts = counts & (found >= 0) & (found < n)
+        rows = np.clip(found - self.start, 0, len(self.first) - 1)
+        first = np.where(counts, self.first[rows], FAR).min(axis=1)
+        return first, np.where(counts, self.last[rows], -FAR).max(axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Along:
+    """What is known of one map along one axis."""
+
+    field: Field
+    widest: Edge | None
+    seen: np.ndarray
+
+
+def _folded(found: np.ndarray, border: Border, n: int) -> np.ndarray:
+    """Cells beyond the border as the cells inside that stand for them; left as they are where zeros do."""
+    inside: np.ndarray = found
+    if border == "replicate":
+        inside = np.clip(found, 0, n - 1)
+    elif border == "reflect":
+        mirrored = np.abs(found)
+        inside = np.where(mirrored >= n, 2 * (n - 1) - mirrored, mirrored)
+    elif border == "circular":
+        inside = found % n
+    return inside
+
+
+def _local_edges(graph: Graph) -> dict[str, tuple[Edge, ...]]:
+    """Each layer's edges without the whole-image ones; none left where all of them lead to the whole image."""
+    reached = {graph.layers[0].name}
+    local: dict[str, tuple[Edge, ...]] = {}
+    for layer in graph.layers:
+        local[layer.name] = tuple(edge for edge in layer.edges if not edge.whole and edge.parent in reached)
+        if local[layer.name]:
+            reached.add(layer.name)
+    return local
+
+
+def _along(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> dict[str, _Along]:
+    """Fields on the endless picture from `local` edges, and intervals on the real one from all of them."""
+    sizes = {layer.name: layer.size[axis] for layer in graph.layers}
+    needed = _needed(graph, axis, local)
+    picture = graph.layers[0].name
+    pixels = np.arange(sizes[picture])
+    wide = np.arange(needed[picture][0], needed[picture][1] + 1)
+    endless = {picture: _Reach(wide, wide, needed[picture][0])}
+    bordered = {picture: _Reach(pixels, pixels, 0)}
+    jumps = {picture: Fraction(1)}
+    along = {picture: _Along(Field(1, 1.0, 0.0), None, np.stack([pixels, pixels], axis=1))}
+    for layer in graph.layers[1:]:
+        edges, own = local[layer.name], np.arange(sizes[layer.name])
+        cells = np.arange(needed[layer.name][0], needed[layer.name][1] + 1)
+        jumps[layer.name] = _jump(layer, [(e.steps[axis].pace * jumps[e.parent], e.parent) for e in edges], len(own))
+        pulled = [endless[e.parent].pull(e.steps[axis], cells, None) for e in edges]
+        if pulled:
+            endless[layer.name] = _hull(pulled, int(cells[0]))
+        seen = [bordered[e.parent].pull(e.steps[axis], own, sizes[e.parent]) for e in layer.edges]
+        bordered[layer.name] = _hull(seen, 0)
+        spread = [int((last - first)[len(cells) // 2]) for first, last in pulled]
+        widest = edges[int(np.argmax(spread))] if edges else None
+        field = _summary(endless.get(layer.name), jumps[layer.name], len(own), len(pixels))
+        cut = np.stack([bordered[layer.name].first, bordered[layer.name].last], axis=1)
+        along[layer.name] = _Along(field, widest, cut)
+    return along
+
+
+def _needed(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> dict[str, tuple[int, int]]:
+    """First and last cell of every endless map that some cell of a real map leads back to."""
+    needed = {layer.name: (0, layer.size[axis] - 1) for layer in graph.layers}
+    for layer in reversed(graph.layers):
+        for edge in local[layer.name]:
+            found, counts = edge.steps[axis].taps(np.array(needed[layer.name]))
+            low, high = needed[edge.parent]
+            taps = found[counts]
+            needed[edge.parent] = int(taps.min(initial=low)), int(taps.max(initial=high))
+    return needed
+
+
+def _hull(pulled: list[tuple[np.ndarray, np.ndarray]], start: int) -> _Reach:
+    firsts, lasts = zip(*pulled, strict=True)
+    return _Reach(np.min(firsts, axis=0), np.max(lasts, axis=0), start)
+
+
+def _jump(layer: Layer, jumps: list[tuple[Fraction, str]], cells: int) -> Fraction:
+    """The pace that the branches share. Sizes that do not divide may drift by two cells over the map, no more."""
+    moving = [(jump, parent) for jump, parent in jumps if jump]
+    if not moving:
+        return Fraction(0)
+    first, origin = moving[0]
+    for jump, parent in moving[1:]:
+        if abs(jump - first) * (cells - 1) > 2 * max(jump, first):
+            raise ModelError(
+                f"{layer.name} ({layer.kind}): its branches {origin} and {parent} step {float(first):g} and "
+                f"{float(jump):g} px a cell, so their cells do not lie on the same part of the picture; bring them to "
+                "one stride or interpolate one of them first"
+            )
+    return first
+
+
+def _summary(reach: _Reach | None, jump: Fraction, cells: int, pixels: int) -> Field:
+    """The largest field among the real cells and the first cell's centre; all of the picture without a local path."""
+    if reach is None:
+        return Field(pixels, 0.0, (pixels - 1) / 2)
+    own = slice(-reach.start, cells - reach.start)
+    first, last = reach.first[own], reach.last[own]
+    size = max(int((last - first).max()) + 1, 0)
+    return Field(size, float(jump), float(first[0] + last[0]) / 2)
+
+
+def _outgrown(picture: tuple[int, int], h: _Along, w: _Along) -> str:
+    """The reason where every cell's field happens to be larger than the picture."""
+    whole = all((a.seen == [0, n - 1]).all() for a, n in zip((h, w), picture, strict=True))
+    return f"its field of {h.field.size} x {w.field.size} px reaches beyond all borders" if whole else ""

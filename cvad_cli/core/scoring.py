@@ -1,0 +1,111 @@
+"""PatchCore's scoring: patch distances to the memory bank, the image score, the anomaly map.
+
+Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, section 3.3. One implementation serves
+NumPy arrays and torch tensors on any device, through the array API standard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from array_api_compat import array_namespace, size
+
+MAP_SIGMA_PX: Final = 4.0
+"""Gaussian smoothing of the anomaly map, in pixels of the network's input (section 3.3: sigma = 4)."""
+
+CHUNK_VALUES: Final = 1 << 25
+"""Most distances held at once: 128 MiB of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchScores:
+    """How strange each patch of one image is, and the image with it."""
+
+    distances: np.ndarray
+    """float32 (p,): distance of each patch to its nearest neighbour in the memory bank."""
+    rows: np.ndarray
+    """int64 (p,): that neighbour's row in the bank."""
+    image_score: float
+
+
+class MemoryBank:
+    """The coreset of normal patch features and the questions asked of it.
+
+    `features` is (m, d) float32, a NumPy array or a torch tensor; patches must come from the same library and device.
+    """
+
+    def __init__(self, features: Any, *, num_neighbors: int) -> None:
+        if features.ndim != 2 or features.shape[0] == 0:
+            raise ValueError(f"memory bank: expected (m, d) with m >= 1, got shape {tuple(features.shape)}")
+        self.features = features
+        self.num_neighbors = min(num_neighbors, int(features.shape[0]))
+        self._xp: Any = array_namespace(features)
+        self._squares = self._xp.sum(features * features, axis=1)
+
+    def nearest(self, patches: Any) -> tuple[Any, Any]:
+        """Distance to, and row of, the nearest bank member of each patch: (p, d) -> (p,), (p,)."""
+        step = max(1, CHUNK_VALUES // int(self.features.shape[0]))
+        parts = [self._nearest(patches[start : start + step]) for start in range(0, int(patches.shape[0]), step)]
+        distances, rows = zip(*parts, strict=True)
+        return self._xp.concat(distances), self._xp.concat(rows)
+
+    def score(self, patches: Any) -> PatchScores:
+        """Judge one image from its patches (p, d): patch distances and the re-weighted image score (equation 7).
+
+        The strangest patch m* at distance s* from its nearest bank member n* is re-weighted by how alone n* is: with
+        N_b(n*) the bank's `num_neighbors` members nearest to n* (itself among them),
+        s = (1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||)) s*.
+        """
+        distances, rows = self.nearest(patches)
+        strangest = int(self._xp.argmax(distances))
+        score = float(distances[strangest])
+        if self.num_neighbors > 1:
+            score *= self._weight(patches[strangest : strangest + 1], int(rows[strangest]))
+        return PatchScores(_as_numpy(distances), _as_numpy(rows), score)
+
+    def _nearest(self, patches: Any) -> tuple[Any, Any]:
+        squared = self._squared_distances(patches)
+        rows = self._xp.argmin(squared, axis=1)
+        nearest = self._xp.take_along_axis(squared, rows[:, None], axis=1)[:, 0]
+        return self._xp.sqrt(nearest), rows
+
+    def _weight(self, patch: Any, nearest: int) -> float:
+        around = self._xp.argsort(self._squared_distances(self.features[nearest : nearest + 1])[0])
+        support = self.features[around[: self.num_neighbors]]
+        reach = np.asarray(_as_numpy(self._xp.sqrt(self._xp.sum((support - patch) ** 2, axis=1))), dtype=np.float64)
+        shares = np.exp(reach - reach.max())
+        return float(1.0 - shares[0] / shares.sum())
+
+    def _squared_distances(self, patches: Any) -> Any:
+        """||x - y||^2 = ||x||^2 - 2 x.y + ||y||^2, one matrix product, clipped at 0 against cancellation."""
+        squared = patches @ self.features.T
+        squared *= -2.0
+        squared += self._xp.sum(patches * patches, axis=1)[:, None]
+        squared += self._squares
+        return self._xp.clip(squared, 0.0, None)
+
+
+def anomaly_map(patch_scores: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+    """Spread patch scores (p,), row by row on `grid`, over the input's pixels and smooth them: float32 (h, w).
+
+    Nearest-neighbour upsampling and a Gaussian of `MAP_SIGMA_PX` cut at 4 sigma with mirrored borders, as anomalib's
+    generator does.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if size(patch_scores) != grid[0] * grid[1]:
+        raise ValueError(f"patch_scores: expected {grid[0]} x {grid[1]} values, got {size(patch_scores)}")
+    coarse = patch_scores.reshape(grid).astype(np.float32, copy=False)
+    rows = np.arange(image_size[0]) * grid[0] // image_size[0]
+    columns = np.arange(image_size[1]) * grid[1] // image_size[1]
+    fine = coarse[rows[:, None], columns]
+    smooth: np.ndarray = gaussian_filter(fine, MAP_SIGMA_PX, mode="mirror", truncate=4.0)
+    return smooth
+
+
+def _as_numpy(values: Any) -> np.ndarray:
+    """A NumPy copy of an array of either library, from whatever device it lives on."""
+    array: np.ndarray = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    return array

@@ -1,0 +1,139 @@
+"""Seeded look-alikes of MVTec AD's grid, leather and tile, with typed defects and exact masks.
+
+A part is drawn, then photographed twice under one lamp, without and with its defect: the mask holds the pixels where
+the two differ by what an eye would notice. For `cvad demo` and for tests; no figure measured on them says anything of
+real parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from cvad_cli.core.textures import grid, leather, tile
+from cvad_cli.core.textures.canvas import SIDE, Canvas
+from cvad_cli.core.textures.lighting import Lamp, Surface, photograph
+
+NOTICEABLE: Final = 9.0
+"""Grey levels, in any channel, from which on a changed pixel belongs to the mask: some four times the camera's noise."""
+
+GAP_UNITS: Final = 5.0
+"""Gaps in a mask up to about this many 256ths of the picture are closed; holes are filled."""
+
+SMALLEST_PX: Final = 32
+
+Draw = Callable[[Canvas, np.random.Generator], Any]
+Spoil = Callable[[Any, np.random.Generator], Surface]
+
+
+@dataclass(frozen=True, slots=True)
+class _Texture:
+    """How one category is drawn, spoilt and lit."""
+
+    draw: Draw
+    clean: Callable[[Any], Surface]
+    defects: Mapping[str, Spoil]
+    relief: float
+    noise: float
+
+
+def _itself(surface: Surface) -> Surface:
+    return surface
+
+
+def _by_name(*defects: Spoil) -> Mapping[str, Spoil]:
+    return {defect.__name__: defect for defect in defects}
+
+
+_TEXTURES: Final = {
+    "grid": _Texture(
+        draw=grid.mesh,
+        clean=grid.Mesh.surface,
+        defects=_by_name(grid.bent, grid.broken, grid.glue, grid.metal_contamination, grid.thread),
+        relief=0.55,
+        noise=2.2,
+    ),
+    "leather": _Texture(
+        draw=leather.hide,
+        clean=_itself,
+        defects=_by_name(leather.color, leather.cut, leather.fold, leather.glue, leather.poke),
+        relief=0.55,
+        noise=1.8,
+    ),
+    "tile": _Texture(
+        draw=tile.stone,
+        clean=_itself,
+        defects=_by_name(tile.crack, tile.glue_strip, tile.gray_stroke, tile.oil, tile.rough),
+        relief=0.4,
+        noise=2.0,
+    ),
+}
+
+TEXTURES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {category: tuple(texture.defects) for category, texture in _TEXTURES.items()}
+)
+"""The categories and their defect types."""
+
+
+def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture of a good part: uint8 (size, size, 3) RGB.
+
+    Children of `rng` are spawned, so a second call gives another part. Raises ValueError for an unknown category or a
+    size under `SMALLEST_PX`.
+    """
+    return _picture(category, None, size, rng)[0]
+
+
+def defective_texture(
+    category: str, defect_type: str, *, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture that `normal_texture` would give from the same `rng`, spoilt: uint8 (size, size, 3), bool (size, size).
+
+    Outside the mask no pixel is changed noticeably. Raises ValueError for an unknown category or defect type, or a size
+    under `SMALLEST_PX`.
+    """
+    return _picture(category, defect_type, size, rng)
+
+
+def _picture(
+    category: str, defect_type: str | None, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    texture = _known(category, defect_type, size)
+    part_rng, light_rng, grain_rng, defect_rng = rng.spawn(4)
+    canvas = Canvas.square(size)
+    part = texture.draw(canvas, part_rng)
+    lamp = Lamp.drawn(light_rng, relief=texture.relief, noise=texture.noise)
+    clean = image = lamp.shine(texture.clean(part))
+    if defect_type is not None:
+        image = lamp.shine(texture.defects[defect_type](part, defect_rng))
+    grain = grain_rng.standard_normal(clean.shape, np.float32) * np.float32(lamp.noise)
+    return photograph(image, grain), _changed(clean, image)
+
+
+def _known(category: str, defect_type: str | None, size: int) -> _Texture:
+    if category not in _TEXTURES:
+        raise ValueError(f"category: no texture {category!r}; there are {', '.join(TEXTURES)}")
+    if defect_type is not None and defect_type not in TEXTURES[category]:
+        known = ", ".join(TEXTURES[category])
+        raise ValueError(f"defect_type: {category} has no defect {defect_type!r}; there are {known}")
+    if size < SMALLEST_PX:
+        raise ValueError(f"size: expected at least {SMALLEST_PX} pixels, got {size}")
+    return _TEXTURES[category]
+
+
+def _changed(clean: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Where two pictures differ noticeably, closed and filled: bool (h, w)."""
+    from scipy import ndimage
+
+    differs = np.abs(np.clip(image, 0, 255) - np.clip(clean, 0, 255)).max(axis=2) >= NOTICEABLE
+    mask = np.zeros_like(differs)
+    reach = max(1, round(0.5 * GAP_UNITS * differs.shape[0] / SIDE))
+    for box in ndimage.find_objects(differs.astype(np.int8)):
+        padded = np.pad(differs[box], reach)
+        closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=reach))
+        mask[box] = closed[reach:-reach, reach:-reach]
+    return mask

@@ -1,0 +1,201 @@
+"""The drawing board of the textures: coordinates, noise, outlines and curves, all measured in units of 1/256 picture.
+
+Nothing here knows the number of pixels but through the coordinates, and random numbers are drawn on lattices fixed in
+units. One seed therefore gives the same picture at every size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+SIDE: Final = 256.0
+"""Side of every picture in units: at 256 pixels a unit is a pixel."""
+
+FAR: Final = 1e3
+"""A distance larger than any inside the picture."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The centres of a square picture's pixels."""
+
+    size: int
+    x: np.ndarray
+    """float32 (1, w): units to the right of the left border."""
+    y: np.ndarray
+    """float32 (h, 1): units below the upper border."""
+
+    @classmethod
+    def square(cls, size: int) -> Canvas:
+        """A canvas of size x size pixels."""
+        centres = ((np.arange(size) + 0.5) * (SIDE / size)).astype(np.float32)
+        return cls(size, centres[None, :], centres[:, None])
+
+    @property
+    def pixel(self) -> float:
+        """Units a pixel."""
+        return SIDE / self.size
+
+    def noise(self, grain: float, rng: np.random.Generator, *, stretch: float = 1.0) -> np.ndarray:
+        """Smooth Gaussian noise of mean 0 and variance 1 everywhere: float32 (h, w).
+
+        White noise on a lattice of `grain` units, blurred by a Gaussian of the same width; `stretch` widens the grain
+        along x. The blur's rows have unit L2 norm, which makes the variance 1 up to the borders.
+        """
+        across = _blur(self.x.ravel(), grain * stretch)
+        down = _blur(self.y.ravel(), grain)
+        white = rng.standard_normal((down.shape[1], across.shape[1]), np.float32)
+        field: np.ndarray = down @ white @ across.T
+        return field
+
+    def turned(self, centre: Point, angle: float) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (h, w) along and across an axis at `angle` (radians, clockwise) through `centre`."""
+        right, down = self.x - centre[0], self.y - centre[1]
+        return right * math.cos(angle) + down * math.sin(angle), down * math.cos(angle) - right * math.sin(angle)
+
+
+def _blur(positions: np.ndarray, grain: float) -> np.ndarray:
+    """Gaussian weights (pixels, lattice points), each row of unit L2 norm."""
+    lattice = np.arange(-4, math.ceil(SIDE / grain) + 5) * grain
+    weights = np.exp(-0.5 * ((positions[:, None] - lattice.astype(np.float32)) / grain) ** 2)
+    scaled: np.ndarray = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    return scaled
+
+
+def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
+    """How far each place is from the borders between cells around scattered seeds: float32 (h, w), units.
+
+    Half of Worley's F2 - F1: 0 on a border, widest where borders meet. One seed lies somewhere in each square of side
+    `pitch`, so that the two nearest are, but for rare slivers, in the 9 squares around a place.
+    """
+    column, row = np.floor(x / pitch).astype(np.intp), np.floor(y / pitch).astype(np.intp)
+    left, top = int(column.min()) - 1, int(row.min()) - 1
+    rows, columns = int(row.max()) - top + 2, int(column.max()) - left + 2
+    seeds = rng.uniform(0.08, 0.92, (2, rows, columns)) + np.mgrid[top : top + rows, left : left + columns]
+    seed_y, seed_x = (axis.astype(np.float32).ravel() * np.float32(pitch) for axis in seeds)
+    square = (row - top) * columns + (column - left)
+    nearest, second = np.full(x.shape, FAR**2, np.float32), np.full(x.shape, FAR**2, np.float32)
+    for offset in (down * columns + right for down in (-1, 0, 1) for right in (-1, 0, 1)):
+        index = square + offset
+        squared = (seed_x.take(index) - x) ** 2 + (seed_y.take(index) - y) ** 2
+        second = np.minimum(second, np.maximum(nearest, squared))
+        nearest = np.minimum(nearest, squared)
+    border: np.ndarray = 0.5 * (np.sqrt(second) - np.sqrt(nearest))
+    return border
+
+
+def step(values: np.ndarray, softness: float) -> np.ndarray:
+    """0 below -softness / 2, 1 above softness / 2, smooth in between."""
+    t = np.clip(values / softness + 0.5, 0.0, 1.0)
+    smooth: np.ndarray = t * t * (3.0 - 2.0 * t)
+    return smooth
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A closed, wobbly, star-shaped outline around a centre."""
+
+    centre: Point
+    radius: float
+    elongation: float = 1.0
+    """Length over width; the area stays that of a circle of `radius`."""
+    angle: float = 0.0
+    roughness: float = 0.0
+    """Standard deviation of the radius, as a share of it."""
+
+    def depth(self, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+        """About how many units each pixel lies inside the outline, negative outside: float32 (h, w)."""
+        along, across = canvas.turned(self.centre, self.angle)
+        stretch = math.sqrt(self.elongation)
+        along, across = along / stretch, across * stretch
+        theta = np.arctan2(across, along)
+        harmonics = np.arange(2, 9)[:, None]
+        sizes = rng.standard_normal(harmonics.shape) / harmonics
+        sizes *= self.roughness / math.sqrt(0.5 * float(np.sum(1.0 / harmonics**2)))
+        round_ = np.linspace(-math.pi, math.pi, 257)
+        phases = rng.uniform(0.0, 2.0 * math.pi, harmonics.shape)
+        wobble = (sizes * np.cos(harmonics * round_ + phases)).sum(axis=0)
+        reach = self.radius * np.interp(theta, round_, np.maximum(1.0 + wobble, 0.25))
+        depth: np.ndarray = reach.astype(np.float32) - np.hypot(along, across)
+        return depth
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """What every pixel knows of a curve: float32 arrays of one shape."""
+
+    distance: np.ndarray
+    """Units to the nearest point of the curve; `FAR` where that is more than the reach that was asked for."""
+    progress: np.ndarray
+    """Where that point lies: 0 at the curve's start, 1 at its end."""
+    side: np.ndarray
+    """The distance with a sign: positive on the right of one who walks along the curve."""
+
+
+def stroke(x: np.ndarray, y: np.ndarray, points: np.ndarray, *, reach: float) -> Stroke:
+    """Measure the pixels at (x, y) against the polyline `points` (n, 2) of (x, y) rows."""
+    x, y = np.broadcast_arrays(x, y)
+    shape = x.shape
+    low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
+    near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
+    px, py = x.ravel()[near], y.ravel()[near]
+    best = np.full(near.size, FAR**2, np.float32)
+    progress, sign = np.zeros_like(best), np.ones_like(best)
+    steps = np.diff(points, axis=0).astype(np.float32)
+    lengths = np.maximum(np.hypot(steps[:, 0], steps[:, 1]), 1e-6)
+    ends = np.concatenate([[0.0], np.cumsum(lengths)])
+    for (x0, y0), (dx, dy), length, done in zip(points.astype(np.float32), steps, lengths, ends[:-1], strict=False):
+        share = np.clip(((px - x0) * dx + (py - y0) * dy) / length**2, 0.0, 1.0)
+        right, down = px - x0 - share * dx, py - y0 - share * dy
+        squared = right * right + down * down
+        closer = squared < best
+        best[closer] = squared[closer]
+        progress[closer] = (done + share[closer] * length) / ends[-1]
+        sign[closer] = np.sign(dx * down - dy * right)[closer]
+    distance = np.sqrt(best)
+    distance[distance > reach] = FAR
+    return Stroke(
+        _spread(distance, near, shape, FAR),
+        _spread(progress, near, shape, 0.0),
+        _spread(distance * sign, near, shape, FAR),
+    )
+
+
+def _spread(values: np.ndarray, where: np.ndarray, shape: tuple[int, ...], rest: float) -> np.ndarray:
+    full = np.full(math.prod(shape), rest, np.float32)
+    full[where] = values
+    return full.reshape(shape)
+
+
+def wander(start: Point, heading: float, length: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
+    """A curve (n, 2) that sets out from `start` and turns at random, about `wobble` radians in 10 units."""
+    steps = max(4, math.ceil(length / 3.0))
+    stride = length / steps
+    turns = rng.normal(0.0, wobble * math.sqrt(stride / 10.0), steps)
+    headings = heading + np.cumsum(turns)
+    moves = stride * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+    path: np.ndarray = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)]) + np.asarray(start)
+    return path
+
+
+def centred(path: np.ndarray, centre: Point) -> np.ndarray:
+    """The same curve, moved so that the middle of its bounding box is `centre`."""
+    moved: np.ndarray = path + (np.asarray(centre) - 0.5 * (path.min(axis=0) + path.max(axis=0)))
+    return moved
+
+
+def somewhere(rng: np.random.Generator, *, margin: float) -> Point:
+    """A point at least `margin` units from every border."""
+    x, y = rng.uniform(margin, SIDE - margin, 2)
+    return float(x), float(y)
+
+
+def any_angle(rng: np.random.Generator) -> float:
+    """A direction, in radians."""
+    return float(rng.uniform(0.0, 2.0 * math.pi))

@@ -1,0 +1,59 @@
+"""Everything that can go wrong in a way the user can mend, in one tree.
+
+    CvadError
+    ├── ConfigError        2   a YAML file, a key, a value, a command-line option
+    ├── DataError          3   a folder, an image, a mask, a label file
+    ├── ModelError         4   an anomalib model, a backbone, its weights
+    ├── BundleError        5   a trained bundle: missing, changed, too new
+    ├── StoreError         6   the defect index, embedded or on a server
+    └── ResourceError      7   disk, memory, device
+
+A message says which thing, what was seen and what to do. The class owns the exit status: 1 means that a gate failed
+or a defect was found where the caller asked for that, 70 is kept for our own bugs and 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CvadError(Exception):
+    """A failure with a remedy. Raised anywhere, caught once, in the command line's root."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class ConfigError(CvadError):
+    """The configuration cannot be used: names the file, the key and what was expected."""
+
+    exit_code = 2
+
+
+class DataError(CvadError):
+    """The images, masks or labels cannot be used: names the file."""
+
+    exit_code = 3
+
+
+class ModelError(CvadError):
+    """The model or its weights cannot be had: says what was tried."""
+
+    exit_code = 4
+
+
+class BundleError(CvadError):
+    """The trained bundle is missing, damaged or from another version."""
+
+    exit_code = 5
+
+
+class StoreError(CvadError):
+    """The defect index cannot be reached or does not fit the model."""
+
+    exit_code = 6
+
+
+class ResourceError(CvadError):
+    """The machine ran out of something, or lacks the device that was asked for."""
+
+    exit_code = 7

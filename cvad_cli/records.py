@@ -1,0 +1,136 @@
+"""Frozen values that the rings hand to each other. They check themselves at birth and know no library but NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+GOOD: Final = "good"
+"""The defect type of a part without a defect: MVTec AD's own folder name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One picture of a data set and what is known about it before it is opened."""
+
+    path: Path
+    key: str
+    """Path relative to the data set's root, with forward slashes: what reports, tables and indexes store."""
+    defect_type: str
+    """`GOOD`, or the name of the defect's folder or label."""
+    mask_path: Path | None = None
+
+    @property
+    def is_normal(self) -> bool:
+        """True for a good part."""
+        return self.defect_type == GOOD
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedImage:
+    """A file that `data.on_error: skip` passed over, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The two halves that a run needs: good pictures to learn from, labelled ones to be measured on."""
+
+    name: str
+    train: tuple[ImageRecord, ...]
+    test: tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a detector says of one picture. Scores are unbounded distances, larger means stranger."""
+
+    score: float
+    anomaly_map: np.ndarray
+    """float32 (h, w), one value a pixel of the network's input."""
+
+    def __post_init__(self) -> None:
+        if self.anomaly_map.ndim != 2:
+            raise ValueError(f"anomaly_map: expected (h, w), got shape {self.anomaly_map.shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The image-score threshold and what it promises. A part is rejected when its score is above `threshold`."""
+
+    threshold: float
+    pixel_threshold: float
+    """Map value above which a pixel is called anomalous: the same rule on the maps' peaks of the same good images."""
+    method: Literal["split_conformal", "cross_conformal"]
+    requested_rate: float
+    """The false-alarm rate that the config asked for."""
+    stated_rate: float
+    """The rate that the calibration images can promise: never under 1 / (n + 1)."""
+    images: int
+    """How many good images the threshold was taken from, n."""
+    caveat: str | None = None
+    """Why the requested rate cannot be promised; None where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedModel:
+    """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
+
+    kind: str
+    """Which runtime opens it: 'patchcore' or 'anomalib'."""
+    description: Mapping[str, Any]
+    """What the manifest keeps under `model`, enough to build the network again."""
+    writers: Mapping[str, tuple[str, Callable[[Path], None]]]
+    """Role of a bundle's file -> (suffix, a function that writes it)."""
+    weights: str
+    held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """(image scores, map peaks) of the held-out good images, one pair a fold."""
+    used: int
+    """How many training images could be read."""
+    skipped: tuple[SkippedImage, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """What `cvad train` made."""
+
+    name: str
+    model: str
+    bundle: Path
+    images: int
+    skipped: tuple[SkippedImage, ...]
+    calibration: Calibration
+    weights: str
+    """Where the pretrained weights came from."""
+    seconds: float
+    details: Mapping[str, Any]
+    """What is worth knowing of this kind of model: the size of the memory bank and its covering radius, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSummary:
+    """What `cvad evaluate` measured and where it put it."""
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    """The content of metrics.json."""
+    pictures: int
+    """How many side-by-side pictures were drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSummary:
+    """What `cvad demo` made."""
+
+    folder: Path
+    weights: str
+    """Where the backbone's weights came from, in plain words."""
+    metrics: Mapping[str, Mapping[str, Any]]
+    """Category -> the content of its metrics.json."""

@@ -1,0 +1,1 @@
+"""What a command does: settings in, a frozen record out, nothing printed."""

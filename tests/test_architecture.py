@@ -1,0 +1,88 @@
+"""The rings of docs/architecture.md hold: a module imports only from rings inside its own, and siblings keep apart."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cvad_cli"
+RINGS = ["errors", "records", "ports", "files", "config", "core", "adapters", "assembly", "tasks", "cli"]
+APART = {"core", "adapters", "tasks"}
+"""Rings whose modules do not import each other: what two of them need moves one ring in."""
+CORE_MAY_USE = {"numpy", "scipy", "sklearn", "array_api_compat"}
+LONGEST_FILE = 350
+LONGEST_FUNCTION = 45
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")
+
+
+def ring_of(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "cvad_cli" and parts[1] in RINGS else None
+
+
+def unit_of(dotted: str) -> str:
+    """The module, or the sub-package, that stands directly in a ring: 'cvad_cli.core.textures'."""
+    return ".".join(dotted.split(".")[:3])
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(("cvad_cli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted_name)
+def test_a_module_imports_only_inwards(path: Path) -> None:
+    name = dotted_name(path)
+    ring = ring_of(name)
+    assert ring is not None, f"{name} stands in no ring; rings are {RINGS}"
+    for target in imports_of(path):
+        other = ring_of(target)
+        if other is None:
+            continue
+        assert RINGS.index(other) <= RINGS.index(ring), f"{name} imports {target}, from a ring outside its own"
+        if other == ring and ring in APART:
+            assert unit_of(target) == unit_of(name), f"{name} imports its sibling {target}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "core" in path.parts], ids=dotted_name)
+def test_core_knows_no_library_but_numpy_and_its_kin(path: Path) -> None:
+    outside = {target.split(".")[0] for target in imports_of(path)} - set(sys.stdlib_module_names) - {"cvad_cli"}
+    assert outside <= CORE_MAY_USE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted_name)
+def test_files_and_functions_stay_within_their_budgets(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = node.body[0] if ast.get_docstring(node) else None
+            prose = docstring.end_lineno - docstring.lineno + 1 if docstring and docstring.end_lineno else 0
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1 - prose
+            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines of code"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from cvad_cli.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0\n"
+        "heavy = {'torch', 'anomalib', 'timm', 'numpy', 'omegaconf', 'matplotlib', 'cv2', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
