@@ -13,7 +13,9 @@ from cvad_cli.core.calibration import conformal_threshold, cross_conformal_thres
 @pytest.mark.parametrize(
     ("n", "rate", "rank"),
     [
-        pytest.param(49, 0.02, 49, id="50 * 0.98 is 49 in spite of rounding"),
+        pytest.param(49, 0.02, 49, id="50 * 0.98 is 49"),
+        pytest.param(149, 0.18, 123, id="150 * 0.82 is 123, though floats put it above"),
+        pytest.param(999, 0.059, 941, id="1000 * 0.941 is 941, though floats put it above"),
         pytest.param(99, 0.01, 99, id="100 * 0.99 is 99"),
         pytest.param(99, 0.3, 70, id="100 * 0.7 is 70"),
         pytest.param(9, 0.1, 9, id="the smallest n for a tenth"),

@@ -119,7 +119,7 @@ def test_a_histogram_needs_a_type_for_each_score(tmp_path, scores, types):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "missing" / "scores.png"
-    with pytest.raises(ResourceError, match=r"scores\.png: cannot write the picture \(No such file"):
+    with pytest.raises(ResourceError, match=r"scores\.png: cannot be written \(No such file"):
         charts.score_histogram(path, SCORES, TYPES, threshold=2.0, title="grid")
 
 

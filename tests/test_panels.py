@@ -110,6 +110,6 @@ def test_unusable_arrays_are_refused(tmp_path, change, message):
 
 def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path):
     (tmp_path / "panel.png").mkdir()
-    with pytest.raises(ResourceError, match=r"panel\.png: cannot write the picture"):
+    with pytest.raises(ResourceError, match=r"panel\.png: cannot be written"):
         panel(tmp_path / "panel.png", *scene())
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]

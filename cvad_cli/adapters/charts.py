@@ -6,10 +6,8 @@ Okabe and Ito (2008), which people with any common colour blindness tell apart.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cvad_cli.errors import ResourceError
+from cvad_cli.files import replacing
 from cvad_cli.records import GOOD
 
 if TYPE_CHECKING:
@@ -243,15 +241,5 @@ def _save(path: Path, figure: Figure) -> None:
 
 
 def _write(path: Path, png: bytes) -> None:
-    """Under a temporary name first: a reader sees the old picture or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(png)
-        partial.replace(path)
-    except OSError as failure:
-        raise ResourceError(
-            f"{path}: cannot write the picture ({failure.strerror}); check the folder and the disk's free space"
-        ) from failure
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as staged:
+        staged.write_bytes(png)

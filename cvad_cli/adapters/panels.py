@@ -6,16 +6,14 @@ several times as long for one. The background is opaque white.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvad_cli.errors import ResourceError
+from cvad_cli.files import replacing
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -220,18 +218,8 @@ def _uint8(pixels: object) -> Pixels:
 
 
 def _write(path: Path, pixels: Pixels) -> None:
-    """Under a temporary name first: a reader sees the old picture or the new one, never half of one."""
     import cv2
 
     _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(png.tobytes())
-        partial.replace(path)
-    except OSError as failure:
-        raise ResourceError(
-            f"{path}: cannot write the picture ({failure.strerror}); check the folder and the disk's free space"
-        ) from failure
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as staged:
+        staged.write_bytes(png.tobytes())

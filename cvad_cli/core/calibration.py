@@ -30,7 +30,7 @@ class ConformalThreshold:
     requested_rate: float
     """The false-alarm rate that was asked for, in 0..1."""
     stated_rate: float
-    """The rate that is promised, (n + 1 - k) / (n + 1): the requested one or lower, or 1 / (n + 1) where n is too small."""
+    """The rate promised, (n + 1 - k) / (n + 1): the requested one or lower, or 1 / (n + 1) where n is too small."""
     images: int
     """How many good images the threshold was taken from, n."""
 
@@ -124,7 +124,7 @@ def fold_assignment(n: int, folds: int, *, rng: np.random.Generator) -> NDArray[
 
 
 def _exact(rate: float) -> Fraction:
-    """The rate as it was written: 0.02 is 1/50, so that 50 * (1 - 0.02) is 49 and not a hair above it."""
+    """The rate as it was written: 0.18 is 9/50, so that 150 * (1 - 0.18) is 123 and not a hair above it."""
     return Fraction(repr(float(rate)))
 
 

@@ -192,7 +192,7 @@ class _Drawer:
         image = read_image(record.path, max_megapixels=self._settings.data.max_megapixels)
         verdict = "rejected" if prediction.score > self._calibration.threshold else "passed"
         anomaly_panel(
-            self._folder / f"{record.key.replace('/', '_')}.png",
+            self._folder / f"{Path(record.key).with_suffix('').as_posix().replace('/', '_')}.png",
             image,
             prediction.anomaly_map,
             mask,

@@ -1,9 +1,9 @@
 """From a receptive field to defects: how much of a defect a cell sees, on the picture as the camera took it.
 
-A defect is a square of side a, anywhere: its position is not bound to the pixel grid. Cells of field r and jump j lie on
-a lattice. A cell sees all of the defect where its centre lies within r - a of a certain place, and the lattice puts at
-least floor((r - a) / j) centres there; the defect lies on at least floor(a / j) centres. Per axis, so both multiply.
-Near the border the lattice ends: the counts hold for defects half a field away from it.
+A defect is a square of side a, anywhere: its position is not bound to the pixel grid. Cells of field r lie on a lattice
+of jump j. A cell sees all of the defect where its centre lies in a certain stretch of length r - a, and the lattice has
+at least floor((r - a) / j) centres there; the defect lies on at least floor(a / j) centres. This holds per axis, so the
+counts multiply. Near the border the lattice ends: they hold for defects half a field away from it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,13 @@ class View:
 
     def cells_whole(self, side: float) -> int:
         """How many cells at least see all of a defect of this side, wherever it lies."""
-        rows, cols = _per_axis(lambda r, j, s: _floor((r - side / s) / j), self.field_px, self.jump_px, self.scale)
-        return int(rows * cols) if min(rows, cols) > 0 and side <= min(self.original_size) else 0
+        if side > min(self.original_size):
+            return 0
+        rows, cols = _per_axis(
+            lambda r, j, n, s: 1 if r >= n <= j else max(_floor((r - side / s) / j), 0),
+            *(self.field_px, self.jump_px, self.image_size, self.scale),
+        )
+        return int(rows * cols)
 
     def cells_hit(self, side: float) -> int:
         """How many cells' centres at least lie on a defect of this side, wherever it lies."""
@@ -159,7 +164,7 @@ def _tiled(view: View, factor: float) -> Option:
     tiles = math.ceil(factor - 1e-9)
     part = view.original_size[0] / tiles, view.original_size[1] / tiles
     blown = min(part) < min(view.image_size)
-    note = "tiles smaller than image_size are enlarged: more cells, not more detail" if blown else ""
+    note = "let them overlap by the defect's size" + ("; enlarged tiles: more cells, not more detail" if blown else "")
     return Option(f"{tiles} x {tiles} tiles", replace(view, original_size=part), float(tiles**2), note)
 
 

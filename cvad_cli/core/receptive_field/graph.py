@@ -30,14 +30,9 @@ class Edge:
     """One map read by another. `whole` says in words why all of the picture goes in, where it does."""
 
     parent: str
-    h: Step = SAME
-    w: Step = SAME
+    steps: tuple[Step, Step] = (SAME, SAME)
+    """Along rows and along columns."""
     whole: str = ""
-
-    @property
-    def steps(self) -> tuple[Step, Step]:
-        """Along rows and along columns."""
-        return self.h, self.w
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,7 @@ def analyse(graph: Graph) -> dict[str, LayerField]:
     fields: dict[str, LayerField] = {}
     for layer in graph.layers:
         h, w = rows[layer.name], cols[layer.name]
-        reasons[layer.name] = next((r for e in layer.edges if (r := e.whole or reasons[e.parent])), "")
+        reasons[layer.name] = next((why for edge in layer.edges if (why := _why(edge, layer, reasons))), "")
         because = reasons[layer.name] or _outgrown(graph.layers[0].size, h, w)
         fields[layer.name] = LayerField(layer, h.field, w.field, because, h.widest, h.seen, w.seen)
     return fields
@@ -122,6 +117,10 @@ def widest_path(fields: Mapping[str, LayerField], name: str, axis: Axis = 0) -> 
             return None
         windows, name = [step, *windows], edge.parent
     return tuple(w for w in windows if w != SAME)
+
+
+def _why(edge: Edge, layer: Layer, reasons: Mapping[str, str]) -> str:
+    return f"{layer.name}: {edge.whole}" if edge.whole else reasons[edge.parent]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,14 +64,18 @@ class Window:
         """The stride."""
         return Fraction(self.stride)
 
+    @property
+    def after(self) -> int:
+        """Padding at the far border."""
+        return self.padding if self.padding_after is None else self.padding_after
+
     def cells(self, n: int) -> int:
         """floor((n + p + p' - d(k-1) - 1) / s) + 1; `ceil_mode` rounds up where that window starts before the padding.
 
         >>> Window(4, padding=3).cells(256), Window(3, 2, 1, ceil_mode=True).cells(56)
         (259, 29)
         """
-        after = self.padding if self.padding_after is None else self.padding_after
-        room = n + self.padding + after - self.dilation * (self.kernel - 1) - 1
+        room = n + self.padding + self.after - self.dilation * (self.kernel - 1) - 1
         count = room // self.stride + 1
         if self.ceil_mode and room % self.stride and count * self.stride < n + self.padding:
             return count + 1

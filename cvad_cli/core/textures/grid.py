@@ -123,7 +123,7 @@ def _detour(ends: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     start, end = ends
     ahead = end - start
     aside = np.array([-ahead[1], ahead[0]]) / np.hypot(*ahead)
-    size = rng.uniform(7.0, 13.0) * rng.choice([-1.0, 1.0])
+    size = rng.uniform(9.0, 15.0) * rng.choice([-1.0, 1.0])
     first, second = size * aside, size * aside * rng.choice([1.0, 0.2, -0.8])
     t = np.linspace(0.0, 1.0, 14)[:, None]
     lean = rng.uniform(0.0, 0.5) * ahead

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from cvad_cli.core.textures.canvas import SIDE, Canvas, Outline, any_angle, cells, centred, somewhere, step, stroke, wander
+from cvad_cli.core.textures.canvas import (
+    SIDE,
+    Canvas,
+    Outline,
+    any_angle,
+    cells,
+    centred,
+    somewhere,
+    step,
+    stroke,
+    wander,
+)
 from cvad_cli.core.textures.lighting import Surface
 
 _BROWN = (110.0, 70.0, 56.0)
@@ -67,14 +78,15 @@ def fold(part: Surface, rng: np.random.Generator) -> Surface:
     """A ridge that a fold has left, with small wrinkles along it."""
     canvas = part.canvas
     place = somewhere(rng, margin=70.0)
-    path = centred(wander(place, any_angle(rng), rng.uniform(80.0, 150.0), 0.07, rng), place)
+    across_the_light = math.radians(rng.uniform(-90.0, 10.0))
+    path = centred(wander(place, across_the_light, rng.uniform(70.0, 150.0), 0.08, rng), place)
     curve = stroke(canvas.x, canvas.y, path, reach=40.0)
     taper = np.clip(4.0 * curve.progress * (1.0 - curve.progress), 0.0, 1.0) ** 0.7
-    width = rng.uniform(4.0, 7.0)
-    ridge = rng.uniform(2.2, 4.6) * taper * np.exp(-((curve.distance / width) ** 2))
+    width = rng.uniform(4.5, 9.0)
+    ridge = rng.uniform(0.45, 0.95) * width * taper * np.exp(-((curve.distance / width) ** 2))
     beside = np.exp(-(((curve.side - 1.6 * width) / width) ** 2))
-    furrow = rng.uniform(0.4, 1.6) * taper * beside * np.clip(1.0 + 0.8 * canvas.noise(6.0, rng), 0.0, 2.0)
-    return part.raised(ridge - furrow).tinted(0.25 * taper * beside, (0.6, 0.58, 0.56))
+    furrow = rng.uniform(0.1, 0.3) * width * taper * beside * np.clip(1.0 + 0.8 * canvas.noise(6.0, rng), 0.0, 2.0)
+    return part.raised(ridge - furrow).tinted(rng.uniform(0.4, 0.8) * taper * beside, (0.6, 0.58, 0.56))
 
 
 def glue(part: Surface, rng: np.random.Generator) -> Surface:
@@ -96,7 +108,7 @@ def glue(part: Surface, rng: np.random.Generator) -> Surface:
 def poke(part: Surface, rng: np.random.Generator) -> Surface:
     """A hole pressed in by something blunt: a dent, a dark middle, a torn pale edge."""
     canvas = part.canvas
-    radius = rng.uniform(4.0, 9.0)
+    radius = rng.uniform(4.5, 10.0)
     depth = Outline(somewhere(rng, margin=28.0), radius, rng.uniform(1.0, 1.7), any_angle(rng), 0.16).depth(canvas, rng)
     share = np.clip(1.0 - depth / radius, 0.0, 3.0)
     dent = -rng.uniform(2.0, 3.8) * np.exp(-((share / 0.8) ** 2)) + 0.5 * np.exp(-(((share - 1.5) / 0.35) ** 2))

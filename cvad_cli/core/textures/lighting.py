@@ -61,8 +61,8 @@ class Lamp:
         return cls(
             azimuth=math.radians(rng.uniform(-150.0, -110.0)),
             relief=relief * rng.uniform(0.85, 1.15),
-            exposure=rng.uniform(0.9, 1.08),
-            falloff=rng.uniform(0.02, 0.22),
+            exposure=rng.uniform(0.93, 1.06),
+            falloff=rng.uniform(0.02, 0.16),
             noise=noise * rng.uniform(0.7, 1.3),
         )
 
@@ -88,4 +88,4 @@ class Lamp:
 def photograph(image: np.ndarray, grain: np.ndarray) -> np.ndarray:
     """Add the camera's noise `grain` and round to grey levels: (h, w, 1 or 3) -> uint8 (h, w, 3)."""
     levels = np.clip(np.rint(image + grain), 0.0, 255.0).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
+    return np.repeat(levels, 3 // levels.shape[2], axis=2)

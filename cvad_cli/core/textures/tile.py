@@ -10,20 +10,20 @@ import numpy as np
 from cvad_cli.core.textures.canvas import Canvas, Outline, any_angle, centred, somewhere, step, stroke, wander
 from cvad_cli.core.textures.lighting import Surface
 
-_DARK = (58.0, 53.0, 52.0)
-_MIDDLE = (128.0, 121.0, 114.0)
-_PALE = (186.0, 180.0, 170.0)
+_DARK = (74.0, 68.0, 66.0)
+_MIDDLE = (136.0, 129.0, 122.0)
+_PALE = (180.0, 174.0, 164.0)
 
 
 def stone(canvas: Canvas, rng: np.random.Generator) -> Surface:
     """A clean tile: its blotches are level sets of noise, so no two tiles share one."""
     ragged = 0.30 * canvas.noise(2.2, rng)
-    coarse = canvas.noise(7.5 * rng.uniform(0.92, 1.08), rng) + ragged
+    coarse = canvas.noise(6.5 * rng.uniform(0.92, 1.08), rng) + ragged
     fine = canvas.noise(3.6, rng) + ragged
-    tone = rng.uniform(0.94, 1.06) * (1.0 + 0.05 * canvas.noise(1.2, rng) + 0.02 * canvas.noise(50.0, rng))
+    tone = rng.uniform(0.95, 1.05) * (1.0 + 0.05 * canvas.noise(1.2, rng) + 0.02 * canvas.noise(50.0, rng))
     pale = Surface(canvas, tone[..., None] * np.asarray(_PALE, np.float32), 0.05 * canvas.noise(2.0, rng))
     grained = pale.painted(step(fine - 0.55, 0.5), tone[..., None] * np.asarray(_MIDDLE))
-    blotch = step(coarse - rng.uniform(0.45, 0.6), 0.30)
+    blotch = step(coarse - rng.uniform(0.65, 0.8), 0.30)
     freckle = step(fine - 1.75, 0.35)
     return grained.painted(np.maximum(blotch, freckle), tone[..., None] * np.asarray(_DARK))
 
@@ -33,7 +33,8 @@ def crack(part: Surface, rng: np.random.Generator) -> Surface:
     canvas = part.canvas
     place = somewhere(rng, margin=60.0)
     heading = any_angle(rng)
-    trunk = centred(wander(place, heading, rng.uniform(60.0, 150.0), 0.45, rng), place)
+    trunk = centred(wander(place, heading, rng.uniform(60.0, 150.0), 0.4, rng), place)
+    trunk = trunk + rng.normal(0.0, 0.9, trunk.shape)
     paths = [trunk]
     if rng.random() < 0.5:
         fork = trunk[int(rng.integers(trunk.shape[0] // 3, 2 * trunk.shape[0] // 3))]
@@ -85,9 +86,9 @@ def oil(part: Surface, rng: np.random.Generator) -> Surface:
     outline = Outline(somewhere(rng, margin=50.0), radius, rng.uniform(1.0, 1.8), any_angle(rng), 0.16)
     depth = outline.depth(canvas, rng)
     inside = step(depth, rng.uniform(4.0, 10.0))
-    strong = rng.uniform(0.35, 1.0)
+    strong = rng.uniform(0.6, 1.0)
     ring = np.exp(-(((depth - 3.0) / 3.0) ** 2))
-    return part.tinted(strong * inside, (0.62, 0.56, 0.47)).tinted(0.4 * strong * ring, (0.7, 0.66, 0.6))
+    return part.tinted(strong * inside, (0.56, 0.47, 0.34)).tinted(0.4 * strong * ring, (0.65, 0.58, 0.5))
 
 
 def rough(part: Surface, rng: np.random.Generator) -> Surface:
@@ -95,6 +96,6 @@ def rough(part: Surface, rng: np.random.Generator) -> Surface:
     canvas = part.canvas
     outline = Outline(somewhere(rng, margin=50.0), rng.uniform(14.0, 28.0), rng.uniform(1.0, 2.0), any_angle(rng), 0.25)
     worn = step(outline.depth(canvas, rng) + 2.0 * canvas.noise(4.0, rng), 5.0)
-    grit = np.clip(172.0 + 26.0 * canvas.noise(1.3, rng), 90.0, 245.0)
-    scratched = part.painted(worn * rng.uniform(0.35, 0.75), grit[..., None] * np.asarray((1.0, 0.985, 0.96)))
-    return scratched.raised(0.5 * worn * canvas.noise(1.8, rng))
+    grit = np.clip(178.0 + 42.0 * canvas.noise(1.1, rng), 60.0, 252.0)
+    scratched = part.painted(worn * rng.uniform(0.5, 0.9), grit[..., None] * np.asarray((1.0, 0.97, 0.93)))
+    return scratched.raised(0.8 * worn * canvas.noise(1.8, rng))

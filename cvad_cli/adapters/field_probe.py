@@ -1,0 +1,222 @@
+"""Measuring a receptive field on the running network: which pixels reach a cell at all, and which ones matter.
+
+The exact probe paints part of the picture with NaN. Convolution, pooling, norms and activations hand NaN on to all that
+is computed from it, whatever the weights: a cell is NaN if and only if it depends on a painted pixel. Interpolation is
+the exception, for it multiplies by weights that may be zero; there the painted pixels are carried along as a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cvad_cli.core.receptive_field.effective import EffectiveField
+from cvad_cli.core.receptive_field.graph import Box
+from cvad_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+LONGEST_PROBE: Final = 512
+"""Pixels: a network is run on no larger picture than this to probe it. Fields are the same; borders come earlier."""
+
+NOTHING: Final = 1e-6
+"""Interpolation weights below this are rounding: torch computes positions in float32."""
+
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The map that is probed: an output of a module that is run on one picture."""
+
+    model: nn.Module
+    channels: int = 3
+    arguments: tuple[Any, ...] = ()
+    """What `forward` takes after the picture."""
+    output: int | str | None = None
+    """Which output, where the module gives several."""
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """The map (1, d, rows, cols) of a picture (1, c, h, w). Raises ModelError where it is no map."""
+        found = self.model(picture, *self.arguments)
+        found = found if self.output is None else found[self.output]
+        if getattr(found, "ndim", 0) != 4:
+            raise ModelError(
+                f"{self.name}: expected a map (b, d, rows, cols) to probe, got {type(found).__name__} "
+                f"{tuple(getattr(found, 'shape', ()))}; say which output is meant"
+            )
+        result: Tensor = found
+        return result
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return type(self.model).__name__
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's weights are."""
+        import torch
+
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+
+
+def bounded(image_size: tuple[int, int]) -> tuple[int, int]:
+    """The size to probe at: each side at most `LONGEST_PROBE`."""
+    return min(image_size[0], LONGEST_PROBE), min(image_size[1], LONGEST_PROBE)
+
+
+def exact_support(
+    subject: Subject, image_size: tuple[int, int], cells: Sequence[Cell], *, expected: Sequence[Box] | None = None
+) -> list[Box]:
+    """The smallest box that holds every pixel on which each cell depends, measured.
+
+    `expected` saves time and decides nothing: a box is believed only if no pixel outside reaches the cell and all four
+    of its border lines do (5 runs); otherwise it is searched by bisection (4 log2(side) runs).
+    """
+    import torch
+
+    blank = torch.full((1, subject.channels, *image_size), 0.5, device=subject.device)
+    with _watched(subject.model), torch.inference_mode(), _exact_interpolation():
+        if not bool(torch.isfinite(subject(blank)).all()):
+            raise ModelError(
+                f"{type(subject.model).__name__}: gives infinite or NaN values on a gray picture; its weights are broken"
+            )
+        boxes = []
+        for at, cell in enumerate(cells):
+            reached = _Painter(subject, blank, cell).reaches
+            hoped = expected[at] if expected is not None else None
+            boxes.append(
+                hoped
+                if hoped is not None and _confirmed(reached, hoped, image_size)
+                else _searched(reached, image_size)
+            )
+    return boxes
+
+
+@dataclass(frozen=True, slots=True)
+class _Painter:
+    """Asks whether painted pixels reach one cell."""
+
+    subject: Subject
+    blank: Tensor
+    cell: Cell
+
+    def reaches(self, rows: slice, cols: slice, *, outside: bool = False) -> bool:
+        """Whether the cell depends on a pixel in rows x cols, or on one outside of that."""
+        import torch
+
+        painted = torch.full_like(self.blank, torch.nan) if outside else self.blank.clone()
+        painted[..., rows, cols] = self.blank[..., rows, cols] if outside else torch.nan
+        return bool(self.subject(painted)[0, :, self.cell[0], self.cell[1]].isnan().any())
+
+
+Reaches = Callable[..., bool]
+_ALL: Final = slice(None)
+
+
+def _confirmed(reaches: Reaches, box: Box, image_size: tuple[int, int]) -> bool:
+    """True if the box holds all that the cell depends on, and none of its border lines could be left out."""
+    rows, cols = slice(box.top, box.bottom + 1), slice(box.left, box.right + 1)
+    if box.bottom < box.top or box.right < box.left:
+        return not reaches(_ALL, _ALL)
+    lines = [(slice(at, at + 1), _ALL) for at in {box.top, box.bottom}]
+    lines += [(_ALL, slice(at, at + 1)) for at in {box.left, box.right}]
+    whole = (box.top, box.left) == (0, 0) and (box.bottom + 1, box.right + 1) == image_size
+    return all(reaches(*line) for line in lines) and (whole or not reaches(rows, cols, outside=True))
+
+
+def _searched(reaches: Reaches, image_size: tuple[int, int]) -> Box:
+    """The box by bisection: from each border, how far in one can paint before the cell notices."""
+    if not reaches(_ALL, _ALL):
+        return Box(0, 0, -1, -1)
+    h, w = image_size
+    top = _bisected(h, lambda depth: reaches(slice(0, depth), _ALL))
+    bottom = _bisected(h, lambda depth: reaches(slice(h - depth, h), _ALL))
+    left = _bisected(w, lambda depth: reaches(_ALL, slice(0, depth)))
+    right = _bisected(w, lambda depth: reaches(_ALL, slice(w - depth, w)))
+    return Box(top - 1, left - 1, h - bottom, w - right)
+
+
+def _bisected(n: int, noticed: Callable[[int], bool]) -> int:
+    """The smallest depth 1..n at which the cell notices; it does at n."""
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if noticed(middle) else (middle, high)
+    return high
+
+
+@contextmanager
+def _exact_interpolation() -> Iterator[None]:
+    """F.interpolate spreads NaN only to cells that give it a weight."""
+    import torch
+    from torch.nn import functional
+    from torch.overrides import TorchFunctionMode
+
+    class Exact(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is not functional.interpolate:
+                return func(*args, **kwargs)
+            given, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
+            painted = func(given.isnan().to(given.dtype), *rest, **kwargs) > NOTHING
+            return func(given.nan_to_num(), *rest, **kwargs).masked_fill(painted, torch.nan)
+
+    with Exact():
+        yield
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[None]:
+    """Eval mode for as long as it lasts."""
+    training = [child for child in model.modules() if child.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+def effective_fields(
+    subject: Subject, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator
+) -> list[EffectiveField]:
+    """Where the gradient of each cell falls, averaged over `images`: float32 (b, c, h, w) as the network takes them.
+
+    The signal at the cell is +1 or -1 for each channel, drawn anew for each image: in the mean its squared gradient is
+    the sum of the channels' own, at the price of one backward pass. Images are run one at a time.
+    Raises ModelError where no gradient comes through.
+    """
+    import torch
+
+    energies = np.zeros((len(cells), *images.shape[-2:]))
+    with _watched(subject.model), torch.enable_grad():
+        for image in images:
+            picture = (
+                torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(subject.device).requires_grad_()
+            )
+            found = subject(picture)
+            if not found.requires_grad:
+                raise ModelError(
+                    f"{type(subject.model).__name__}: its forward switches gradients off; probe the network inside it"
+                )
+            for at, (row, col) in enumerate(cells):
+                signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)
+                signal = (found[0, :, row, col] * signs).sum()
+                (gradient,) = torch.autograd.grad(signal, picture, retain_graph=at + 1 < len(cells))
+                energies[at] += gradient[0].double().square().sum(dim=0).cpu().numpy()
+    totals = energies.sum(axis=(1, 2))
+    if not (totals > 0).all():
+        dead = cells[int(np.argmin(totals))]
+        raise ModelError(
+            f"{type(subject.model).__name__}: no gradient reaches the picture from cell {dead}; try other images"
+        )
+    shares = energies / totals[:, None, None]
+    return [EffectiveField((cell[0], cell[1]), share, len(images)) for cell, share in zip(cells, shares, strict=True)]

@@ -1,0 +1,55 @@
+"""Which rule reads which torch operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cvad_cli.adapters.layer_tables import operations, rearranging
+from cvad_cli.adapters.layer_tables.maps import Call, Map
+
+_OPERATORS: Final[dict[Callable[[Call], Map], str]] = {
+    operations.convolution: "conv2d",
+    operations.transposed: "conv_transpose2d",
+    operations.pooling("max pool"): "max_pool2d max_pool2d_with_indices",
+    operations.pooling("avg pool"): "avg_pool2d",
+    operations.adaptive: "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d",
+    operations.interpolation: "upsample_nearest2d upsample_bilinear2d",
+    operations.padding: "pad constant_pad_nd reflection_pad2d replication_pad2d",
+    operations.cropping: "slice narrow",
+    operations.shuffled: "pixel_shuffle pixel_unshuffle",
+    operations.reduction: "mean sum amax amin max min var std var_mean std_mean linalg_vector_norm norm logsumexp prod",
+    operations.normalisation: "batch_norm native_batch_norm instance_norm group_norm layer_norm rms_norm",
+    operations.softmax: "softmax log_softmax _softmax _log_softmax",
+    operations.linear: "linear",
+    operations.product: "matmul bmm mm addmm einsum scaled_dot_product_attention",
+    operations.pointwise: "expand expand_as dropout feature_dropout alias contiguous clone to _to_copy detach "
+    "lift_fresh_copy type_as channel_shuffle alpha_dropout feature_alpha_dropout hardswish prelu _prelu_kernel "
+    "log_sigmoid logsigmoid tanhshrink softsign float",
+    rearranging.joining: "cat concat stack",
+    rearranging.parting: "chunk split split_with_sizes tensor_split unbind select",
+    rearranging.rolling: "roll",
+    rearranging.reordering: "permute transpose swapaxes",
+    rearranging.unsqueezing: "unsqueeze",
+    rearranging.squeezing: "squeeze",
+    rearranging.reshaping: "view reshape _unsafe_view flatten unflatten view_as reshape_as",
+}
+
+RULES: Final = {name: rule for rule, names in _OPERATORS.items() for name in names.split()}
+"""Operator to rule, by the name in torch's schema without the underscore of in-place variants."""
+
+
+def rule_for(call: Call, target: Any) -> Callable[[Call], Map]:
+    """The operator's rule, or the one for operators that torch itself tags as acting on each element alone.
+
+    Raises ModelError naming the submodule and the operator where there is none.
+    """
+    import torch
+
+    if call.op in RULES and "other" not in call.args:  # max of a map is a rule's; max of two maps is not
+        return RULES[call.op]
+    plain = getattr(torch.ops.aten, call.op, None)  # the tag is on the variant that does not write in place
+    overloads = [target, *(getattr(plain, name) for name in (plain.overloads() if plain else ()))]
+    if not any(torch.Tag.pointwise in getattr(overload, "tags", ()) for overload in overloads):
+        call.refuse("it is not among the operators that are known here")
+    return operations.pointwise

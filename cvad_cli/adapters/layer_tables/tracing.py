@@ -1,0 +1,122 @@
+"""A torch module as a flat torch.fx graph of operators with sizes, and which submodule ran each of them.
+
+The module runs once on fake tensors: nothing is allocated or computed, however large the picture, and control flow
+that depends on sizes is resolved. Symbolic tracing would stop at timm's dynamic padding and anomalib's interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from cvad_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.fx import Node
+
+LARGEST_SIDE: Final = 16384
+"""Pixels: beyond it even the tables of a network are unwieldy, and no camera needs it untiled."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One pass through a module."""
+
+    nodes: list[Node] = field(default_factory=list)
+    modules: dict[Node, str] = field(default_factory=dict)
+    """The dotted name of the innermost submodule that ran a node; empty for the module itself."""
+    returned: dict[str, Node] = field(default_factory=dict)
+    """The last node that a submodule ran, by the submodule's dotted name."""
+    leaves: frozenset[str] = frozenset()
+    """Dotted names of submodules without children."""
+
+
+@dataclass(slots=True)
+class _Observer:
+    """Keeps books, through hooks, of which submodule is running while nodes appear."""
+
+    running: list[str] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
+    returned: dict[str, int] = field(default_factory=dict)
+
+    def entered(self, name: str) -> None:
+        self._settle()
+        self.running.append(name)
+
+    def left(self, name: str) -> None:
+        self._settle()
+        self.running.pop()
+        self.returned[name] = len(self.owners) - 1
+
+    def _settle(self) -> None:
+        """Everything that was recorded since the last call belongs to the submodule on top."""
+        from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+        mode = get_proxy_mode()
+        recorded = len(mode.tracer.graph.nodes) if mode is not None else 0
+        self.owners += [self.running[-1] if self.running else ""] * (recorded - len(self.owners))
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as hooks:
+            for name, child in model.named_modules():
+                before = child.register_forward_pre_hook(lambda _m, _i, name=name: self.entered(name))
+                after = child.register_forward_hook(lambda _m, _i, _o, name=name: self.left(name))
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
+            yield
+
+
+def trace(model: nn.Module, image_size: tuple[int, int], channels: int, arguments: tuple[Any, ...]) -> Trace:
+    """Run `model` in eval mode on one fake picture (1, channels, h, w), with `arguments` behind it.
+
+    Raises ModelError for sides beyond `LARGEST_SIDE`, and where the module does not run: naming the submodule.
+    """
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    if not all(1 <= side <= LARGEST_SIDE for side in image_size):
+        raise ModelError(
+            f"image size {image_size[0]} x {image_size[1]}: expected sides from 1 to {LARGEST_SIDE} pixels"
+        )
+
+    def forward(picture: Tensor) -> Any:
+        return model(picture, *arguments)
+
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    picture = torch.zeros(1, device=device).expand(1, channels, *image_size)  # of this size, but one number in memory
+    fake = make_fx(forward, tracing_mode="fake", _allow_non_fake_inputs=True, pre_dispatch=True)
+    observer = _Observer()
+    try:
+        with observer.watching(model), evaluating(model), torch.no_grad():
+            nodes = list(fake(picture).graph.nodes)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise ModelError(_stopped(model, image_size, observer.running, error)) from error
+    modules = dict(zip(nodes, observer.owners, strict=False))
+    returned = {name: nodes[last] for name, last in observer.returned.items() if last >= 0}
+    leaves = frozenset(name for name, child in model.named_modules() if not any(True for _ in child.children()))
+    return Trace(nodes, modules, returned, leaves)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off and norms on their running statistics, for as long as it lasts."""
+    training = [child for child in model.modules() if child.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], error: Exception) -> str:
+    where = f"in submodule {running[-1]}" if running and running[-1] else "in its own forward"
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return (
+        f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {said}. The picture may be "
+        "too small for it, or its control flow may depend on pixel values: analyse the part before that"
+    )

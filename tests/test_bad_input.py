@@ -1,0 +1,138 @@
+"""Every bad input gets one clear message on standard error, its exit status, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cvad_cli import __version__
+
+
+def failure(result, status: int) -> str:
+    """Standard error of a run that must fail with this status, in a message without a traceback."""
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_the_version_is_printed(cvad) -> None:
+    assert cvad("--version").stdout.strip() == f"cvad {__version__}"
+
+
+def test_help_documents_the_exit_statuses(cvad) -> None:
+    text = " ".join(cvad("--help").stdout.split())
+    for status in ("2 usage or configuration", "3 images", "4 model or weights", "5 trained bundle", "130 Ctrl-C"):
+        assert status in text
+
+
+def test_a_command_without_its_config_says_so(cvad) -> None:
+    result = cvad("train")
+    assert result.exit_code == 2
+    assert "--config" in result.stderr
+
+
+def test_a_missing_config_file(cvad, tmp_path: Path) -> None:
+    assert "gone.yaml: no such file" in failure(cvad("train", "-c", tmp_path / "gone.yaml"), 2)
+
+
+SETTINGS = [
+    pytest.param("model.coreset_ration=1", 2, "Did you mean 'coreset_ratio'?", id="an unknown key"),
+    pytest.param("seed=many", 2, "seed: expected a whole number, got 'many'", id="a wrong type"),
+    pytest.param("data.root=/nowhere/at/all", 3, "/nowhere/at/all", id="a missing data folder"),
+    pytest.param("data.category=gird", 3, "grid", id="a category misspelt"),
+    pytest.param("model.name=patchcor", 4, "anomalib has no model 'patchcor'. Did you mean patchcore", id="a model"),
+    pytest.param("model.backbone=resnet10", 4, "timm has no model 'resnet10'", id="a backbone misspelt"),
+    pytest.param("model.layers=[layer9]", 4, "has no layer 'layer9'", id="a layer"),
+    pytest.param("model.weights=/nowhere/w.safetensors", 4, "no such file", id="a weight file"),
+    pytest.param("model.options={depth: 3}", 2, "model.options: patchcore takes none; remove depth", id="an option"),
+    pytest.param("device=cuda:63", 7, "cuda:63 is not available here; this machine has", id="a device"),
+    pytest.param("data.max_megapixels=0.001", 3, "megapixels", id="an image too large"),
+]
+
+
+@pytest.mark.parametrize(("setting", "status", "message"), SETTINGS)
+def test_a_wrong_setting_is_named(cvad, small_config: Path, setting: str, status: int, message: str) -> None:
+    assert message in failure(cvad("train", "-c", small_config, "-q", "--set", setting), status)
+
+
+DAMAGES = [
+    pytest.param(b"", "empty", id="empty"),
+    pytest.param(b"not an image at all", "not", id="no image"),
+    pytest.param(None, "", id="truncated"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGES)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_damaged_image_is_named(
+    cvad, trained: Path, sample_data: Path, tmp_path: Path, command, content, message
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_data, root)
+    part = "train/good" if command == "train" else "test/good"
+    victim = root / "grid" / part / "001.png"
+    victim.write_bytes(victim.read_bytes()[:700] if content is None else content)
+    output = trained.parent / "runs" if command == "evaluate" else tmp_path / "runs"
+    result = cvad(command, "-c", trained, "-q", "--set", f"data.root={root}", "--set", f"output.root={output}")
+    text = failure(result, 3)
+    assert "001.png" in text
+    assert message in text.lower()
+
+
+def test_evaluating_before_training_says_what_to_do(cvad, small_config: Path) -> None:
+    assert "no trained bundle here; run `cvad train`" in failure(cvad("evaluate", "-c", small_config), 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.image_size=96", "was trained at data.image_size 64, the config says 96"),
+        ("model.name=padim", "holds a patchcore model, the config says padim"),
+    ],
+)
+def test_a_bundle_of_other_settings_is_refused(cvad, trained: Path, setting: str, message: str) -> None:
+    assert message in failure(cvad("evaluate", "-c", trained, "--set", setting), 5)
+
+
+def test_a_damaged_bundle_is_refused(cvad, trained: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.parent / "runs", runs)
+    manifest = json.loads((runs / "small" / "bundle" / "manifest.json").read_text("utf-8"))
+    bank = runs / "small" / "bundle" / manifest["files"]["memory_bank"]["name"]
+    bank.write_bytes(bank.read_bytes()[:-1])
+    here = ("--set", f"output.root={runs}")
+    assert "has changed since it was trained" in failure(cvad("evaluate", "-c", trained, *here), 5)
+    bank.unlink()
+    assert "is missing" in failure(cvad("evaluate", "-c", trained, *here), 5)
+
+
+def test_an_output_that_cannot_be_written_is_named(cvad, small_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = failure(cvad("train", "-c", small_config, "-q", "--set", f"output.root={tmp_path / 'file'}"), 7)
+    assert "the bundle could not be written" in text
+
+
+def test_debug_shows_the_traceback(cvad, small_config: Path, capfd: pytest.CaptureFixture) -> None:
+    result = cvad("train", "-c", small_config, "--debug", "--set", "data.category=gird")
+    assert result.exit_code == 3
+    assert "Traceback" in result.stderr
+
+
+def test_a_bug_of_ours_is_called_one(cvad, small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by design of this test")
+
+    monkeypatch.setattr("cvad_cli.tasks.train.open_dataset", broken)
+    assert "bug: ZeroDivisionError: by design of this test" in failure(cvad("train", "-c", small_config), 70)
+
+
+def test_ctrl_c_has_its_status(cvad, small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvad_cli.tasks.train.open_dataset", interrupted)
+    assert "interrupted" in failure(cvad("train", "-c", small_config), 130)

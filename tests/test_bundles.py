@@ -1,0 +1,109 @@
+"""A bundle is verified when it is opened, and replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cvad_cli.adapters.bundles import MANIFEST_NAME, SCHEMA_VERSION, Bundle, read_bundle, write_bundle
+from cvad_cli.errors import BundleError, ResourceError
+
+CONTENTS = {"model": {"kind": "patchcore"}, "preprocessing": {"image_size": 64}}
+
+
+def writer(content: bytes):
+    return (".safetensors", lambda path: path.write_bytes(content))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / "bundle", CONTENTS, {"memory_bank": writer(b"bank"), "backbone": writer(b"net")})
+
+
+def edit_manifest(bundle: Bundle, **changes: object) -> None:
+    path = bundle.folder / MANIFEST_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+def test_what_is_written_is_read_back(bundle: Bundle) -> None:
+    again = read_bundle(bundle.folder)
+    assert again.manifest == bundle.manifest
+    assert again.file("memory_bank").read_bytes() == b"bank"
+    assert again.manifest["versions"]["torch"]
+
+
+def test_rewriting_leaves_no_file_of_the_former_bundle(bundle: Bundle) -> None:
+    stale = bundle.folder / ".memory_bank-x1y2.tmp.safetensors"
+    stale.write_bytes(b"left by a killed run")
+    mine = bundle.folder / "notes.txt"
+    mine.write_text("kept")
+    write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"other")})
+    names = {path.name for path in bundle.folder.iterdir()}
+    assert len(names) == 3
+    assert {MANIFEST_NAME, "notes.txt"} < names
+    assert mine.read_text() == "kept"
+
+
+def test_a_write_that_fails_leaves_the_former_bundle_whole(bundle: Bundle) -> None:
+    def disk_full(path: Path) -> None:
+        path.write_bytes(b"ha")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError, match="No space left on device"):
+        write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"new"), "backbone": (".x", disk_full)})
+    assert read_bundle(bundle.folder).file("memory_bank").read_bytes() == b"bank"
+
+
+def test_equal_detectors_have_equal_fingerprints_whatever_their_names(tmp_path: Path, bundle: Bundle) -> None:
+    files = {"memory_bank": writer(b"bank"), "backbone": writer(b"net")}
+    twin = write_bundle(tmp_path / "twin", {**CONTENTS, "name": "twin"}, files)
+    other = write_bundle(tmp_path / "other", CONTENTS, {**files, "backbone": writer(b"NET")})
+    assert twin.fingerprint == bundle.fingerprint
+    assert other.fingerprint != bundle.fingerprint
+
+
+def test_a_folder_without_a_bundle_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no trained bundle here; run `cvad train`"):
+        read_bundle(tmp_path)
+
+
+def test_a_newer_schema_is_refused(bundle: Bundle) -> None:
+    edit_manifest(bundle, schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(BundleError, match=rf"schema version {SCHEMA_VERSION + 1}.*upgrade cvad"):
+        read_bundle(bundle.folder)
+
+
+def test_a_changed_file_is_refused(bundle: Bundle) -> None:
+    bundle.file("backbone").write_bytes(b"nut")
+    with pytest.raises(BundleError, match=r"backbone-\w+\.safetensors: has changed since it was trained"):
+        read_bundle(bundle.folder)
+
+
+def test_a_missing_file_is_refused(bundle: Bundle) -> None:
+    bundle.file("backbone").unlink()
+    with pytest.raises(BundleError, match=r"backbone-\w+\.safetensors is missing"):
+        read_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/file", ""])
+def test_a_file_name_that_leaves_the_folder_is_refused(bundle: Bundle, name: str) -> None:
+    edit_manifest(bundle, files={"memory_bank": {"name": name, "sha256": "0"}})
+    with pytest.raises(BundleError, match="is not the name of a file in this folder"):
+        read_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "cannot be read as JSON"), ("[]", "has no schema_version"), ('{"schema_version": 1}', "names no files")],
+)
+def test_a_damaged_manifest_is_refused(bundle: Bundle, text: str, message: str) -> None:
+    (bundle.folder / MANIFEST_NAME).write_text(text)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(bundle.folder)
+
+
+def test_an_unknown_role_names_those_there_are(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="names no 'index' file; it holds memory_bank, backbone"):
+        bundle.file("index")
