@@ -143,7 +143,7 @@ def test_features_beyond_the_memory_bound_are_merged_from_chunks(
     tight = ("--set", "train.max_memory=1MB")
     result = cvad("train", "-c", small_config, *tight, "--json")
     details = json.loads(result.stdout)["details"]
-    assert details["coreset"] == "greedy in chunks, merged"
+    assert details["coreset"].startswith("greedy in chunks")
     assert details["memory_bank"][0] == int(12 * 16 * 16 * 0.05)
     assert cvad("evaluate", "-c", small_config, "-q").exit_code == 0
     difference = metrics_of(small_config)["image"]["auroc"] - metrics_of(trained)["image"]["auroc"]

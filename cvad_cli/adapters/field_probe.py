@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cvad_cli.core.receptive_field.effective import EffectiveField
-from cvad_cli.core.receptive_field.graph import Box
+from cvad_cli.core.receptive_field.graph import EMPTY, Box
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ def exact_support(
 
     blank = torch.full((1, subject.channels, *image_size), 0.5, device=subject.device)
     with _watched(subject.model), torch.inference_mode(), _exact_interpolation():
-        if not bool(torch.isfinite(subject(blank)).all()):
-            raise ModelError(
-                f"{type(subject.model).__name__}: gives infinite or NaN values on a gray picture; its weights are broken"
-            )
+        if bool(subject(blank).isnan().any()):
+            raise ModelError(f"{subject.name}: gives NaN on a gray picture, unpainted; its weights are broken")
         boxes = []
         for at, cell in enumerate(cells):
             reached = _Painter(subject, blank, cell).reaches
@@ -124,7 +122,7 @@ _ALL: Final = slice(None)
 def _confirmed(reaches: Reaches, box: Box, image_size: tuple[int, int]) -> bool:
     """True if the box holds all that the cell depends on, and none of its border lines could be left out."""
     rows, cols = slice(box.top, box.bottom + 1), slice(box.left, box.right + 1)
-    if box.bottom < box.top or box.right < box.left:
+    if box == EMPTY:
         return not reaches(_ALL, _ALL)
     lines = [(slice(at, at + 1), _ALL) for at in {box.top, box.bottom}]
     lines += [(_ALL, slice(at, at + 1)) for at in {box.left, box.right}]
@@ -135,7 +133,7 @@ def _confirmed(reaches: Reaches, box: Box, image_size: tuple[int, int]) -> bool:
 def _searched(reaches: Reaches, image_size: tuple[int, int]) -> Box:
     """The box by bisection: from each border, how far in one can paint before the cell notices."""
     if not reaches(_ALL, _ALL):
-        return Box(0, 0, -1, -1)
+        return EMPTY
     h, w = image_size
     top = _bisected(h, lambda depth: reaches(slice(0, depth), _ALL))
     bottom = _bisected(h, lambda depth: reaches(slice(h - depth, h), _ALL))
@@ -204,9 +202,7 @@ def effective_fields(
             )
             found = subject(picture)
             if not found.requires_grad:
-                raise ModelError(
-                    f"{type(subject.model).__name__}: its forward switches gradients off; probe the network inside it"
-                )
+                raise ModelError(f"{subject.name}: its forward switches gradients off; probe the network inside it")
             for at, (row, col) in enumerate(cells):
                 signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)
                 signal = (found[0, :, row, col] * signs).sum()
@@ -215,8 +211,6 @@ def effective_fields(
     totals = energies.sum(axis=(1, 2))
     if not (totals > 0).all():
         dead = cells[int(np.argmin(totals))]
-        raise ModelError(
-            f"{type(subject.model).__name__}: no gradient reaches the picture from cell {dead}; try other images"
-        )
+        raise ModelError(f"{subject.name}: no gradient reaches the picture from cell {dead}; try other images")
     shares = energies / totals[:, None, None]
     return [EffectiveField((cell[0], cell[1]), share, len(images)) for cell, share in zip(cells, shares, strict=True)]

@@ -44,7 +44,7 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
     gathering = gather_features(model, stream, device=device, max_bytes=budget.max_bytes, reporter=reporter)
     with gathering as features:
         plan = plan_calibration(settings.calibration, len(features.values), seed=settings.seed)
-        bank, radius, held_out = _fit_and_hold_out(features, plan, settings, device, reporter)
+        bank, held_out = _fit_and_hold_out(features, plan, settings, device, reporter)
         patches, grid = int(np.prod(features.values.shape[:2])), features.grid
     description = {
         "name": "patchcore",
@@ -57,38 +57,38 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
     return FittedModel(
         kind="patchcore",
         description=description,
-        writers=_writers(backbone, bank),
+        writers=_writers(backbone, bank.features),
         weights=backbone.weights,
         held_out=tuple(held_out),
         used=len(records) - len(stream.skipped),
         skipped=tuple(stream.skipped),
         details={
-            "memory_bank": list(bank.shape),
+            "memory_bank": list(bank.features.shape),
             "patches": patches,
-            "covering_radius": radius,
-            "coreset": "greedy, exact" if radius is not None else "greedy in chunks, merged",
+            "covering_radius": bank.radius,
+            "coreset": bank.how,
         },
     )
 
 
 def _fit_and_hold_out(
     features: PatchFeatures, plan: CalibrationPlan, settings: RunConfig, device: str, reporter: Reporter
-) -> tuple[np.ndarray, float | None, list[tuple[np.ndarray, np.ndarray]]]:
-    """The final bank and its radius, and for each fold the scores of its held-out images."""
+) -> tuple[Bank, list[tuple[np.ndarray, np.ndarray]]]:
+    """The final bank, and for each fold the scores of its held-out images."""
     budget, side = CoresetBudget.of(settings), settings.data.image_size
     rng = np.random.default_rng([settings.seed, 1])
     patches = features.values.shape[1]
     with reporter.stage("Selecting the coreset", bank_rows(len(plan.final) * patches, budget.ratio)) as advance:
-        bank, radius = build_bank(features, plan.final, budget, rng=rng, device=device, advance=advance)
+        bank = build_bank(features, plan.final, budget, rng=rng, device=device, advance=advance)
     held_out = []
     with reporter.stage("Calibrating the threshold", sum(len(held) for _, held in plan.folds)) as advance:
         for kept, held in plan.folds:
             fold_bank = bank
             if kept is not plan.final:
-                fold_bank, _ = build_bank(features, kept, budget, rng=rng, device=device, advance=lambda _steps: None)
-            judge = HeldOutJudge(fold_bank, budget.num_neighbors, (side, side), device)
+                fold_bank = build_bank(features, kept, budget, rng=rng, device=device, advance=lambda _steps: None)
+            judge = HeldOutJudge(fold_bank.features, budget.num_neighbors, (side, side), device)
             held_out.append(judge.score(features, held, advance))
-    return bank, radius, held_out
+    return bank, held_out
 
 
 def _writers(backbone: Backbone, bank: np.ndarray) -> dict[str, tuple[str, Callable[[Path], None]]]:
@@ -111,6 +111,17 @@ class PatchFeatures:
     grid: tuple[int, int]
     in_memory: bool
     """False: `values` is mapped from a temporary file, because it is larger than `train.max_memory` allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """A memory bank and what is known of how well it covers the patches it stands for."""
+
+    features: np.ndarray
+    """float32 (m, d)."""
+    radius: float
+    """No patch is farther than this from its nearest member: exact, or a bound where the coreset was merged."""
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +172,8 @@ def build_bank(
     rng: np.random.Generator,
     device: str,
     advance: Callable[[int], None],
-) -> tuple[np.ndarray, float | None]:
-    """The coreset of the patches of `images` (indices): float32 (m, d), and its covering radius where it is known.
+) -> Bank:
+    """The coreset of the patches of `images` (indices).
 
     In memory the greedy choice is exact; beyond `train.max_memory` it is built chunk by chunk and merged.
     """
@@ -170,18 +181,17 @@ def build_bank(
     keep = bank_rows(len(images) * patches, budget.ratio)
     if features.in_memory:
         everything = len(images) == len(features.values)
-        chosen = features.values if everything else features.values[images]
-        flat = chosen.reshape(-1, channels)
+        flat = (features.values if everything else features.values[images]).reshape(-1, channels)
         coreset = k_center_greedy(_on_device(flat, device), keep, rng=rng, advance=advance)
-        return flat[coreset.rows], coreset.radius
-    rows_at_once = max(keep, budget.max_bytes // (4 * channels * 4))
+        return Bank(flat[coreset.rows], coreset.radius, "exact greedy")
+    rows_at_once = max(2 * keep, int(budget.max_bytes / (WORKING_COPIES * channels * 4)))
     step = max(1, rows_at_once // patches)
-    merged = ChunkedCoreset(keep, chunk_rows=rows_at_once, rng=rng)
+    chunked = ChunkedCoreset(keep, rows_at_once, rng=rng)
     for start in range(0, len(images), step):
-        merged.add(np.ascontiguousarray(features.values[images[start : start + step]]).reshape(-1, channels))
-    result = merged.result()
+        chunked.add(np.ascontiguousarray(features.values[images[start : start + step]]).reshape(-1, channels))
+    merged = chunked.result()
     advance(keep)
-    return np.asarray(result), None
+    return Bank(np.asarray(merged.features), merged.radius_bound, f"greedy in chunks, {merged.merges} merges")
 
 
 def bank_rows(patches: int, ratio: float) -> int:

@@ -7,13 +7,26 @@ from typing import Final
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS
 from cvad_cli.adapters.sample_data import write_sample_dataset
-from cvad_cli.config.schema import DataConfig, EvaluationConfig, ModelConfig, OutputConfig, RunConfig
+from cvad_cli.config.schema import (
+    CalibrationConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OutputConfig,
+    RunConfig,
+)
 from cvad_cli.ports import Reporter
 
 CATEGORIES: Final = ("grid", "leather", "tile")
 TRAIN_IMAGES: Final = 40
 GOOD_TEST_IMAGES: Final = 20
 IMAGES_PER_DEFECT: Final = 4
+FALSE_ALARM_RATE: Final = 0.05
+"""What 40 good images can promise: no less than 1 / 41."""
+
+BACKBONE: Final = "resnet10t"
+LAYERS: Final = ("layer1", "layer2")
+"""Shallow, so that random weights still keep the picture's local structure; deep random networks lose it."""
 
 PLAIN_WORDS: Final = (
     "random, seeded: this demo needs no pretrained network and no internet, so its figures show the tool at work, "
@@ -47,7 +60,8 @@ def _config(folder: Path, category: str, seed: int) -> RunConfig:
         name=category,
         seed=seed,
         data=DataConfig(root=str(folder / "data"), category=category),
-        model=ModelConfig(weights=RANDOM_WEIGHTS),
+        model=ModelConfig(backbone=BACKBONE, layers=LAYERS, weights=RANDOM_WEIGHTS, coreset_ratio=0.02),
+        calibration=CalibrationConfig(false_alarm_rate=FALSE_ALARM_RATE),
         evaluation=EvaluationConfig(pictures=12),
         output=OutputConfig(root=str(folder)),
     )

@@ -46,7 +46,8 @@ def rule_for(call: Call, target: Any) -> Callable[[Call], Map]:
     """
     import torch
 
-    if call.op in RULES and "other" not in call.args:  # max of a map is a rule's; max of two maps is not
+    of_two_maps = call.op in {"max", "min"} and "other" in call.args
+    if call.op in RULES and not of_two_maps:
         return RULES[call.op]
     plain = getattr(torch.ops.aten, call.op, None)  # the tag is on the variant that does not write in place
     overloads = [target, *(getattr(plain, name) for name in (plain.overloads() if plain else ()))]

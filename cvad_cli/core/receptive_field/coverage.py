@@ -67,7 +67,7 @@ class View:
         if side > min(self.original_size):
             return 0
         rows, cols = _per_axis(
-            lambda r, j, n, s: 1 if r >= n <= j else max(_floor((r - side / s) / j), 0),
+            lambda r, j, n, s: 1 if r >= n <= j else min(max(_floor((r - side / s) / j), 0), _floor(n / j)),
             *(self.field_px, self.jump_px, self.image_size, self.scale),
         )
         return int(rows * cols)

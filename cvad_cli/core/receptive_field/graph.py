@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -65,6 +65,10 @@ class Box:
     right: int
 
 
+EMPTY: Final = Box(0, 0, -1, -1)
+"""What a cell sees that lies in the padding altogether."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerField:
     """One map's receptive field. `h` and `w` leave whole-image branches out where a local path exists."""
@@ -83,12 +87,39 @@ class LayerField:
     def box(self, row: int, col: int) -> Box:
         """Exactly the part of the picture that the cell depends on: the hull, with borders and whole-image branches."""
         (top, bottom), (left, right) = self.seen_h[row].tolist(), self.seen_w[col].tolist()
-        return Box(top, left, bottom, right)
+        return Box(top, left, bottom, right) if top <= bottom and left <= right else EMPTY
 
     @property
     def centre(self) -> tuple[int, int]:
         """Row and column of the cell in the middle."""
         return self.layer.size[0] // 2, self.layer.size[1] // 2
+
+    def nearest(self, row: float, col: float) -> tuple[int, int]:
+        """The cell whose field is centred nearest to a pixel."""
+        at = zip((self.h, self.w), self.layer.size, (row, col), strict=True)
+        rows, cols = (int(np.abs(f.offset + f.jump * np.arange(n) - middle).argmin()) for f, n, middle in at)
+        return rows, cols
+
+    def row(self) -> dict[str, Any]:
+        """What a table of layers shows: pairs are (h, w), lengths in pixels of the network's input."""
+        steps = self.widest.steps if self.widest else ()
+        windows = [step for step in steps if isinstance(step, Window)]
+        named: dict[str, list[Any]] = {
+            "kernel": [w.kernel for w in windows],
+            "stride": [w.stride for w in windows],
+            "padding": [[w.padding, w.after] for w in windows],
+            "dilation": [w.dilation for w in windows],
+        }
+        return {
+            "name": self.layer.name,
+            "kind": self.layer.kind,
+            **{key: values if len(values) == 2 else None for key, values in named.items()},
+            "jump": [self.h.jump, self.w.jump],
+            "field": [self.h.size, self.w.size],
+            "offset": [self.h.offset, self.w.offset],
+            "map": list(self.layer.size),
+            "whole_image_because": self.whole_image_because or None,
+        }
 
 
 def analyse(graph: Graph) -> dict[str, LayerField]:
@@ -108,15 +139,17 @@ def analyse(graph: Graph) -> dict[str, LayerField]:
     return fields
 
 
-def widest_path(fields: Mapping[str, LayerField], name: str, axis: Axis = 0) -> tuple[Window, ...] | None:
-    """The windows from the picture to map `name` along the furthest-reaching branches; None past an interpolation."""
-    windows: list[Window] = []
+def widest_path(fields: Mapping[str, LayerField], name: str, axis: Axis = 0) -> list[tuple[str, Step]]:
+    """Layers and steps from the picture to map `name` along the furthest-reaching local branches.
+
+    Sums of branches and other steps that read one cell in place are left out. Where all steps are windows,
+    `steps.closed_form` of them gives the field's size; an interpolation has no place in that formula.
+    """
+    path: list[tuple[str, Step]] = []
     while (edge := fields[name].widest) is not None:
-        step = edge.steps[axis]
-        if not isinstance(step, Window):
-            return None
-        windows, name = [step, *windows], edge.parent
-    return tuple(w for w in windows if w != SAME)
+        path.append((name, edge.steps[axis]))
+        name = edge.parent
+    return [(layer, step) for layer, step in reversed(path) if step != SAME]
 
 
 def _why(edge: Edge, layer: Layer, reasons: Mapping[str, str]) -> str:

@@ -19,12 +19,16 @@ from cvad_cli.core.textures.canvas import SIDE, Canvas
 from cvad_cli.core.textures.lighting import Lamp, Surface, photograph
 
 NOTICEABLE: Final = 9.0
-"""Grey levels, in any channel, from which on a changed pixel belongs to the mask: some four times the camera's noise."""
+"""From this change on, in grey levels of any channel, a pixel belongs to the mask: some four times the noise."""
 
 GAP_UNITS: Final = 5.0
-"""Gaps in a mask up to about this many 256ths of the picture are closed; holes are filled."""
+"""Gaps in a mask up to about this many 256ths of the picture are closed."""
 
-SMALLEST_PX: Final = 32
+LINES: Final = frozenset({"crack", "cut", "thread"})
+"""Defects that may run around good surface. In the masks of the others holes are filled."""
+
+SMALLEST_PX: Final = 64
+"""Below that, the wires of the grid are thinner than the pixels."""
 
 Draw = Callable[[Canvas, np.random.Generator], Any]
 Spoil = Callable[[Any, np.random.Generator], Surface]
@@ -91,10 +95,10 @@ def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> np.
 def defective_texture(
     category: str, defect_type: str, *, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture that `normal_texture` would give from the same `rng`, spoilt: uint8 (size, size, 3), bool (size, size).
+    """The picture that `normal_texture` gives from an equal `rng`, with a defect, and the mask of what that changed.
 
-    Outside the mask no pixel is changed noticeably. Raises ValueError for an unknown category or defect type, or a size
-    under `SMALLEST_PX`.
+    uint8 (size, size, 3) RGB and bool (size, size); outside the mask no pixel differs by `NOTICEABLE` and a level
+    more. Raises ValueError for an unknown category or defect type, or a size under `SMALLEST_PX`.
     """
     return _picture(category, defect_type, size, rng)
 
@@ -111,7 +115,7 @@ def _picture(
     if defect_type is not None:
         image = lamp.shine(texture.defects[defect_type](part, defect_rng))
     grain = grain_rng.standard_normal(clean.shape, np.float32) * np.float32(lamp.noise)
-    return photograph(image, grain), _changed(clean, image)
+    return photograph(image, grain), _changed(clean, image, fill=defect_type not in LINES)
 
 
 def _known(category: str, defect_type: str | None, size: int) -> _Texture:
@@ -125,15 +129,16 @@ def _known(category: str, defect_type: str | None, size: int) -> _Texture:
     return _TEXTURES[category]
 
 
-def _changed(clean: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Where two pictures differ noticeably, closed and filled: bool (h, w)."""
+def _changed(clean: np.ndarray, image: np.ndarray, *, fill: bool) -> np.ndarray:
+    """Where two pictures differ noticeably, with gaps closed and, where `fill` says so, holes filled: bool (h, w)."""
     from scipy import ndimage
 
-    differs = np.abs(np.clip(image, 0, 255) - np.clip(clean, 0, 255)).max(axis=2) >= NOTICEABLE
-    mask = np.zeros_like(differs)
+    change: np.ndarray = np.abs(np.clip(image, 0.0, 255.0) - np.clip(clean, 0.0, 255.0)).max(axis=2)
+    differs = change >= NOTICEABLE
+    mask = np.zeros(differs.shape, dtype=bool)
     reach = max(1, round(0.5 * GAP_UNITS * differs.shape[0] / SIDE))
     for box in ndimage.find_objects(differs.astype(np.int8)):
-        padded = np.pad(differs[box], reach)
-        closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=reach))
-        mask[box] = closed[reach:-reach, reach:-reach]
+        closed = ndimage.binary_closing(np.pad(differs[box], reach), iterations=reach)
+        whole = ndimage.binary_fill_holes(closed) if fill else closed
+        mask[box] = whole[reach:-reach, reach:-reach]
     return mask

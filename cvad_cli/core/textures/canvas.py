@@ -18,6 +18,9 @@ SIDE: Final = 256.0
 FAR: Final = 1e3
 """A distance larger than any inside the picture."""
 
+_REACH: Final = 4
+"""Standard deviations at which the Gaussian of `Canvas.noise` is cut."""
+
 Point = tuple[float, float]
 
 
@@ -42,17 +45,20 @@ class Canvas:
         """Units a pixel."""
         return SIDE / self.size
 
+    def edge(self, values: np.ndarray, softness: float) -> np.ndarray:
+        """`step`, never sharper than the pixels can show: at small sizes thin things fade, they do not vanish."""
+        return step(values, max(softness, 1.3 * self.pixel))
+
     def noise(self, grain: float, rng: np.random.Generator, *, stretch: float = 1.0) -> np.ndarray:
         """Smooth Gaussian noise of mean 0 and variance 1 everywhere: float32 (h, w).
 
         White noise on a lattice of `grain` units, blurred by a Gaussian of the same width; `stretch` widens the grain
-        along x. The blur's rows have unit L2 norm, which makes the variance 1 up to the borders.
+        along x. The blur's weights have unit L2 norm, which makes the variance 1 up to the borders.
         """
-        across = _blur(self.x.ravel(), grain * stretch)
-        down = _blur(self.y.ravel(), grain)
-        white = rng.standard_normal((down.shape[1], across.shape[1]), np.float32)
-        field: np.ndarray = down @ white @ across.T
-        return field
+        shape = [math.ceil(SIDE / width) + 2 * _REACH + 1 for width in (grain, grain * stretch)]
+        white = rng.standard_normal(shape, np.float32)
+        across = _blur(white.T, self.x.ravel(), grain * stretch).T
+        return _blur(across, self.y.ravel(), grain)
 
     def turned(self, centre: Point, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (h, w) along and across an axis at `angle` (radians, clockwise) through `centre`."""
@@ -60,12 +66,19 @@ class Canvas:
         return right * math.cos(angle) + down * math.sin(angle), down * math.cos(angle) - right * math.sin(angle)
 
 
-def _blur(positions: np.ndarray, grain: float) -> np.ndarray:
-    """Gaussian weights (pixels, lattice points), each row of unit L2 norm."""
-    lattice = np.arange(-4, math.ceil(SIDE / grain) + 5) * grain
-    weights = np.exp(-0.5 * ((positions[:, None] - lattice.astype(np.float32)) / grain) ** 2)
-    scaled: np.ndarray = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    return scaled
+def _blur(lattice: np.ndarray, places: np.ndarray, grain: float) -> np.ndarray:
+    """Values (n, m) at rows of `grain` units, the first at -`_REACH`, seen through a Gaussian at `places` (h,): (h, m).
+
+    Tap by tap and not as one matrix product: a picture is too small for BLAS's threads to pay for their start.
+    """
+    below = np.floor(places / grain)
+    taps = np.arange(2 * _REACH + 2, dtype=np.float32)
+    weights = np.exp(-0.5 * ((places / grain - below)[:, None] + _REACH - taps) ** 2)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    seen = np.zeros((places.size, lattice.shape[1]), np.float32)
+    for tap, weight in enumerate(weights.T):
+        seen += weight[:, None] * lattice[below.astype(np.intp) + tap]
+    return seen
 
 
 def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
@@ -74,12 +87,13 @@ def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) 
     Half of Worley's F2 - F1: 0 on a border, widest where borders meet. One seed lies somewhere in each square of side
     `pitch`, so that the two nearest are, but for rare slivers, in the 9 squares around a place.
     """
-    column, row = np.floor(x / pitch).astype(np.intp), np.floor(y / pitch).astype(np.intp)
-    left, top = int(column.min()) - 1, int(row.min()) - 1
-    rows, columns = int(row.max()) - top + 2, int(column.max()) - left + 2
-    seeds = rng.uniform(0.08, 0.92, (2, rows, columns)) + np.mgrid[top : top + rows, left : left + columns]
+    # A turned and bent picture stays within this many squares of the origin, whatever its size in pixels.
+    reach = math.ceil(2.0 * SIDE / pitch)
+    columns = 2 * reach + 1
+    seeds = rng.uniform(0.08, 0.92, (2, columns, columns)) + np.mgrid[-reach : reach + 1, -reach : reach + 1]
     seed_y, seed_x = (axis.astype(np.float32).ravel() * np.float32(pitch) for axis in seeds)
-    square = (row - top) * columns + (column - left)
+    column, row = (np.floor(axis / np.float32(pitch)).astype(np.intp) + reach for axis in (x, y))
+    square = row * columns + column
     nearest, second = np.full(x.shape, FAR**2, np.float32), np.full(x.shape, FAR**2, np.float32)
     for offset in (down * columns + right for down in (-1, 0, 1) for right in (-1, 0, 1)):
         index = square + offset
@@ -147,10 +161,10 @@ def stroke(x: np.ndarray, y: np.ndarray, points: np.ndarray, *, reach: float) ->
     px, py = x.ravel()[near], y.ravel()[near]
     best = np.full(near.size, FAR**2, np.float32)
     progress, sign = np.zeros_like(best), np.ones_like(best)
-    steps = np.diff(points, axis=0).astype(np.float32)
+    starts, steps = points[:-1].astype(np.float32), np.diff(points, axis=0).astype(np.float32)
     lengths = np.maximum(np.hypot(steps[:, 0], steps[:, 1]), 1e-6)
     ends = np.concatenate([[0.0], np.cumsum(lengths)])
-    for (x0, y0), (dx, dy), length, done in zip(points.astype(np.float32), steps, lengths, ends[:-1], strict=False):
+    for (x0, y0), (dx, dy), length, done in zip(starts, steps, lengths, ends[:-1], strict=True):
         share = np.clip(((px - x0) * dx + (py - y0) * dy) / length**2, 0.0, 1.0)
         right, down = px - x0 - share * dx, py - y0 - share * dy
         squared = right * right + down * down

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvad_cli.core.textures.canvas import FAR, Canvas, Outline, any_angle, centred, somewhere, step, stroke, wander
+from cvad_cli.core.textures.canvas import Canvas, Outline, any_angle, centred, somewhere, step, stroke, wander
 from cvad_cli.core.textures.lighting import Surface
 
 
@@ -58,8 +58,7 @@ class Mesh:
         for gap in gaps:
             distances += [stroke(self.u, self.v, piece, reach=reach).distance for piece in gap.pieces]
         nearest = np.minimum.reduce(distances)
-        pixel = self.canvas.pixel
-        cover = step(self.thickness - nearest, max(1.2 * pixel, 0.9))
+        cover = self.canvas.edge(self.thickness - nearest, 0.9)
         ground = self.ground * (1.0 - 0.22 * np.exp(-np.maximum(nearest - self.thickness, 0.0) / 2.0))
         core = 1.0 - 0.28 * step(nearest - 0.55 * self.thickness, 1.2)
         albedo = ground + cover * (self.metal * core - ground)
@@ -78,12 +77,12 @@ class Mesh:
 
 def mesh(canvas: Canvas, rng: np.random.Generator) -> Mesh:
     """A clean mesh: phase, pitch, slant, wire and tones of its own."""
-    angle = math.radians(rng.uniform(-9.0, 9.0))
+    angle = math.radians(rng.uniform(-6.0, 6.0))
     u, v = canvas.turned(somewhere(rng, margin=40.0), angle)
-    u = u + rng.uniform(-0.25, 0.25) * v + 0.7 * canvas.noise(55.0, rng)
+    u = u + rng.uniform(-0.15, 0.15) * v + 0.7 * canvas.noise(55.0, rng)
     v = v + 0.5 * canvas.noise(55.0, rng)
     scale = rng.uniform(0.93, 1.07)
-    light, dark = rng.uniform(150.0, 188.0), rng.uniform(62.0, 82.0)
+    light, dark = rng.uniform(156.0, 182.0), rng.uniform(65.0, 79.0)
     ground = light * (1.0 + 0.035 * canvas.noise(45.0, rng))
     metal = dark * (1.0 + 0.07 * canvas.noise(3.0, rng) + 0.05 * canvas.noise(30.0, rng))
     return Mesh(canvas, u, v, 37.0 * scale, 10.6 * scale, rng.uniform(1.9, 2.2) * scale, ground, metal)
@@ -152,7 +151,8 @@ def glue(part: Mesh, rng: np.random.Generator) -> Surface:
     depth = outline.depth(canvas, rng)
     inside = step(depth, 2.0)
     blurred = gaussian_filter(clean.albedo[..., 0], 1.6 / canvas.pixel)
-    cloud = (1.0 - (haze := rng.uniform(0.3, 0.7))) * blurred + haze * rng.uniform(95.0, 135.0)
+    haze = rng.uniform(0.3, 0.7)
+    cloud = (1.0 - haze) * blurred + haze * rng.uniform(95.0, 135.0)
     rim = np.exp(-((depth / 1.5) ** 2))
     dome = 5.0 * np.sqrt(np.clip(depth / outline.radius, 0.0, 1.0))
     surface = clean.painted(inside * rng.uniform(0.6, 0.9), cloud[..., None]).tinted(rim, (0.72,))
@@ -171,7 +171,7 @@ def metal_contamination(part: Mesh, rng: np.random.Generator) -> Surface:
     else:
         width = rng.uniform(4.5, 8.0)
         depth = Outline(place, width, rng.uniform(1.0, 2.2), any_angle(rng), 0.22).depth(canvas, rng)
-    cover = step(depth, 1.3)
+    cover = canvas.edge(depth, 1.3)
     shine = rng.uniform(95.0, 165.0) * (1.0 + 0.38 * canvas.noise(2.5, rng))
     round_back = 2.2 * np.sqrt(np.clip(depth / width, 0.0, 1.0))
     flat = replace(clean.painted(cover, np.clip(shine, 30.0, 250.0)[..., None]), height=clean.height * (1.0 - cover))
@@ -194,7 +194,7 @@ def thread(part: Mesh, rng: np.random.Generator) -> Surface:
         path = path + rng.normal(0.0, 4.0, 2) * tangled
         width = rng.uniform(0.45, 0.9) if tangled else rng.uniform(1.0, 1.6)
         distance = stroke(canvas.x, canvas.y, path, reach=4.0).distance
-        hair = step(width - np.minimum(distance, FAR), max(1.2 * canvas.pixel, 1.0))
+        hair = canvas.edge(width - distance, 1.0)
         surface = surface.painted(hair * rng.uniform(0.6, 0.95), (tone,))
     return surface
 

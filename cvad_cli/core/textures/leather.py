@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from cvad_cli.core.textures.canvas import (
-    SIDE,
     Canvas,
     Outline,
     any_angle,
@@ -27,7 +26,7 @@ _CREASES = ((40.0, 1.7, 2.3), (34.0, 1.5, 2.0), (20.0, 1.0, 1.5))
 
 
 def hide(canvas: Canvas, rng: np.random.Generator) -> Surface:
-    """A clean hide: three generations of creases, domed pebbles between them, pores, and a brown of its own."""
+    """A clean hide: three generations of creases, pebbles between them, pores, and a brown of its own."""
     along, across = canvas.turned((0.0, 0.0), rng.uniform(-0.4, 0.4))
     height = 0.30 * canvas.noise(7.0, rng) + 0.07 * canvas.noise(1.6, rng)
     dirt = np.zeros_like(height)
@@ -45,16 +44,15 @@ def hide(canvas: Canvas, rng: np.random.Generator) -> Surface:
 
 
 def color(part: Surface, rng: np.random.Generator) -> Surface:
-    """A stain of bluish gray or red that has soaked in, patchily."""
+    """A patchy stain: bluish chalk that lies on the hide, dark ink or red dye that has soaked in."""
     canvas = part.canvas
     outline = Outline(somewhere(rng, margin=40.0), rng.uniform(11.0, 24.0), rng.uniform(1.0, 3.0), any_angle(rng), 0.22)
     patchy = np.clip(0.75 + 0.25 * canvas.noise(5.0, rng), 0.2, 1.0)
     cover = step(outline.depth(canvas, rng), 7.0) * patchy * rng.uniform(0.55, 0.9)
-    if rng.random() < 0.5:
-        return (
-            part.painted(cover, (104.0, 110.0, 112.0)) if rng.random() < 0.7 else part.tinted(cover, (0.5, 0.6, 0.75))
-        )
-    return part.tinted(cover, (0.98, 0.48, 0.42))
+    kind = rng.choice(["chalk", "ink", "dye"], p=[0.35, 0.15, 0.5])
+    if kind == "chalk":
+        return part.painted(cover, (104.0, 110.0, 112.0))
+    return part.tinted(cover, (0.5, 0.6, 0.75) if kind == "ink" else (0.98, 0.48, 0.42))
 
 
 def cut(part: Surface, rng: np.random.Generator) -> Surface:
@@ -65,7 +63,7 @@ def cut(part: Surface, rng: np.random.Generator) -> Surface:
     curve = stroke(canvas.x, canvas.y, path, reach=14.0)
     open_at = rng.uniform(0.3, 0.8)
     width = rng.uniform(0.8, 2.6) * (0.35 + 0.65 * np.exp(-(((curve.progress - open_at) / 0.22) ** 2)))
-    gap = step(width - curve.distance, 1.2)
+    gap = canvas.edge(width - curve.distance, 1.2)
     lips = 1.1 * np.exp(-(((curve.distance - width - 1.4) / 1.5) ** 2))
     surface = part.raised(lips - 1.2 * gap).painted(gap, (26.0, 19.0, 18.0))
     if rng.random() < 0.6:
@@ -78,8 +76,9 @@ def fold(part: Surface, rng: np.random.Generator) -> Surface:
     """A ridge that a fold has left, with small wrinkles along it."""
     canvas = part.canvas
     place = somewhere(rng, margin=70.0)
-    across_the_light = math.radians(rng.uniform(-90.0, 10.0))
-    path = centred(wander(place, across_the_light, rng.uniform(70.0, 150.0), 0.08, rng), place)
+    # A ridge along the light would cast no shade.
+    heading = math.radians(rng.uniform(-90.0, 10.0))
+    path = centred(wander(place, heading, rng.uniform(70.0, 150.0), 0.08, rng), place)
     curve = stroke(canvas.x, canvas.y, path, reach=40.0)
     taper = np.clip(4.0 * curve.progress * (1.0 - curve.progress), 0.0, 1.0) ** 0.7
     width = rng.uniform(4.5, 9.0)
@@ -98,11 +97,9 @@ def glue(part: Surface, rng: np.random.Generator) -> Surface:
     share = np.clip(depth / outline.radius, 0.0, 1.0)
     dome = 0.55 * outline.radius * np.sqrt(1.0 - (1.0 - share) ** 2)
     warm = part.tinted(inside, (1.2, 1.08, 0.9)).tinted(inside * np.exp(-((share / 0.12) ** 2)), (0.6, 0.55, 0.5))
-    shadow = step(depth + 3.0, 6.0) - inside
-    lens = replace(warm, height=part.height * (1.0 - 0.75 * inside)).tinted(
-        np.clip(shadow, 0.0, 1.0), (0.7, 0.68, 0.66)
-    )
-    return lens.raised(0.42 * dome).polished(inside * rng.uniform(110.0, 190.0))
+    shadow = np.clip(step(depth + 3.0, 6.0) - inside, 0.0, 1.0)
+    flat = replace(warm.tinted(shadow, (0.7, 0.68, 0.66)), height=part.height * (1.0 - 0.75 * inside))
+    return flat.raised(0.42 * dome).polished(inside * rng.uniform(110.0, 190.0))
 
 
 def poke(part: Surface, rng: np.random.Generator) -> Surface:
@@ -112,7 +109,7 @@ def poke(part: Surface, rng: np.random.Generator) -> Surface:
     depth = Outline(somewhere(rng, margin=28.0), radius, rng.uniform(1.0, 1.7), any_angle(rng), 0.16).depth(canvas, rng)
     share = np.clip(1.0 - depth / radius, 0.0, 3.0)
     dent = -rng.uniform(2.0, 3.8) * np.exp(-((share / 0.8) ** 2)) + 0.5 * np.exp(-(((share - 1.5) / 0.35) ** 2))
-    hole = step(depth - radius * rng.uniform(0.35, 0.75), 2.0)
+    hole = canvas.edge(depth - radius * rng.uniform(0.35, 0.75), 2.0)
     torn = np.exp(-(((depth - 0.3 * radius) / 1.0) ** 2)) * step(canvas.noise(4.0, rng) - rng.uniform(0.4, 1.4), 0.8)
     surface = part.raised(dent).tinted(step(depth, 5.0), (0.72, 0.7, 0.68))
     return surface.painted(hole * rng.uniform(0.5, 0.95), (30.0, 22.0, 20.0)).painted(torn, (200.0, 188.0, 165.0))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import numpy as np
 
 from cvad_cli.core.textures.canvas import Canvas, Outline, any_angle, centred, somewhere, step, stroke, wander
@@ -46,7 +43,7 @@ def crack(part: Surface, rng: np.random.Generator) -> Surface:
         half = width * (1.1 - curve.progress) * np.clip(1.0 + 0.35 * canvas.noise(6.0, rng), 0.4, 2.0)
         edge = np.exp(-(((curve.side - half - 1.0) / 0.8) ** 2))
         surface = surface.painted(0.6 * edge, (226.0, 222.0, 214.0))
-        surface = surface.painted(step(half - curve.distance + 0.2, 1.1), (22.0, 20.0, 20.0))
+        surface = surface.painted(canvas.edge(half - curve.distance + 0.2, 1.1), (22.0, 20.0, 20.0))
     return surface
 
 
@@ -65,7 +62,7 @@ def glue_strip(part: Surface, rng: np.random.Generator) -> Surface:
 
 
 def gray_stroke(part: Surface, rng: np.random.Generator) -> Surface:
-    """One stroke of a brush with gray paint, streaked along its way."""
+    """One stroke of a brush with bluish gray paint, streaked along its way."""
     canvas = part.canvas
     place = somewhere(rng, margin=60.0)
     path = centred(wander(place, any_angle(rng), rng.uniform(50.0, 110.0), 0.12, rng), place)
@@ -75,8 +72,8 @@ def gray_stroke(part: Surface, rng: np.random.Generator) -> Surface:
     bristles = np.interp(curve.side / width, lanes, np.clip(rng.normal(0.85, 0.22, lanes.size), 0.1, 1.0))
     dry = np.clip(1.15 - 0.6 * curve.progress + 0.2 * canvas.noise(6.0, rng), 0.0, 1.0)
     cover = step(width - curve.distance + 0.8 * canvas.noise(4.0, rng), 3.0) * bristles * dry
-    gray = rng.uniform(105.0, 150.0)
-    return part.painted(rng.uniform(0.5, 0.85) * cover, (gray, gray, gray))
+    gray = rng.uniform(100.0, 135.0) * np.array([0.95, 0.99, 1.06])
+    return part.painted(rng.uniform(0.6, 0.92) * cover, gray)
 
 
 def oil(part: Surface, rng: np.random.Generator) -> Surface:

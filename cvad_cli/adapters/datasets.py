@@ -1,0 +1,350 @@
+"""Data sets on disk -> records: the MVTec AD layout, and plain folders with an optional labels.csv.
+
+Nothing is decoded here. Names that begin with a dot and files without an image suffix are passed over; what looks like
+a mistake is an error that names it: an empty folder, a picture in both halves, a link or a path that leaves the data
+set's folder. Records come sorted by key.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+from cvad_cli.errors import DataError
+from cvad_cli.records import GOOD, Dataset, ImageRecord
+
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MVTEC_CATEGORIES: Final = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
+    *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+LABEL_COLUMNS: Final = ("path", "label", "split", "mask")
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """Where a data set of plain folders keeps what; every path is relative to its root."""
+
+    normal_dir: str = "train/good"
+    """Good pictures to learn from. May be absent where `labels` names them."""
+    abnormal_dirs: tuple[str, ...] = ()
+    """Each a folder of one defect type, or a folder with one subfolder a type; a subfolder `good` holds good parts."""
+    mask_dir: str | None = None
+    """Defect masks named as the picture's key, type/name or name, with or without `_mask`, in any image format."""
+    test_normal_dir: str | None = None
+    """Good pictures to be measured on."""
+    labels: str | None = None
+    """A CSV file of path, label and optionally split and mask, which adds to the folders and overrules them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A picture on its way to a record. `mask_names`: where a mask folder may hold its mask, best first, no suffix."""
+
+    key: str
+    kind: str
+    split: str
+    mask_names: tuple[str, ...] = ()
+    mask_path: Path | None = None
+
+
+def load_mvtec(root: Path, category: str) -> Dataset:
+    """List `root/category` in MVTec AD's layout: train/good, test/<type>, ground_truth/<type>/<name>_mask.png.
+
+    `root` may be the category's folder itself, with an empty category or one of the folder's name. Keys are relative
+    to the category's folder. Without test/ the test half is empty; a defect without a mask has none. Raises DataError.
+    """
+    home = _mvtec_home(root, category)
+    found = [_Found(key, GOOD, "train") for key in _keys(home, "train/good")]
+    for kind in _test_types(home):
+        keys = _keys(home, f"test/{kind}")
+        found += [_Found(key, _kind(kind), "test", (_stem(key, "test"),)) for key in keys]
+    masks = _masks(home, "ground_truth") if _is_folder(home / "ground_truth") else {}
+    return _dataset(category or home.resolve().name, home, found, masks)
+
+
+def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
+    """List the pictures of plain folders under `root`, then let the rows of `layout.labels` add and overrule.
+
+    Keys are relative to `root`. Raises DataError naming the folder, or the label file and its line.
+    """
+    _require_folder(root, "set data.root to the folder that holds the images")
+    rows = {} if layout.labels is None else _rows(root / layout.labels)
+    found = list(_folder_pictures(root, layout))
+    listed = {p.key: p for p in _labelled(root, rows, {p.key: p for p in found})}
+    masks = {} if layout.mask_dir is None else _masks(root, layout.mask_dir)
+    dataset = _dataset(name, root, [p for p in found if p.key not in listed] + [*listed.values()], masks)
+    defects = [record for record in dataset.test if not record.is_normal]
+    if masks and defects and all(record.mask_path is None for record in defects):
+        stem, folder = _stem(defects[0].key), f"{root / str(layout.mask_dir)}"
+        raise DataError(f"{folder}: none of its {len(masks)} masks fits an image; expected {folder}/{stem}_mask.png")
+    return dataset
+
+
+def fingerprint(records: Iterable[ImageRecord]) -> str:
+    """SHA-256 over key, type and content of pictures and masks, whatever the records' order or the data set's place.
+
+    Contents are hashed, not sizes or dates: 125 MB of grid take about 0.2 s. Raises DataError for an unreadable file.
+    """
+    whole = hashlib.sha256()
+    try:
+        for record in sorted(records, key=lambda record: record.key):
+            files = [record.path] if record.mask_path is None else [record.path, record.mask_path]
+            contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+            whole.update(("\0".join((record.key, record.defect_type, *contents)) + "\n").encode())
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+    return whole.hexdigest()
+
+
+def _mvtec_home(root: Path, category: str) -> Path:
+    """The folder that holds train/ and test/; a DataError that shows the way where there is none."""
+    if category and _is_folder(root / _relative(category, f"data.category {category!r}") / "train"):
+        return root / category
+    if category in {"", root.resolve().name} and _is_folder(root / "train"):
+        return root
+    known = category in MVTEC_CATEGORIES
+    remedy = "datasets/README.md tells how to get MVTec AD" if known else "set data.root and data.category"
+    _require_folder(root, remedy)
+    if category and _is_folder(root / category):
+        raise DataError(f"{root / category}: has no folder train/good, where the good training images belong")
+    there = [entry.name for entry in _entries(root) if _is_folder(entry / "train")]
+    near = difflib.get_close_matches(category, [*there, *MVTEC_CATEGORIES], n=1)
+    guess = f"; did you mean {near[0]!r}?" if near and near[0] != category else ""
+    raise DataError(f"{root}: no category {category!r} in it (there: {', '.join(there) or 'none'}){guess}; {remedy}")
+
+
+def _test_types(home: Path) -> list[str]:
+    """The defect types, and good, that have a folder in test/."""
+    entries = _entries(home / "test") if _is_folder(home / "test") else []
+    for entry in entries:
+        if _is_image_name(entry.name) and not _is_folder(entry):
+            raise DataError(f"{entry}: lies in no type's folder; move it to test/good or to a folder of its defect")
+    return [entry.name for entry in entries if _is_folder(entry) and not _is_hidden(entry.name)]
+
+
+def _folder_pictures(root: Path, layout: FolderLayout) -> Iterator[_Found]:
+    """What the folders say by themselves, without labels."""
+    if layout.labels is None or _is_folder(root / layout.normal_dir):
+        yield from (_Found(key, GOOD, "train") for key in _keys(root, layout.normal_dir))
+    if layout.test_normal_dir is not None:
+        yield from (_Found(key, GOOD, "test") for key in _keys(root, layout.test_normal_dir))
+    for folder in layout.abnormal_dirs:
+        yield from _abnormal_pictures(root, folder)
+
+
+def _abnormal_pictures(root: Path, folder: str) -> Iterator[_Found]:
+    """One folder of `abnormal_dirs`: its own name is the type, or each subfolder's is."""
+    kind = PurePosixPath(folder).name
+    keys = _keys(root, folder)
+    nested = [key for key in keys if "/" in _stem(key, folder)]
+    if nested and len(nested) < len(keys):
+        raise DataError(f"{root / folder}: holds images and also {nested[0]}; keep one type, or a subfolder for each")
+    if _kind(kind) == GOOD and not nested:
+        raise DataError(f"{root / folder}: is listed in abnormal_dirs but named {GOOD!r}; list it as test_normal_dir")
+    for key in keys:
+        typed = _stem(key, folder) if nested else f"{kind}/{_stem(key, folder)}"
+        subfolder, name = typed.split("/", 1)
+        yield _Found(key, _kind(subfolder), "test", (_stem(key), typed, name))
+
+
+def _labelled(root: Path, rows: Mapping[str, dict[str, str]], known: Mapping[str, _Found]) -> Iterator[_Found]:
+    """The pictures that the rows of the label file name, as the rows say."""
+    places: dict[str, str] = {}
+    for place, row in rows.items():
+        key = _listed_file(root, row["path"], place)
+        if key in places:
+            raise DataError(f"{place}: {key} is listed again, first in {places[key]}; remove one of the two rows")
+        places[key] = place
+        yield _from_row(root, key, row, known.get(key), place)
+
+
+def _from_row(root: Path, key: str, row: Mapping[str, str], known: _Found | None, place: str) -> _Found:
+    kind = _kind(row["label"])
+    split = row["split"].lower()
+    if not kind:
+        raise DataError(f"{place}: the label is empty; write {GOOD!r} or the name of the defect type")
+    if split not in {"", "train", "test"}:
+        raise DataError(f"{place}: split is {row['split']!r}; write train or test, or leave it empty")
+    if kind != GOOD and split == "train":
+        raise DataError(f"{place}: {key} is {kind!r} in split train; training takes {GOOD!r} images only")
+    if not split:
+        split = "test" if kind != GOOD else known.split if known else "train"
+    name = PurePosixPath(key).stem
+    names = (*(known.mask_names if known else ()), _stem(key), f"{kind}/{name}", name)
+    mask = root / _listed_file(root, row["mask"], place) if row["mask"] else None
+    return _Found(key, kind, split, names, mask)
+
+
+def _listed_file(root: Path, text: str, place: str) -> str:
+    """The key of a file that a row names."""
+    key = _relative(text.replace("\\", "/"), f"{place}: {text!r}")
+    if not os.path.isfile(root / key):  # noqa: PTH113  Path.is_file raises for a name that is too long
+        raise DataError(f"{place}: no file {root / key}; paths are relative to {root}")
+    _require_inside(root, root / key)
+    return key
+
+
+def _rows(labels: Path) -> dict[str, dict[str, str]]:
+    """Each row that says something, under its place ('labels.csv, line 7'); absent columns are empty."""
+    text = _label_text(labels)
+    delimiter = "," if "," in text.partition("\n")[0] else ";"  # spreadsheets save either
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = {}
+    try:
+        columns = _columns(next(reader, []), labels)
+        for cells in reader:
+            place = f"{labels}, line {reader.line_num}"
+            if any(cell.strip() for cell in cells):
+                if len(cells) != len(columns):
+                    raise DataError(f"{place}: {len(cells)} cells in {len(columns)} columns; quote a name with commas")
+                stripped = dict(zip(columns, map(str.strip, cells), strict=True))
+                rows[place] = dict.fromkeys(LABEL_COLUMNS, "") | stripped
+    except csv.Error as error:
+        raise DataError(f"{labels}, line {reader.line_num}: is not CSV ({error}); check the quotes") from error
+    return rows
+
+
+def _label_text(labels: Path) -> str:
+    try:
+        return labels.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{labels}, line {line}: is not UTF-8 ({error.reason}); save it as CSV UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{labels}: cannot be read ({error.strerror}); data.labels is relative to data.root") from error
+
+
+def _columns(header: list[str], labels: Path) -> list[str]:
+    columns = [cell.strip().lower() for cell in header]
+    if len(set(columns)) < len(columns) or not {"path", "label"} <= set(columns) <= set(LABEL_COLUMNS):
+        seen = ", ".join(columns) or "missing"
+        raise DataError(f"{labels}, line 1: the columns are {seen}; expected path, label and optionally split, mask")
+    return columns
+
+
+def _dataset(name: str, root: Path, found: Iterable[_Found], masks: Mapping[str, str]) -> Dataset:
+    """Check the two halves against each other, give each defect its mask, and sort by key."""
+    halves: dict[str, list[ImageRecord]] = {"train": [], "test": []}
+    met: dict[str, _Found] = {}
+    served: dict[Path, str] = {}
+    for picture in sorted(found, key=lambda picture: picture.key):
+        other = met.setdefault(os.path.realpath(root / picture.key), picture)
+        if other.split != picture.split:
+            raise DataError(f"{root / picture.key}: is in both train and test, as {other.key}; keep it in one half")
+        if other is not picture and other.key == picture.key:
+            raise DataError(f"{root / picture.key}: is in two of the folders that data lists; list each folder once")
+        names = (name + ending for name in picture.mask_names for ending in ("_mask", ""))
+        named = (root / masks[name] for name in names if name in masks)
+        mask = None if picture.kind == GOOD else picture.mask_path or next(named, None)
+        if mask is not None and served.setdefault(mask, picture.key) != picture.key:
+            raise DataError(f"{mask}: fits both {served[mask]} and {picture.key}; keep masks in a folder a type")
+        halves[picture.split].append(ImageRecord(root / picture.key, picture.key, picture.kind, mask))
+    if not halves["train"]:
+        raise DataError(f"{root}: no good training images; set data.normal_dir, or label some good in split train")
+    return Dataset(name, tuple(halves["train"]), tuple(halves["test"]))
+
+
+def _masks(root: Path, folder: str) -> dict[str, str]:
+    """Masks below a folder: path relative to it, without suffix -> key."""
+    masks: dict[str, str] = {}
+    for key in _keys(root, folder):
+        other = masks.setdefault(_stem(key, folder), key)
+        if other != key:
+            raise DataError(f"{root / key}: is a second mask of that name beside {other}; remove one of the two")
+    return masks
+
+
+def _keys(root: Path, folder: str) -> list[str]:
+    """Keys of the images below a folder of the data set, sorted. Raises DataError where there is none."""
+    top = root / _relative(folder, f"{root}: folder {folder!r}")
+    _require_folder(top, "check the data section of the config")
+    _require_inside(root, top)
+    keys: list[str] = []
+    faults: list[OSError] = []
+    for here, folders, files in os.walk(top, onerror=faults.append):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in folders:
+            if Path(here, name).is_symlink():
+                raise DataError(f"{Path(here, name)}: is a link to a folder, not followed; move the folder here")
+        keys += [_checked_key(root, Path(here, name)) for name in files if _is_image_name(name)]
+    if faults:
+        raise _unlistable(faults[0])
+    if not keys:
+        raise DataError(f"{top}: no images in it; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(keys)
+
+
+def _checked_key(root: Path, path: Path) -> str:
+    if path.is_symlink():
+        _require_inside(root, path)
+    if not path.is_file():
+        raise DataError(f"{path}: is not a regular file; remove it")
+    key = path.relative_to(root).as_posix()
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{str(path)!a}: its name is not UTF-8; rename the file") from error
+    return key
+
+
+def _unlistable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+
+
+def _kind(label: str) -> str:
+    return GOOD if label.casefold() == GOOD else label
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image_name(name: str) -> bool:
+    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _stem(key: str, folder: str = "") -> str:
+    """The key below a folder, without its suffix."""
+    return PurePosixPath(key).relative_to(folder).with_suffix("").as_posix()
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
+
+
+def _require_folder(folder: Path, remedy: str) -> None:
+    if not _is_folder(folder):
+        raise DataError(f"{folder}: no such folder; {remedy}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _unlistable(error) from error
+
+
+def _relative(text: str, place: str) -> str:
+    """A path below the data set's root, with forward slashes; a DataError for one that leads out of it."""
+    path = PurePosixPath(text)
+    if ".." in path.parts or path.is_absolute() or PureWindowsPath(text).anchor:
+        raise DataError(f"{place}: leads out of the data set; give a path below data.root, without '..'")
+    return path.as_posix()
+
+
+def _require_inside(root: Path, path: Path) -> None:
+    """Follow the links of a path: they must end at something inside the data set's root."""
+    try:
+        inside = path.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: is a link that leads nowhere; remove it or mend it") from error
+    if not inside:
+        raise DataError(f"{path}: is a link that leads out of {root}; copy the file, or set data.root above both")

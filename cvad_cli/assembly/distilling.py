@@ -1,0 +1,211 @@
+"""The training loop of a teacher: a PDN learns to say of half-size pictures what the backbones say of whole ones.
+
+EfficientAD, arXiv 2303.14535, section 3.1 and appendix: mean squared error to locally pooled, standardised features.
+Pictures depend on seed and step alone and the state is written every few steps, so a killed run loses only what came
+after its last checkpoint, and ends as it would have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from cvad_cli.adapters.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.pdn import PdnSize, build_pdn
+from cvad_cli.adapters.prefetch import batched, prefetch
+from cvad_cli.adapters.runtime_torch import to_tensor
+from cvad_cli.assembly.annealing import Optimiser, fall_begins, learning_share
+from cvad_cli.assembly.pretraining_pictures import PictureSource
+from cvad_cli.assembly.targets import BackboneFeatures, Targets, estimate_targets
+from cvad_cli.core.feature_targets import AffineTargets
+from cvad_cli.errors import ConfigError, ModelError
+from cvad_cli.ports import Reporter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BATCHES_AHEAD: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What decides the result, beside the pictures and the backbones."""
+
+    size: PdnSize
+    channels: int | None
+    """None: as many as the backbones give."""
+    steps: int
+    batch_size: int
+    seed: int
+    calibration_images: int
+    held_out_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPlace:
+    """Where a run's state is kept, how often it is written, and what it must agree with."""
+
+    path: Path
+    every: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A teacher and how it came about."""
+
+    network: nn.Module
+    channels: int
+    curve: tuple[tuple[int, float], ...]
+    """(step, held-out loss): 1.0 is a network that always answers with the mean."""
+    resumed_from: int
+    """The step of the checkpoint it went on from; 0 for a run in one piece."""
+
+
+def distil(
+    plan: TrainingPlan,
+    source: PictureSource,
+    features: BackboneFeatures,
+    place: CheckpointPlace,
+    reporter: Reporter,
+) -> Distilled:
+    """Train a teacher to the end of the plan, from the checkpoint where there is one.
+
+    Raises ConfigError where the checkpoint belongs to other settings, ModelError where the loss is no number.
+    """
+    saved = read_checkpoint(place.path, place.settings)
+    affine = _saved_targets(saved) if saved else _estimate(plan, source, features, reporter)
+    run = _Run(plan, Targets(features, affine), affine, features.device)
+    if saved is not None:
+        _require_same_course(saved, plan.steps, place.path)
+        run.restore(saved)
+        reporter.note(f"going on from step {saved.step} of {plan.steps}: {place.path.name}")
+    held_out = run.held_out_pictures(source)
+    steps = range(run.step, plan.steps)
+    pictures = prefetch(
+        steps, lambda step: source.batch("training", step, plan.batch_size), ahead=BATCHES_AHEAD, workers=2
+    )
+    with reporter.stage("Distilling the teacher", len(steps)) as advance:
+        for batch in pictures:
+            run.learn(batch)
+            advance(1)
+            if run.step % place.every == 0 or run.step == plan.steps:
+                loss = run.measure(held_out)
+                reporter.note(f"step {run.step} of {plan.steps}: held-out loss {loss:.4f}")
+                write_checkpoint(place.path, run.state(), place.settings)
+    return Distilled(run.network, len(affine.bias), tuple(run.curve), saved.step if saved else 0)
+
+
+def _estimate(
+    plan: TrainingPlan, source: PictureSource, features: BackboneFeatures, reporter: Reporter
+) -> AffineTargets:
+    with reporter.stage("Measuring the features", plan.calibration_images) as advance:
+        return estimate_targets(
+            features,
+            source,
+            images=plan.calibration_images,
+            channels=plan.channels,
+            seed=plan.seed,
+            advance=advance,
+        )
+
+
+def _require_same_course(saved: Checkpoint, steps: int, path: Path) -> None:
+    """Another number of steps is welcome as long as the rate has not begun to fall towards the former one."""
+    former = int(saved.notes["steps"])
+    if steps != former and saved.step > fall_begins(min(former, steps)):
+        raise ConfigError(
+            f"{path}: this run was begun for {former} steps and has done {saved.step}: its learning rate already falls "
+            f"towards that end, or would have to for {steps}. Give --steps {former} to go on, or --restart to begin "
+            "anew."
+        )
+
+
+def _saved_targets(saved: Checkpoint) -> AffineTargets:
+    return AffineTargets(saved.tensors["targets.weight"].numpy(), saved.tensors["targets.bias"].numpy())
+
+
+@final
+class _Run:
+    """The network, its optimiser and how far they are."""
+
+    def __init__(self, plan: TrainingPlan, targets: Targets, affine: AffineTargets, device: str) -> None:
+        import torch
+
+        self.step = 0
+        self.curve: list[tuple[int, float]] = []
+        network = build_pdn(plan.size, len(affine.bias), padding=True, seed=plan.seed).train()
+        self.network: nn.Module = network.to(device).to(memory_format=torch.channels_last)
+        self._optimiser = Optimiser(self.network)
+        self._plan, self._targets, self._affine, self._device = plan, targets, affine, device
+        self._bf16 = processor_has_bf16() if device == "cpu" else device.startswith(("cuda", "xpu"))
+
+    def learn(self, pictures: np.ndarray) -> None:
+        """One step on uint8 pictures (b, s, s, 3)."""
+        import torch
+
+        images = to_tensor(list(pictures), self._device)
+        with torch.no_grad():
+            wanted = self._targets(images)
+        loss = self._distance(images, wanted)
+        if not bool(torch.isfinite(loss)):
+            raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
+        self.network.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step(learning_share(self.step, self._plan.steps))
+        self.step += 1
+
+    def held_out_pictures(self, source: PictureSource) -> np.ndarray:
+        """The pictures that `measure` always uses."""
+        return source.batch("held_out", 0, self._plan.held_out_images)
+
+    def measure(self, held_out: np.ndarray) -> float:
+        """Mean loss over pictures that are never trained on; noted in the curve."""
+        import torch
+
+        total = 0.0
+        with torch.no_grad():
+            for batch in batched(held_out, self._plan.batch_size):
+                images = to_tensor(batch, self._device)
+                total += float(self._distance(images, self._targets(images))) * len(batch)
+        self.curve.append((self.step, total / len(held_out)))
+        return self.curve[-1][1]
+
+    def state(self) -> Checkpoint:
+        """Everything that `restore` needs."""
+        import torch
+
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in self._optimiser.state().items()}
+        tensors["targets.weight"] = torch.from_numpy(self._affine.weight)
+        tensors["targets.bias"] = torch.from_numpy(self._affine.bias)
+        return Checkpoint(self.step, tensors, {"curve": self.curve, "steps": self._plan.steps})
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take up a run where `state` left it."""
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            named = saved.tensors.items()
+            return {name.removeprefix(prefix): tensor for name, tensor in named if name.startswith(prefix)}
+
+        self.network.load_state_dict(part("network."))
+        self._optimiser.restore(part("optimiser."))
+        self.step = saved.step
+        self.curve = [(int(step), float(loss)) for step, loss in saved.notes["curve"]]
+
+    def _distance(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the network on `images` at half their size."""
+        import torch
+        from torch.nn import functional
+
+        halved = functional.avg_pool2d(images, 2).contiguous(memory_format=torch.channels_last)
+        kind = self._device.split(":")[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=self._bf16):
+            answer = self.network(halved)
+        return functional.mse_loss(answer.float(), wanted)

@@ -1,0 +1,229 @@
+"""Lazy exact k-center greedy: always take the row that is farthest from all rows taken so far.
+
+The covering radius that this leaves is at most twice the best that k centres anywhere in space can reach (Gonzalez
+1985), and no polynomial algorithm promises less in every metric space unless P = NP.
+
+    Roth et al.: Towards Total Recall in Industrial Anomaly Detection, CVPR 2022, algorithm 1 (arXiv 2106.08265)
+    Gonzalez: Clustering to minimize the maximum intercluster distance, Theoretical Computer Science 38, 1985
+    Minoux: Accelerated greedy algorithms for maximizing submodular set functions, 1978 (stale values as bounds)
+
+**Lazy.** The plain algorithm measures all n rows against every new centre. Here, a row is measured only where it might
+be the next one taken. Write D_k(p) for the distance of row p to the nearest of the first k centres. A minimum over
+more centres is never larger, so D_j(p) >= D_k(p) for j <= k: a value that was right when p had seen j centres stays an
+upper bound. Keep one such bound u(p) for each row, and repeat:
+
+1. The *block* B is the rows with the largest bounds; t is the largest bound outside it.
+2. Rows of B are measured against the centres that they have not seen, some hundreds at a time, until their bound is
+   under t, and they are dropped, or is up to date.
+3. While an up-to-date row has D(p) >= t, the one with the largest D(p) is taken, and the up-to-date rows see it.
+
+**Exact.** The row p taken in step 3 is a farthest one. A row q outside B has D(q) <= u(q) <= t <= D(p). A dropped row
+q of B has D(q) <= u(q) < t <= D(p). The up-to-date rows are compared by their own distances. Nothing in this asks how
+many rows were taken since B was formed, so it holds for every pick until D(p) < t for all of them, and then the next
+block is due. The rows taken are those of the plain algorithm; where two are equally far, either may go first.
+
+**Fast.** A row in the thick of the data falls under t after a few hundred centres and is left alone for long. The rest
+is one matrix product for many centres and many rows, where the plain algorithm reads all features from memory for each
+centre. On 270,336 patches of MVTec AD grid (d = 152), a third of the n k distances is measured for k = n / 10; no
+scheme that shows the centres to each row in order can do with less than about a fifth.
+
+**Rounding.** `space` sees to it that distances are right to `TOLERANCE`: below a floor that depends on the features,
+it goes on in finer arithmetic. At each such step bounds are raised by the floor and all centres count as unseen, so
+that nothing of the coarser arithmetic remains. Each pick is thus a farthest row to within 1e-4, and by Gonzalez'
+argument the factor of 2 becomes 2.0002 at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cvad_cli.core.coreset.space import Space, gather, require_features
+
+CENTRES_AT_ONCE: Final = 256
+"""Centres a row is measured against before it is asked again whether it still matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coreset:
+    """The rows that stand for all others, in the order in which they were taken."""
+
+    rows: np.ndarray
+    """int64 (keep,), all different. The first `j` of them are the coreset of size `j`."""
+    radius: float
+    """Largest distance of any row to the nearest kept one, in the unit of the features."""
+
+
+def k_center_greedy(
+    features: Any,
+    keep: int,
+    *,
+    rng: np.random.Generator,
+    block: int = 4096,
+    advance: Callable[[int], None] | None = None,
+) -> Coreset:
+    """Keep `keep` of n rows such that the farthest row from a kept one is as near as greed can make it.
+
+    Copies of kept rows are taken last, and no row twice. Working memory is about 24 bytes a row, 3 copies of the kept
+    rows and, at worst, block^2 distances.
+
+    Args:
+        features: (n, d) finite reals, a NumPy array or a torch tensor on any device.
+        keep: rows to keep, 1..n.
+        rng: draws the first row; all else follows from it.
+        block: rows brought up to date at a time. It moves time, not the result.
+        advance: told how many rows were taken since it was last called; the counts sum to `keep`.
+
+    Raises:
+        ValueError: `features` is not a finite real (n, d), or `keep` or `block` is out of range.
+    """
+    cover = _Cover(features, block)
+    if not 1 <= keep <= cover.n:
+        raise ValueError(f"keep: expected 1 to {cover.n}, the rows of features, got {keep}")
+    batches = []
+    for rows in cover.take(keep, first=int(rng.integers(cover.n))):
+        batches.append(rows)
+        if advance is not None:
+            advance(len(rows))
+    return Coreset(np.concatenate(batches), cover.radius())
+
+
+def covering_radius(features: Any, centres: Any, *, block: int = 4096) -> float:
+    """Largest distance of any row of `features` (n, d) to the nearest of `centres` (k, d), to 1e-4 of itself.
+
+    Raises:
+        ValueError: one of them is not a finite real array of two axes, or their widths differ.
+    """
+    cover = _Cover(features, block)
+    require_features("centres", centres, block)
+    if centres.shape[1] != features.shape[1]:
+        raise ValueError(f"centres: expected {features.shape[1]} columns as features have, got {centres.shape[1]}")
+    cover.start_from(centres)
+    return cover.radius()
+
+
+class _Cover:
+    """The centres so far, and for each row an upper bound on its squared distance to the nearest of them.
+
+    `bounds` is float64 (n,), minus infinity for rows taken; `seen` is int64 (n,): the bound of row p counts the first
+    `seen[p]` centres. Both live on the host, so that a device has only matrix products to do.
+    """
+
+    def __init__(self, features: Any, block: int) -> None:
+        if block < 1:
+            raise ValueError(f"block: expected at least 1, got {block}")
+        require_features("features", features, block)
+        self.n = int(features.shape[0])
+        self._block = block
+        self._space = Space(features, block)
+        self._bounds = np.full(self.n, np.inf)
+        self._seen = np.zeros(self.n, dtype=np.int64)
+        self._centres: list[Any] = []
+        self._count = 0
+        self._pages: list[Any] = []  # the centres as the space wants them, CENTRES_AT_ONCE to a page
+
+    def start_from(self, centres: Any) -> None:
+        """Give every row a first bound, from the first page of `centres` (k, d)."""
+        self._add(centres)
+        for start in range(0, self.n, self._block):
+            self._refresh(np.arange(start, min(start + self._block, self.n)), np.inf)
+
+    def take(self, keep: int, *, first: int) -> Iterator[np.ndarray]:
+        """Take `first` and then `keep` - 1 times a farthest row; yields what was taken, some rows at a time."""
+        self._bounds[first] = -np.inf
+        self.start_from(self._space.rows(np.asarray([first])))
+        yield np.asarray([first], dtype=np.int64)
+        left = keep - 1
+        while left > 0:
+            rows = self._take_farthest(left)
+            yield rows
+            left -= len(rows)
+
+    def radius(self) -> float:
+        """Distance of the farthest row to its nearest centre, in the unit of the features."""
+        if self._bounds.max() == -np.inf:
+            return 0.0
+        rows, _ = self._frontier()
+        return self._space.length(self._bounds[rows].max())
+
+    def _frontier(self) -> tuple[np.ndarray, float]:
+        """Up-to-date rows, a farthest one among them, and the bar: any of them at or above it beats all other rows."""
+        while True:
+            block, outside = self._largest()
+            bar = max(outside, self._space.floor)
+            self._refresh(block, bar)
+            rows = block[self._bounds[block] >= bar]
+            if rows.size:
+                return rows, bar
+            if outside < self._space.floor:
+                self._step_down()
+
+    def _largest(self) -> tuple[np.ndarray, float]:
+        """The block of rows with the largest bounds, in their own order, and the largest bound outside it."""
+        cut = self.n - self._block
+        if cut <= 0:
+            return np.arange(self.n), -np.inf
+        order = np.argpartition(self._bounds, cut - 1)
+        return np.sort(order[cut:]), float(self._bounds[order[cut - 1]])
+
+    def _refresh(self, rows: np.ndarray, bar: float) -> None:
+        """Measure `rows` against the centres they have not seen, each until its bound is under `bar` or right."""
+        bounds, seen = self._bounds[rows], self._seen[rows]
+        points = self._space.points(self._space.rows(rows))
+        for page in range(int(seen.min()) // CENTRES_AT_ONCE, len(self._pages)):
+            stop = min((page + 1) * CENTRES_AT_ONCE, self._count)
+            live = np.flatnonzero((seen < stop) & (bounds >= bar) & (bounds > 0))
+            if live.size:
+                nearest = self._space.nearest(gather(points, live), self._pages[page])
+                bounds[live] = np.minimum(bounds[live], nearest)
+                seen[live] = stop
+        self._bounds[rows], self._seen[rows] = bounds, seen
+
+    def _take_farthest(self, limit: int) -> np.ndarray:
+        """Take what the frontier decides: at least one row, at most `limit`."""
+        rows, bar = self._frontier()
+        bounds = self._bounds[rows]
+        candidates = self._space.rows(rows)
+        copies_only = bounds.max() == 0
+        between = np.broadcast_to(0.0, (len(rows), len(rows))) if copies_only else self._space.between(candidates)
+        picks = _pick(bounds, between, bar, limit)
+        self._add(gather(candidates, picks))
+        self._bounds[rows], self._seen[rows] = bounds, self._count
+        taken: np.ndarray = rows[picks]
+        return taken
+
+    def _add(self, centres: Any) -> None:
+        self._centres.append(centres)
+        self._count += int(centres.shape[0])
+        self._write(centres)
+
+    def _write(self, centres: Any) -> None:
+        """Append `centres` (k, d) to the pages, filling up the last one."""
+        fresh = self._space.duals(self._space.points(centres))
+        if self._pages and self._pages[-1].shape[0] < CENTRES_AT_ONCE:
+            fresh = self._space.xp.concat([self._pages.pop(), fresh])
+        self._pages += [fresh[start : start + CENTRES_AT_ONCE] for start in range(0, fresh.shape[0], CENTRES_AT_ONCE)]
+
+    def _step_down(self) -> None:
+        """Go on in finer arithmetic: bounds stay above the truth, and every centre is to be seen again."""
+        self._bounds += self._space.floor
+        self._seen[:] = 0
+        self._space.step_down()
+        self._pages = []
+        self._write(self._space.xp.concat(self._centres))
+
+
+def _pick(bounds: np.ndarray, between: np.ndarray, bar: float, limit: int) -> np.ndarray:
+    """Greed among m rows: squared distances to centres (m,), updated in place, and to each other (m, m) -> (picks,)."""
+    picks: list[int] = []
+    while len(picks) < limit:
+        row = int(bounds.argmax())
+        if bounds[row] < bar:
+            break
+        np.minimum(bounds, between[row], out=bounds)
+        bounds[row] = -np.inf
+        picks.append(row)
+    return np.asarray(picks, dtype=np.int64)

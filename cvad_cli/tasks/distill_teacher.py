@@ -1,0 +1,206 @@
+"""`cvad distill-teacher`: a patch description network of one's own, from a pretrained backbone and any pictures."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cvad_cli import __version__
+from cvad_cli.adapters.backbones import Backbone
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
+from cvad_cli.assembly.distilling import CheckpointPlace, Distilled, TrainingPlan, distil
+from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
+from cvad_cli.assembly.targets import BackboneFeatures, SourceBackbone, load_sources
+from cvad_cli.errors import ConfigError
+from cvad_cli.ports import Reporter
+
+DEFAULT_BACKBONES: Final = ("tf_efficientnet_lite0", "mobilenetv2_100")
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSettings:
+    """What `cvad distill-teacher` is asked for. Raises ConfigError at birth where a value is out of range."""
+
+    output: Path
+    images: tuple[Path, ...] = ()
+    samples: bool = True
+    """Also take crops of scikit-image's sample photographs, where it is installed."""
+    size: PdnSize = "small"
+    channels: int | None = TEACHER_CHANNELS
+    """None: as many as the backbones' layers have together."""
+    backbones: tuple[str, ...] = DEFAULT_BACKBONES
+    """Each 'name' or 'name:layer,layer'."""
+    weights: tuple[str, ...] = ()
+    """A file for each backbone, in order; empty: the usual places; 'random': seeded random weights, for tests."""
+    steps: int = 10_000
+    batch_size: int = 8
+    seed: int = 42
+    device: str = "auto"
+    checkpoint_every: int = 200
+    generated_share: float = 0.5
+    calibration_images: int = 2048
+    held_out_images: int = 48
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        at_least_one = ("steps", "batch_size", "checkpoint_every", "calibration_images", "held_out_images")
+        for key in at_least_one:
+            self._require(key, getattr(self, key) >= 1, "a whole number from 1")
+        self._require("channels", self.channels is None or self.channels >= 1, "a whole number from 1")
+        self._require("seed", self.seed >= 0, "a whole number from 0")
+        self._require("generated_share", 0 <= self.generated_share <= 1, "a share from 0 to 1")
+        self._require("size", self.size in ("small", "medium"), "small or medium")
+        self._require("output", self.output.suffix == ".safetensors", "a file name that ends in .safetensors")
+
+    def _require(self, key: str, allowed: bool, expected: str) -> None:
+        if not allowed:
+            raise ConfigError(f"--{key.replace('_', '-')}: expected {expected}, got {str(getattr(self, key))!r}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's state is kept until it is done: beside the output."""
+        return self.output.with_suffix(".checkpoint.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSummary:
+    """What `cvad distill-teacher` made."""
+
+    output: Path
+    size: PdnSize
+    channels: int
+    sources: tuple[str, ...]
+    images: Mapping[str, int]
+    """Source of the pictures -> how many: of generated ones, how many were drawn."""
+    steps: int
+    resumed_from: int
+    loss: float
+    """Mean squared error on held-out pictures; 1.0 is a network that always answers with the mean."""
+    curve: tuple[tuple[int, float], ...]
+    """(step, held-out loss) at each checkpoint."""
+    seconds: float
+
+
+def distill_teacher(settings: DistillSettings, reporter: Reporter) -> DistillSummary:
+    """Distil the teacher, from its checkpoint where there is one, and write it with its provenance.
+
+    Raises the CvadError that names what to mend. Killed at any moment it leaves the last checkpoint, and the former
+    output as it was.
+    """
+    started = time.perf_counter()
+    device = choose_device(settings.device)
+    real = find_real_pictures(settings.images, samples=settings.samples)
+    if not real.training and settings.generated_share < 1:
+        reporter.warn("no real pictures (give --images, or install scikit-image): every picture is generated")
+    backbones = load_sources(
+        [SourceBackbone.parse(text) for text in settings.backbones], settings.weights, seed=settings.seed
+    )
+    if settings.restart:
+        settings.checkpoint.unlink(missing_ok=True)
+    source = PictureSource(real, generated_share=settings.generated_share, seed=settings.seed)
+    place = CheckpointPlace(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
+    features = BackboneFeatures(backbones, device)
+    distilled = distil(_plan(settings), source, features, place, reporter)
+    for line in source.skipped:
+        reporter.warn(f"passed over: {line}")
+    summary = _summary(settings, backbones, real, distilled, time.perf_counter() - started)
+    save_teacher(settings.output, distilled.network, _provenance(settings, summary))
+    settings.checkpoint.unlink(missing_ok=True)
+    return summary
+
+
+def _plan(settings: DistillSettings) -> TrainingPlan:
+    return TrainingPlan(
+        size=settings.size,
+        channels=settings.channels,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        calibration_images=settings.calibration_images,
+        held_out_images=settings.held_out_images,
+    )
+
+
+def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: RealPictures) -> dict[str, Any]:
+    """All that decides the result, as a checkpoint keeps it; where it runs and is written decides nothing.
+
+    The steps are not among it: the training loop knows up to when they may change.
+    """
+    return {
+        "backbones": _described(backbones),
+        "weights": [backbone.weights for backbone in backbones],
+        "size": settings.size,
+        "channels": settings.channels,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "generated_share": settings.generated_share,
+        "calibration_images": settings.calibration_images,
+        "held_out_images": settings.held_out_images,
+        "real_pictures": real.fingerprint,
+    }
+
+
+def _described(backbones: tuple[Backbone, ...]) -> list[str]:
+    return [f"{backbone.spec.name}:{','.join(backbone.spec.layers)}" for backbone in backbones]
+
+
+def _summary(
+    settings: DistillSettings,
+    backbones: tuple[Backbone, ...],
+    real: RealPictures,
+    distilled: Distilled,
+    seconds: float,
+) -> DistillSummary:
+    share = settings.generated_share if real.training else 1.0
+    drawn = round(settings.steps * settings.batch_size * share)
+    return DistillSummary(
+        output=settings.output,
+        size=settings.size,
+        channels=distilled.channels,
+        sources=tuple(_described(backbones)),
+        images={"generated": drawn, **dict(real.sources)},
+        steps=settings.steps,
+        resumed_from=distilled.resumed_from,
+        loss=distilled.curve[-1][1],
+        curve=distilled.curve,
+        seconds=seconds,
+    )
+
+
+def _provenance(settings: DistillSettings, summary: DistillSummary) -> dict[str, Any]:
+    return {
+        "cvad": __version__,
+        "command": command_line(settings),
+        "backbones": list(summary.sources),
+        "images": dict(summary.images),
+        "generated_share": settings.generated_share,
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "held_out_loss": round(summary.loss, 5),
+    }
+
+
+def command_line(settings: DistillSettings) -> str:
+    """The command that makes this teacher again. Folders are named, not located: a file may travel further than they.
+
+    >>> command_line(DistillSettings(Path("a/t.safetensors"), backbones=("resnet18",), seed=1, steps=5))
+    'cvad distill-teacher --output t.safetensors --size small --channels 384 --backbone resnet18 --steps 5 \
+--batch-size 8 --seed 1 --generated-share 0.5'
+    """
+    words = ["cvad", "distill-teacher", "--output", settings.output.name]
+    for folder in settings.images:
+        words += ["--images", folder.name]
+    if not settings.samples:
+        words.append("--no-samples")
+    words += ["--size", settings.size, "--channels", str(settings.channels or "all")]
+    for backbone in settings.backbones:
+        words += ["--backbone", backbone]
+    words += ["--steps", str(settings.steps), "--batch-size", str(settings.batch_size), "--seed", str(settings.seed)]
+    words += ["--generated-share", f"{settings.generated_share:g}"]
+    return shlex.join(words)
