@@ -59,6 +59,12 @@ def test_a_wrong_setting_is_named(cvad, small_config: Path, setting: str, status
     assert message in failure(cvad("train", "-c", small_config, "-q", "--set", setting), status)
 
 
+@pytest.fixture
+def own_data(sample_data: Path, tmp_path: Path) -> Path:
+    """A copy of the sample data that a test may damage."""
+    return shutil.copytree(sample_data, tmp_path / "data")
+
+
 DAMAGES = [
     pytest.param(b"", "empty", id="empty"),
     pytest.param(b"not an image at all", "not", id="no image"),
@@ -68,11 +74,8 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("content", "message"), DAMAGES)
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_a_damaged_image_is_named(
-    cvad, trained: Path, sample_data: Path, tmp_path: Path, command, content, message
-) -> None:
-    root = tmp_path / "data"
-    shutil.copytree(sample_data, root)
+def test_a_damaged_image_is_named(cvad, trained: Path, own_data: Path, command, content, message) -> None:
+    root, tmp_path = own_data, own_data.parent
     part = "train/good" if command == "train" else "test/good"
     victim = root / "grid" / part / "001.png"
     victim.write_bytes(victim.read_bytes()[:700] if content is None else content)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from cvad_cli.adapters.field_probe import LONGEST_PROBE, Subject, bounded, effective_fields, exact_support
+from cvad_cli.adapters.field_probe import Subject, bounded, effective_fields, exact_support
 from cvad_cli.adapters.layer_tables import patch_embedding, read_layers
 from cvad_cli.core.receptive_field.graph import EMPTY, Box, analyse
 from cvad_cli.errors import ModelError
@@ -261,8 +261,16 @@ def test_an_output_that_is_no_map_is_refused():
         exact_support(Subject(listed), (12, 12), [(0, 0)])
 
 
-def test_probes_are_bounded():
-    assert bounded((8000, 300)) == (LONGEST_PROBE, 300)
+@pytest.mark.parametrize(
+    ("image", "field", "probed"),
+    [
+        pytest.param((8000, 300), (387, 387), (512, 300), id="large fields at most at 512 px"),
+        pytest.param((256, 100), (33, 33), (128, 100), id="small fields on a small picture"),
+        pytest.param((256, 256), (67, 67), (201, 201), id="three fields"),
+    ],
+)
+def test_probes_are_bounded(image, field, probed):
+    assert bounded(image, field) == probed
 
 
 def test_gradient_energy_of_one_convolution_is_its_squared_kernel():

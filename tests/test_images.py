@@ -413,10 +413,14 @@ def test_resizing_gray_as_one_channel_equals_resizing_three(put, size: tuple[int
     assert small.flags.writeable
 
 
-def test_shrinking_by_two_weighs_four_pixels_one_three_three_one() -> None:
+def test_shrinking_by_two_follows_the_cubic_filter_over_twice_its_width() -> None:
     step = np.zeros((4, 16, 3), dtype=np.uint8)
     step[:, 8:] = 240
-    expected = [0, 0, 0, 240 / 8, 240 * 7 / 8, 240, 240, 240]
+    x = np.array([0.25, 0.75, 1.25, 1.75])  # distances of eight pixels to the middle, in pixels of the result
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)  # Keys' cubic, a = -0.5
+    weights = np.where(x < 1, near, far) / 2
+    edge = 240 * np.array([0, 0, weights[3], weights[1:].sum(), 1 - weights[1:].sum(), 1 - weights[3], 1, 1])
+    expected = np.rint(edge.clip(0, 255))
     np.testing.assert_array_equal(resize_image(step, (2, 8))[0, :, 0], expected)
 
 

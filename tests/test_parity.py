@@ -34,7 +34,7 @@ def test_scores_and_maps_equal_anomalibs(trained: Path, num_neighbors: int) -> N
     pictures = [picture for _, picture in PictureStream(open_dataset(settings.data).test, settings.data)]
     tensor = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        theirs = peer.model(peer.pre_processor(tensor))
+        theirs = peer.model(peer.configure_pre_processor(image_size=(64, 64))(tensor))
     ours = detector.predict(pictures)
     np.testing.assert_allclose([each.score for each in ours], theirs.pred_score.numpy(), rtol=1e-3)
     maps = np.stack([each.anomaly_map for each in ours])

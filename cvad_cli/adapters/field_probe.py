@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LONGEST_PROBE: Final = 512
-"""Pixels: a network is run on no larger picture than this to probe it. Fields are the same; borders come earlier."""
+"""Pixels: a network is run on no larger picture than this to probe it."""
+
+ROOMY_PROBE: Final = 128
+"""Pixels: small fields are probed on a picture of three fields or this, with cells far from all borders."""
 
 NOTHING: Final = 1e-6
 """Interpolation weights below this are rounding: torch computes positions in float32."""
@@ -67,9 +70,14 @@ class Subject:
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
 
-def bounded(image_size: tuple[int, int]) -> tuple[int, int]:
-    """The size to probe at: each side at most `LONGEST_PROBE`."""
-    return min(image_size[0], LONGEST_PROBE), min(image_size[1], LONGEST_PROBE)
+def bounded(image_size: tuple[int, int], field: tuple[int, int]) -> tuple[int, int]:
+    """The size (h, w) to probe a field of `field` pixels at, so that the work does not grow with the picture.
+
+    Layers must be read at this size too: borders lie elsewhere, and dynamic padding and interpolation depend on it.
+    """
+    sides = zip(image_size, field, strict=True)
+    h, w = (min(side, LONGEST_PROBE, max(ROOMY_PROBE, 3 * size)) for side, size in sides)
+    return h, w
 
 
 def exact_support(

@@ -104,13 +104,15 @@ def _new_network(size: str, channels: int, padding: bool) -> nn.Module:
         raise ModelError(f"PDN size: expected one of {', '.join(get_args(PdnSize))}, got {size!r}")
     if channels < 1:
         raise ModelError(f"PDN channels: expected a whole number from 1, got {channels}")
+    import torch
     from anomalib.models.image.efficient_ad.torch_model import (
         MediumPatchDescriptionNetwork,
         SmallPatchDescriptionNetwork,
     )
 
     kind = SmallPatchDescriptionNetwork if size == "small" else MediumPatchDescriptionNetwork
-    network: nn.Module = kind(out_channels=channels, padding=padding)
+    with torch.random.fork_rng(devices=[]):  # its constructor draws weights that nobody keeps
+        network: nn.Module = kind(out_channels=channels, padding=padding)
     return network
 
 

@@ -87,12 +87,20 @@ def _judge(
 
 
 def _mask_of(record: ImageRecord, settings: RunConfig) -> np.ndarray | None:
-    """The defect mask at its own size; a good part's is empty at the network's size; None where there is none."""
+    """The defect mask at its own size; a good part's is empty; None where a defective part has none."""
     if record.is_normal:
-        return np.zeros((settings.data.image_size, settings.data.image_size), dtype=np.bool_)
+        return np.zeros(_good_size(record, settings), dtype=np.bool_)
     if record.mask_path is None:
         return None
     return read_mask(record.mask_path, max_megapixels=settings.data.max_megapixels)
+
+
+def _good_size(record: ImageRecord, settings: RunConfig) -> tuple[int, int]:
+    """A good part has as many normal pixels as a defective one of its size: its own, at original resolution."""
+    if settings.evaluation.resolution == "input":
+        return settings.data.image_size, settings.data.image_size
+    height, width = read_image(record.path, max_megapixels=settings.data.max_megapixels).shape[:2]
+    return height, width
 
 
 def _aligned(
@@ -197,7 +205,7 @@ class _Drawer:
             prediction.anomaly_map,
             mask,
             threshold=self._calibration.pixel_threshold,
-            title=f"{record.key}: {verdict}, score {prediction.score:.3g} (threshold {self._calibration.threshold:.3g})",
+            title=f"{record.key}: {verdict}, score {prediction.score:.4g}, threshold {self._calibration.threshold:.4g}",
         )
         self.drawn += 1
 

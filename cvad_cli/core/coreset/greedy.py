@@ -27,10 +27,10 @@ is one matrix product for many centres and many rows, where the plain algorithm 
 centre. On 270,336 patches of MVTec AD grid (d = 152), a third of the n k distances is measured for k = n / 10; no
 scheme that shows the centres to each row in order can do with less than about a fifth.
 
-**Rounding.** `space` sees to it that distances are right to `TOLERANCE`: below a floor that depends on the features,
-it goes on in finer arithmetic. At each such step bounds are raised by the floor and all centres count as unseen, so
-that nothing of the coarser arithmetic remains. Each pick is thus a farthest row to within 1e-4, and by Gonzalez'
-argument the factor of 2 becomes 2.0002 at most.
+**Rounding.** Bounds come from fast arithmetic with its error added, so they are above the truth. Rows that reach step 3
+are measured again, exactly, to the centre that was found nearest. A pick is thus a farthest row, unless some row has
+two centres so equally near that they were confused, and then to within 1e-4 (`space` has the argument, and goes on in
+finer arithmetic where distances get too short for it). With Gonzalez' argument, the factor of 2 becomes 2.0002 at most.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from array_api_compat import device
 
 from cvad_cli.core.coreset.space import Space, gather, require_features
 
@@ -80,11 +81,15 @@ def k_center_greedy(
     Raises:
         ValueError: `features` is not a finite real (n, d), or `keep` or `block` is out of range.
     """
-    cover = _Cover(features, block)
-    if not 1 <= keep <= cover.n:
-        raise ValueError(f"keep: expected 1 to {cover.n}, the rows of features, got {keep}")
+    if block < 1:
+        raise ValueError(f"block: expected at least 1, got {block}")
+    require_features("features", features, block)
+    n = int(features.shape[0])
+    if not 1 <= keep <= n:
+        raise ValueError(f"keep: expected 1 to {n}, the rows of features, got {keep}")
+    cover = _Cover(features, block, room=keep)
     batches = []
-    for rows in cover.take(keep, first=int(rng.integers(cover.n))):
+    for rows in cover.take(keep, first=int(rng.integers(n))):
         batches.append(rows)
         if advance is not None:
             advance(len(rows))
@@ -97,39 +102,37 @@ def covering_radius(features: Any, centres: Any, *, block: int = 4096) -> float:
     Raises:
         ValueError: one of them is not a finite real array of two axes, or their widths differ.
     """
-    cover = _Cover(features, block)
+    require_features("features", features, block)
     require_features("centres", centres, block)
     if centres.shape[1] != features.shape[1]:
         raise ValueError(f"centres: expected {features.shape[1]} columns as features have, got {centres.shape[1]}")
+    cover = _Cover(features, block, room=int(centres.shape[0]))
     cover.start_from(centres)
     return cover.radius()
 
 
 class _Cover:
-    """The centres so far, and for each row an upper bound on its squared distance to the nearest of them.
+    """Room for some centres, and for each row an upper bound on its squared distance to the nearest centre so far.
 
-    `bounds` is float64 (n,), minus infinity for rows taken; `seen` is int64 (n,): the bound of row p counts the first
-    `seen[p]` centres. Both live on the host, so that a device has only matrix products to do.
+    On the host, (n,) each: `bounds`, minus infinity for rows taken; `nearest`, the centre that the bound belongs to;
+    `seen`: the bound counts this many centres. A device has only distances to compute.
     """
 
-    def __init__(self, features: Any, block: int) -> None:
-        if block < 1:
-            raise ValueError(f"block: expected at least 1, got {block}")
-        require_features("features", features, block)
-        self.n = int(features.shape[0])
-        self._block = block
+    def __init__(self, features: Any, block: int, *, room: int) -> None:
         self._space = Space(features, block)
-        self._bounds = np.full(self.n, np.inf)
-        self._seen = np.zeros(self.n, dtype=np.int64)
-        self._centres: list[Any] = []
+        self._n, self._block = int(features.shape[0]), block
+        self._bounds = np.full(self._n, np.inf)
+        self._nearest = np.zeros(self._n, dtype=np.int64)
+        self._seen = np.zeros(self._n, dtype=np.int64)
+        self._centres = self._space.xp.empty((room, features.shape[1]), dtype=features.dtype, device=device(features))
         self._count = 0
-        self._pages: list[Any] = []  # the centres as the space wants them, CENTRES_AT_ONCE to a page
+        self._pages: list[Any] = []  # the centres' duals, CENTRES_AT_ONCE to a page
 
     def start_from(self, centres: Any) -> None:
         """Give every row a first bound, from the first page of `centres` (k, d)."""
         self._add(centres)
-        for start in range(0, self.n, self._block):
-            self._refresh(np.arange(start, min(start + self._block, self.n)), np.inf)
+        for start in range(0, self._n, self._block):
+            self._refresh(np.arange(start, min(start + self._block, self._n)), np.inf)
 
     def take(self, keep: int, *, first: int) -> Iterator[np.ndarray]:
         """Take `first` and then `keep` - 1 times a farthest row; yields what was taken, some rows at a time."""
@@ -156,6 +159,8 @@ class _Cover:
             bar = max(outside, self._space.floor)
             self._refresh(block, bar)
             rows = block[self._bounds[block] >= bar]
+            self._bounds[rows] = self._space.apart(self._space.rows(rows), gather(self._centres, self._nearest[rows]))
+            rows = rows[self._bounds[rows] >= bar]
             if rows.size:
                 return rows, bar
             if outside < self._space.floor:
@@ -163,67 +168,79 @@ class _Cover:
 
     def _largest(self) -> tuple[np.ndarray, float]:
         """The block of rows with the largest bounds, in their own order, and the largest bound outside it."""
-        cut = self.n - self._block
+        cut = self._n - self._block
         if cut <= 0:
-            return np.arange(self.n), -np.inf
+            return np.arange(self._n), -np.inf
         order = np.argpartition(self._bounds, cut - 1)
         return np.sort(order[cut:]), float(self._bounds[order[cut - 1]])
 
     def _refresh(self, rows: np.ndarray, bar: float) -> None:
-        """Measure `rows` against the centres they have not seen, each until its bound is under `bar` or right."""
-        bounds, seen = self._bounds[rows], self._seen[rows]
+        """Measure `rows` against the centres they have not seen, each until its bound is under `bar` or up to date."""
+        bounds, nearest, seen = self._bounds[rows], self._nearest[rows], self._seen[rows]
         points = self._space.points(self._space.rows(rows))
         for page in range(int(seen.min()) // CENTRES_AT_ONCE, len(self._pages)):
-            stop = min((page + 1) * CENTRES_AT_ONCE, self._count)
+            start = page * CENTRES_AT_ONCE
+            stop = min(start + CENTRES_AT_ONCE, self._count)
             live = np.flatnonzero((seen < stop) & (bounds >= bar) & (bounds > 0))
             if live.size:
-                nearest = self._space.nearest(gather(points, live), self._pages[page])
-                bounds[live] = np.minimum(bounds[live], nearest)
+                squared, which = self._space.nearest(gather(points, live), self._pages[page])
+                closer = squared < bounds[live]
+                bounds[live[closer]] = squared[closer]
+                nearest[live[closer]] = start + which[closer]
                 seen[live] = stop
-        self._bounds[rows], self._seen[rows] = bounds, seen
+        self._bounds[rows], self._nearest[rows], self._seen[rows] = bounds, nearest, seen
 
     def _take_farthest(self, limit: int) -> np.ndarray:
         """Take what the frontier decides: at least one row, at most `limit`."""
         rows, bar = self._frontier()
-        bounds = self._bounds[rows]
-        candidates = self._space.rows(rows)
+        candidates, bounds = self._space.rows(rows), self._bounds[rows]
         copies_only = bounds.max() == 0
         between = np.broadcast_to(0.0, (len(rows), len(rows))) if copies_only else self._space.between(candidates)
-        picks = _pick(bounds, between, bar, limit)
+        picks, nearest = _pick(bounds, between, bar, limit)
+        closer = nearest >= 0
+        self._nearest[rows[closer]] = self._count + nearest[closer]
         self._add(gather(candidates, picks))
         self._bounds[rows], self._seen[rows] = bounds, self._count
         taken: np.ndarray = rows[picks]
         return taken
 
     def _add(self, centres: Any) -> None:
-        self._centres.append(centres)
-        self._count += int(centres.shape[0])
+        stop = self._count + int(centres.shape[0])
+        self._centres[self._count : stop] = centres
+        self._count = stop
         self._write(centres)
 
     def _write(self, centres: Any) -> None:
-        """Append `centres` (k, d) to the pages, filling up the last one."""
-        fresh = self._space.duals(self._space.points(centres))
+        """Append the duals of `centres` (k, d) to the pages, filling up the last one."""
+        fresh = self._space.duals(centres)
         if self._pages and self._pages[-1].shape[0] < CENTRES_AT_ONCE:
             fresh = self._space.xp.concat([self._pages.pop(), fresh])
         self._pages += [fresh[start : start + CENTRES_AT_ONCE] for start in range(0, fresh.shape[0], CENTRES_AT_ONCE)]
 
     def _step_down(self) -> None:
-        """Go on in finer arithmetic: bounds stay above the truth, and every centre is to be seen again."""
+        """Go on in finer arithmetic: every centre is to be seen again, and bounds stay well above the truth."""
         self._bounds += self._space.floor
         self._seen[:] = 0
         self._space.step_down()
         self._pages = []
-        self._write(self._space.xp.concat(self._centres))
+        self._write(self._centres[: self._count])
 
 
-def _pick(bounds: np.ndarray, between: np.ndarray, bar: float, limit: int) -> np.ndarray:
-    """Greed among m rows: squared distances to centres (m,), updated in place, and to each other (m, m) -> (picks,)."""
+def _pick(bounds: np.ndarray, between: np.ndarray, bar: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Greed among m rows, given their squared distances to centres (m,) and to each other (m, m).
+
+    `bounds` is updated in place. Returns the picks, and for each row the number of the pick that is nearest now, or -1
+    where none is nearer than the centres before: (picks,), (m,).
+    """
     picks: list[int] = []
+    nearest = np.full(len(bounds), -1)
     while len(picks) < limit:
         row = int(bounds.argmax())
         if bounds[row] < bar:
             break
-        np.minimum(bounds, between[row], out=bounds)
+        closer = between[row] < bounds
+        bounds[closer] = between[row][closer]
+        nearest[closer] = len(picks)
         bounds[row] = -np.inf
         picks.append(row)
-    return np.asarray(picks, dtype=np.int64)
+    return np.asarray(picks, dtype=np.int64), nearest
