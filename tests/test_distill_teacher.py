@@ -115,7 +115,7 @@ def test_training_lowers_the_held_out_loss(whole_run: DistillSummary) -> None:
     assert whole_run.resumed_from == 0
 
 
-@pytest.mark.parametrize("kills", [(7,), (1, 5, 2), (3, 3)], ids=str)
+@pytest.mark.parametrize("kills", [(7,), (2, 5, 4)], ids=str)
 def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     tmp_path: Path, whole_run: DistillSummary, kills: tuple[int, ...]
 ) -> None:
@@ -222,13 +222,19 @@ def test_steps_may_change_until_the_rate_begins_to_fall() -> None:
         ({"steps": 0}, "--steps: expected a whole number from 1, got '0'"),
         ({"generated_share": 1.5}, "--generated-share: expected a share from 0 to 1, got '1.5'"),
         ({"size": "large"}, "--size: expected small or medium, got 'large'"),
-        ({"output": Path("teacher.pt")}, r"--output: .*ends in \.safetensors, got 'teacher.pt'"),
         ({"channels": 0}, "--channels: expected a whole number from 1"),
     ],
 )
 def test_a_setting_out_of_range_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(tmp_path / "teacher.safetensors", **changes)
+
+
+def test_an_output_that_is_no_safetensors_file_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--output: expected a file name that ends in .safetensors, got 'teacher.pt'"
+    ):
+        settings(Path("teacher.pt"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvad_cli.core.receptive_field.coverage import View, options, view_of
@@ -68,6 +68,7 @@ WINDOWS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(WINDOWS, max_size=7))
 def test_recursion_and_closed_form_agree(windows):
     assert through(windows) == closed_form(windows)
@@ -117,6 +118,7 @@ def chain(n: int, steps) -> Graph:
     return Graph(tuple(layers), (layers[-1].name,))
 
 
+@settings(deadline=None)
 @given(st.lists(WINDOWS, min_size=1, max_size=5))
 def test_a_graph_without_branches_is_the_recursion(windows):
     graph = chain(300, windows)
@@ -152,6 +154,7 @@ def reads(step: Span, i: int) -> list[int]:
     return list(range((a * i + b) // d, (a * i + e) // d + 1))
 
 
+@settings(deadline=None)
 @given(st.integers(20, 60), st.lists(WINDOWS | SPANS, min_size=1, max_size=5))
 def test_boxes_are_the_hull_of_all_paths(n, plan):
     steps, cells = [], n
@@ -269,6 +272,7 @@ def test_pdn_at_256_on_a_1024_picture_in_pixels_and_millimetres():
     assert View((33, 33), (4, 4), (256, 256), (256, 256)).millimetres(10) is None
 
 
+@settings(deadline=None)
 @given(st.integers(3, 60), st.integers(1, 8), st.integers(1, 6))
 def test_largest_and_smallest_defect_are_limits(field, jump, cells):
     view = View((field, field + 4), (jump, jump), (256, 128), (512, 512))

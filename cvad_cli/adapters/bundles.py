@@ -114,10 +114,10 @@ def _write_file(folder: Path, role: str, suffix: str, write: FileWriter) -> dict
     """Write under a temporary name, then rename to `<role>-<hash><suffix>`."""
     with replacing(folder / f"{role}{suffix}") as staged:
         write(staged)
-        entry = {"bytes": staged.stat().st_size, "sha256": _sha256(staged)}
-    name = f"{role}-{entry['sha256'][:12]}{suffix}"
+        size, digest = staged.stat().st_size, _sha256(staged)
+    name = f"{role}-{digest[:12]}{suffix}"
     (folder / f"{role}{suffix}").replace(folder / name)
-    return {"name": name, **entry}
+    return {"name": name, "bytes": size, "sha256": digest}
 
 
 def _remove_unnamed(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

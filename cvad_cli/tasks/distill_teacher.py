@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class DistillSettings:
     device: str = "auto"
     checkpoint_every: int = 200
     generated_share: float = 0.5
-    calibration_images: int = 2048
+    calibration_images: int = 1024
     held_out_images: int = 48
     restart: bool = False
 
@@ -186,6 +187,10 @@ def _provenance(settings: DistillSettings, summary: DistillSummary) -> dict[str,
     }
 
 
+def _default(key: str) -> object:
+    return next(field.default for field in dataclasses.fields(DistillSettings) if field.name == key)
+
+
 def command_line(settings: DistillSettings) -> str:
     """The command that makes this teacher again. Folders are named, not located: a file may travel further than they.
 
@@ -198,9 +203,12 @@ def command_line(settings: DistillSettings) -> str:
         words += ["--images", folder.name]
     if not settings.samples:
         words.append("--no-samples")
-    words += ["--size", settings.size, "--channels", str(settings.channels or "all")]
+    words += ["--size", settings.size, "--channels", str(settings.channels or 0)]
     for backbone in settings.backbones:
         words += ["--backbone", backbone]
     words += ["--steps", str(settings.steps), "--batch-size", str(settings.batch_size), "--seed", str(settings.seed)]
     words += ["--generated-share", f"{settings.generated_share:g}"]
+    for key in ("calibration_images", "held_out_images"):
+        if getattr(settings, key) != _default(key):
+            words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
     return shlex.join(words)
