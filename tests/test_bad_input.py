@@ -19,6 +19,12 @@ def failure(result, status: int) -> str:
     return result.stderr
 
 
+@pytest.fixture
+def own_data(sample_data: Path, tmp_path: Path) -> Path:
+    """A copy of the sample data that a test may damage."""
+    return shutil.copytree(sample_data, tmp_path / "data")
+
+
 def test_the_version_is_printed(cvad) -> None:
     assert cvad("--version").stdout.strip() == f"cvad {__version__}"
 
@@ -39,6 +45,48 @@ def test_a_missing_config_file(cvad, tmp_path: Path) -> None:
     assert "gone.yaml: no such file" in failure(cvad("train", "-c", tmp_path / "gone.yaml"), 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is not valid YAML at line"),
+        ("just words", "expected `key: value` lines"),
+        ("name: a\nextends: nowhere.yaml", "nowhere.yaml does not exist"),
+        ("seed: 3", "name: is missing; every run needs it"),
+    ],
+)
+def test_a_config_that_cannot_be_read(cvad, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    errors = failure(cvad("train", "-c", path), 2)
+    assert message in errors
+    assert str(path) in errors
+
+
+def test_a_backbone_without_weights_lists_what_was_tried(cvad, small_config: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("CVAD_WEIGHTS_DIR", str(tmp_path))
+    text = failure(cvad("train", "-c", small_config, "-q", "--set", "model.weights=null"), 4)
+    for part in ("1. model.weights: not set", "2. CVAD_WEIGHTS_DIR=", "3. cache", "4. hub", "Remedies:"):
+        assert part in text
+
+
+def test_too_few_good_images(cvad, small_config: Path, own_data: Path) -> None:
+    for image in sorted((own_data / "grid" / "train" / "good").iterdir())[1:]:
+        image.unlink()
+    text = failure(cvad("train", "-c", small_config, "-q", "--set", f"data.root={own_data}"), 3)
+    assert "training needs at least 2 good images, found 1" in text
+
+
+def test_labels_that_do_not_fit_are_named_with_their_line(cvad, small_config: Path, own_data: Path) -> None:
+    (own_data / "labels.csv").write_text("path,label\ngrid/train/good/000.png,good\nnowhere.png,bent\n", "utf-8")
+    own = ("data.format=folders", "data.normal_dir=grid/train/good", "data.labels=labels.csv", f"data.root={own_data}")
+    text = failure(cvad("train", "-c", small_config, "-q", *(part for one in own for part in ("--set", one))), 3)
+    assert "labels.csv" in text
+    assert "line 3" in text
+    assert "nowhere.png" in text
+
+
 SETTINGS = [
     pytest.param("model.coreset_ration=1", 2, "Did you mean 'coreset_ratio'?", id="an unknown key"),
     pytest.param("seed=many", 2, "seed: expected a whole number, got 'many'", id="a wrong type"),
@@ -57,12 +105,6 @@ SETTINGS = [
 @pytest.mark.parametrize(("setting", "status", "message"), SETTINGS)
 def test_a_wrong_setting_is_named(cvad, small_config: Path, setting: str, status: int, message: str) -> None:
     assert message in failure(cvad("train", "-c", small_config, "-q", "--set", setting), status)
-
-
-@pytest.fixture
-def own_data(sample_data: Path, tmp_path: Path) -> Path:
-    """A copy of the sample data that a test may damage."""
-    return shutil.copytree(sample_data, tmp_path / "data")
 
 
 DAMAGES = [
@@ -109,6 +151,10 @@ def test_a_damaged_bundle_is_refused(cvad, trained: Path, tmp_path: Path) -> Non
     bank.write_bytes(bank.read_bytes()[:-1])
     here = ("--set", f"output.root={runs}")
     assert "has changed since it was trained" in failure(cvad("evaluate", "-c", trained, *here), 5)
+    manifest_path = runs / "small" / "bundle" / "manifest.json"
+    manifest_path.write_text(json.dumps({**manifest, "schema_version": 99}), encoding="utf-8")
+    assert "schema version 99" in failure(cvad("evaluate", "-c", trained, *here), 5)
+    manifest_path.write_text(json.dumps(manifest), encoding="utf-8")
     bank.unlink()
     assert "is missing" in failure(cvad("evaluate", "-c", trained, *here), 5)
 

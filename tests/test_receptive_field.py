@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cvad_cli.core.receptive_field.coverage import View, options, view_of
@@ -122,6 +122,7 @@ def chain(n: int, steps) -> Graph:
 @given(st.lists(WINDOWS, min_size=1, max_size=5))
 def test_a_graph_without_branches_is_the_recursion(windows):
     graph = chain(300, windows)
+    assume(min(layer.size[0] for layer in graph.layers) > 0)
     found = analyse(graph)[graph.outputs[0]]
     assert found.h == through(windows) == found.w
     assert [step for _, step in widest_path(analyse(graph), graph.outputs[0])] == [w for w in windows if w != Window(1)]
@@ -200,6 +201,11 @@ def test_branches_are_joined_by_their_union():
 def test_branches_of_different_pace_are_refused_by_name():
     with pytest.raises(ModelError, match=r"sum \(add\): its branches wide and other step 2 and 1 px a cell"):
         analyse(two_branches(Window(33)))
+
+
+def test_a_picture_too_small_for_the_graph_is_refused_by_the_layer():
+    with pytest.raises(ModelError, match=r"layer1 \(step\): no cell is left of a picture of \(8, 8\) px"):
+        analyse(chain(8, [Window(3, 2), Window(5)]))
 
 
 def test_squeeze_excite_sees_the_whole_picture_and_its_local_path_is_kept():

@@ -125,8 +125,15 @@ class LayerField:
 def analyse(graph: Graph) -> dict[str, LayerField]:
     """The receptive field of every map of `graph`, by name.
 
-    Raises ModelError where branches meet whose cells march at different paces, so that no one field describes the sum.
+    Raises ModelError where branches meet whose cells march at different paces, so that no one field describes the sum,
+    and where the picture is so small that a map has no cell.
     """
+    for layer in graph.layers:
+        if min(layer.size) < 1:
+            raise ModelError(
+                f"{layer.name} ({layer.kind}): no cell is left of a picture of {graph.layers[0].size} px (h, w) by then; "
+                "take a larger picture or an earlier layer"
+            )
     local = _local_edges(graph)
     rows, cols = (_along(graph, axis, local) for axis in (0, 1))
     reasons: dict[str, str] = {}
