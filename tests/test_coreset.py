@@ -242,9 +242,11 @@ def test_a_spread_that_overflows_is_refused():
         k_center_greedy(np.repeat(features, 3, axis=0), 1, rng=np.random.default_rng(0), block=2)
 
 
-def test_centres_of_another_width_are_refused():
+def test_centres_of_another_width_or_type_are_refused():
     with pytest.raises(ValueError, match="centres: expected 3 columns as features have, got 2"):
         covering_radius(np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="centres: expected float64 as features are, got float32"):
+        covering_radius(np.zeros((4, 3)), np.zeros((4, 3), dtype=np.float32))
 
 
 def least_radius_on_a_line(values, balls):

@@ -34,7 +34,9 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
     dataset = open_dataset(settings.data)
     if len(dataset.train) < 2:
         raise DataError(f"{settings.data.root}: training needs at least 2 good images, found {len(dataset.train)}")
-    require_known(settings.model.name)
+    with reporter.stage("Loading anomalib", 1) as advance:
+        require_known(settings.model.name)
+        advance(1)
     fitted = FAST_PATHS.get(settings.model.name, fit_generic)(settings, dataset.train, device, reporter)
     calibration = calibrate(fitted.held_out, false_alarm_rate=settings.calibration.false_alarm_rate)
     for image in fitted.skipped:
