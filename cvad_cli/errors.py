@@ -14,6 +14,8 @@ or a defect was found where the caller asked for that, 70 is kept for our own bu
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -57,3 +59,13 @@ class ResourceError(CvadError):
     """The machine ran out of something, or lacks the device that was asked for."""
 
     exit_code = 7
+
+
+def did_you_mean(name: str, known: Iterable[str], *, count: int = 1) -> str:
+    """' Did you mean a or b?' with the nearest of the known names; '' where none is near.
+
+    >>> did_you_mean("coreset_ration", ["seed", "coreset_ratio"])
+    " Did you mean 'coreset_ratio'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -92,7 +92,7 @@ SETTINGS = [
     pytest.param("seed=many", 2, "seed: expected a whole number, got 'many'", id="a wrong type"),
     pytest.param("data.root=/nowhere/at/all", 3, "/nowhere/at/all", id="a missing data folder"),
     pytest.param("data.category=gird", 3, "grid", id="a category misspelt"),
-    pytest.param("model.name=patchcor", 4, "anomalib has no model 'patchcor'. Did you mean patchcore", id="a model"),
+    pytest.param("model.name=patchcor", 4, "anomalib has no model 'patchcor'. Did you mean 'patchcore", id="a model"),
     pytest.param("model.backbone=resnet10", 4, "timm has no model 'resnet10'", id="a backbone misspelt"),
     pytest.param("model.layers=[layer9]", 4, "has no layer 'layer9'", id="a layer"),
     pytest.param("model.weights=/nowhere/w.safetensors", 4, "no such file", id="a weight file"),

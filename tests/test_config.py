@@ -120,7 +120,7 @@ def test_a_name_that_is_no_folder_name_is_refused(write, name: str) -> None:
 
 def test_a_missing_file_names_its_nearest_neighbour(write) -> None:
     path = write("name: first\n", "patchcore_grid.yaml")
-    with pytest.raises(ConfigError, match=r"no such file. Did you mean .*patchcore_grid.yaml\?"):
+    with pytest.raises(ConfigError, match=r"no such file. Did you mean '.*patchcore_grid.yaml'\?"):
         load_config(path.with_name("patchcore_gird.yaml"))
 
 

@@ -60,7 +60,7 @@ def test_cross_conformal_calibration_refits_each_fold(cvad, small_config: Path) 
 def test_an_unknown_model_names_the_nearest(cvad, small_config: Path) -> None:
     result = cvad("train", "-c", small_config, *settings("revers_distillation", []))
     assert result.exit_code == 4
-    assert "anomalib has no model 'revers_distillation'. Did you mean reverse_distillation" in result.stderr
+    assert "anomalib has no model 'revers_distillation'. Did you mean 'reverse_distillation'" in result.stderr
     assert "padim" in result.stderr
 
 

@@ -6,7 +6,6 @@ anomalib comes through `GenericModel`.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
-from cvad_cli.errors import ModelError
+from cvad_cli.errors import ModelError, did_you_mean
 from cvad_cli.records import Prediction
 
 if TYPE_CHECKING:
@@ -58,9 +57,8 @@ def model_names() -> tuple[str, ...]:
 def require_known(name: str) -> None:
     """Raise ModelError with the nearest names where anomalib has no model `name`."""
     if name not in _model_classes():
-        near = difflib.get_close_matches(name, model_names(), n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise ModelError(f"model.name: anomalib has no model {name!r}. {hint}It has: {', '.join(model_names())}.")
+        hint = did_you_mean(name, model_names(), count=3)
+        raise ModelError(f"model.name: anomalib has no model {name!r}.{hint} It has: {', '.join(model_names())}.")
 
 
 def _model_classes() -> dict[str, type]:
@@ -213,8 +211,7 @@ def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> 
     accepted = inspect.signature(kind).parameters
     for key in config.options:
         if key not in accepted:
-            near = difflib.get_close_matches(key, accepted, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, accepted)
             raise ModelError(
                 f"model.options.{key}: {config.name} has no such option.{hint} It takes: {', '.join(accepted)}."
             )

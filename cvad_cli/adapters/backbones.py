@@ -5,7 +5,6 @@ A plant without internet puts one safetensors file beside its config, or names a
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.errors import ModelError
+from cvad_cli.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,10 +86,9 @@ def feature_indices(spec: BackboneSpec) -> tuple[int, ...]:
     available = list(network.feature_info.module_name())
     for layer in spec.layers:
         if layer not in available:
-            near = difflib.get_close_matches(layer, available, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(layer, available)
             raise ModelError(
-                f"model.layers: {spec.name} has no layer {layer!r}. {hint}Its layers: {', '.join(available)}."
+                f"model.layers: {spec.name} has no layer {layer!r}.{hint} Its layers: {', '.join(available)}."
             )
     indices = tuple(available.index(layer) for layer in spec.layers)
     if list(indices) != sorted(indices):
@@ -104,8 +102,7 @@ def _unknown_backbone(name: str, error: Exception) -> str:
 
     if name in timm.list_models():
         return f"model.backbone: timm cannot give {name!r} as a feature network: {error}"
-    near = difflib.get_close_matches(name, timm.list_models(), n=3)
-    hint = f" Did you mean {', '.join(near)}?" if near else " `timm.list_models()` lists them."
+    hint = did_you_mean(name, timm.list_models(), count=3) or " `timm.list_models()` lists them."
     return f"model.backbone: timm has no model {name!r}.{hint}"
 
 

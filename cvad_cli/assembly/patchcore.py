@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +18,7 @@ from cvad_cli.adapters.backbones import Backbone, load_backbone
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
+from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
 from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
@@ -27,6 +30,7 @@ from cvad_cli.records import FittedModel, ImageRecord
 if TYPE_CHECKING:
     from anomalib.models import Patchcore
 
+SPOOL_PREFIX: Final = ".features-"
 WORKING_COPIES: Final = 2.2
 """Memory needed beside the gathered features, as a multiple of them: a fold's copy and the coreset's working set."""
 
@@ -41,7 +45,10 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
     )
     model = new_patchcore(backbone.network, backbone.spec.name, backbone.spec.layers, config.num_neighbors)
     stream = PictureStream(records, settings.data)
-    gathering = gather_features(model, stream, device=device, max_bytes=budget.max_bytes, reporter=reporter)
+    spool = bundle_folder(settings).parent
+    gathering = gather_features(
+        model, stream, device=device, max_bytes=budget.max_bytes, spool=spool, reporter=reporter
+    )
     with gathering as features:
         plan = plan_calibration(settings.calibration, len(features.values), seed=settings.seed)
         bank, held_out = _fit_and_hold_out(features, plan, settings, device, reporter)
@@ -140,13 +147,14 @@ class CoresetBudget:
 
 @contextmanager
 def gather_features(
-    model: Patchcore, stream: PictureStream, *, device: str, max_bytes: int, reporter: Reporter
+    model: Patchcore, stream: PictureStream, *, device: str, max_bytes: int, spool: Path, reporter: Reporter
 ) -> Iterator[PatchFeatures]:
     """Run anomalib's Patchcore over the pictures and collect its embeddings in one preallocated array.
 
-    The array lies in memory, or in a temporary file where it would not fit. Raises DataError for no pictures at all.
+    The array lies in memory, or in a temporary file below `spool` where it would not fit into `max_bytes`.
+    Raises DataError where fewer than two pictures can be read, ResourceError where the file finds no room.
     """
-    with tempfile.TemporaryDirectory(prefix="cvad-features-") as scratch:
+    with ExitStack() as stack:
         values: np.ndarray | None = None
         grid, filled, in_memory = (0, 0), 0, True
         with reporter.stage("Extracting features", len(stream.records)) as advance:
@@ -155,7 +163,7 @@ def gather_features(
                 if values is None:
                     shape = (len(stream.records), *patches.shape[1:])
                     in_memory = int(np.prod(shape)) * 4 * WORKING_COPIES <= max_bytes
-                    values = np.empty(shape, np.float32) if in_memory else _map_file(Path(scratch) / "features", shape)
+                    values = np.empty(shape, np.float32) if in_memory else _spooled(spool, shape, stack)
                 values[filled : filled + len(batch)] = patches
                 filled += len(batch)
                 advance(len(batch))
@@ -236,14 +244,22 @@ def _embed(model: Patchcore, batch: list[np.ndarray], device: str) -> tuple[np.n
     return values, grid
 
 
-def _map_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _spooled(folder: Path, shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
+    """An array in a file that goes with `stack`. Room is claimed now: a disk that fills up later would kill us."""
+    size = int(np.prod(shape)) * 4
     try:
-        return np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f"{SPOOL_PREFIX}*"):  # of a run that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=SPOOL_PREFIX))) / "features"
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(path, dtype=np.float32, mode="r+" if path.stat().st_size else "w+", shape=shape)
     except OSError as error:
-        needed = int(np.prod(shape)) * 4 / 1e9
         raise ResourceError(
-            f"{path.parent}: no room for {needed:.1f} GB of features: {error.strerror}. Set TMPDIR to a larger disk, "
-            "or raise train.max_memory so that they stay in memory."
+            f"{folder}: no room for {size / 1e9:.1f} GB of features: {error.strerror}. Set output.root to a larger "
+            "disk, or raise train.max_memory so that they stay in memory."
         ) from error
 
 

@@ -7,7 +7,6 @@ valid name.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from omegaconf.errors import (
 )
 
 from cvad_cli.config.schema import BadSettingError, RunConfig
-from cvad_cli.errors import ConfigError
+from cvad_cli.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,7 @@ def _read_yaml(path: Path, asked_by: Path | None) -> dict[str, Any]:
 
 
 def _missing_file(path: Path, asked_by: Path | None) -> str:
-    near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], n=1)
-    hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+    hint = did_you_mean(str(path), map(str, path.parent.glob("*.y*ml")))
     if asked_by is not None:
         return f"{asked_by}: extends: {path} does not exist; the name is read from the folder of this file.{hint}"
     return f"{path}: no such file.{hint}"
@@ -182,10 +180,9 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
     for part in key.split("."):
         siblings = list(dict.fromkeys(name[len(section) :].split(".")[0] for name in known if name.startswith(section)))
         if part not in siblings:
-            near = difflib.get_close_matches(part, siblings, n=1, cutoff=0.5)
             elsewhere = [name for name in known if name.rpartition(".")[2] == part]
-            hint = near or elsewhere[:1]
-            remedy = f"Did you mean {hint[0]!r}?" if hint else f"Valid names here: {', '.join(siblings)}."
+            hint = did_you_mean(part, siblings) or did_you_mean(f"{section}{part}", elsewhere)
+            remedy = hint.strip() or f"Valid names here: {', '.join(siblings)}."
             return (
                 f"{section}{part}: there is no such setting. {remedy}"
                 if siblings

@@ -131,7 +131,7 @@ def analyse(graph: Graph) -> dict[str, LayerField]:
     for layer in graph.layers:
         if min(layer.size) < 1:
             raise ModelError(
-                f"{layer.name} ({layer.kind}): no cell is left of a picture of {graph.layers[0].size} px (h, w) by then; "
+                f"{layer.name} ({layer.kind}): no cell is left of a picture of {graph.layers[0].size} px (h, w); "
                 "take a larger picture or an earlier layer"
             )
     local = _local_edges(graph)
