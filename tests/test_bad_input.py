@@ -135,8 +135,9 @@ def test_evaluating_before_training_says_what_to_do(cvad, small_config: Path) ->
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.image_size=96", "was trained at data.image_size 64, the config says 96"),
-        ("model.name=padim", "holds a patchcore model, the config says padim"),
+        ("data.image_size=96", "was trained with data.image_size 64, the config says 96"),
+        ("model.name=padim", "was trained with model.name patchcore, the config says padim"),
+        ("model.layers=[layer1]", "was trained with model.layers ['layer1', 'layer2'], the config says ['layer1']"),
     ],
 )
 def test_a_bundle_of_other_settings_is_refused(cvad, trained: Path, setting: str, message: str) -> None:

@@ -171,3 +171,10 @@ def test_every_setting_is_documented() -> None:
 )
 def test_sizes_are_read_as_people_write_them(text: str, expected: int | None) -> None:
     assert parse_bytes(text) == expected
+
+
+def test_plain_settings_are_what_json_gives_back(write) -> None:
+    import json
+
+    plain = to_plain(load_config(write("name: first\nmodel: {layers: [a, b], options: {sizes: [1, 2]}}\n")))
+    assert json.loads(json.dumps(plain)) == plain

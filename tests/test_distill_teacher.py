@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.adapters.crops import random_crop
-from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share
+from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share, orthogonalised
 from cvad_cli.assembly.pretraining_pictures import (
     PICTURE_SIDE,
     PictureSource,
@@ -214,6 +214,20 @@ def test_steps_may_change_until_the_rate_begins_to_fall() -> None:
         assert falling == sorted(falling, reverse=True)
         assert 0 < falling[-1] < 0.1
     assert learning_share(WARM_UP_STEPS, 1000) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(20, 90), (90, 20), (32, 32)], ids=str)
+def test_a_step_moves_all_directions_of_a_kernel_alike(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    strong = left @ torch.diag(values**2) @ right  # the same directions, their strengths further apart
+    for given in (matrix, 1e-4 * strong):
+        found = left.T @ orthogonalised(given) @ right.T
+        along = found.diagonal()
+        # bfloat16 and five steps: the weakest directions are still on their way, the others lie near 1
+        assert along[: len(along) * 3 // 4].min() > 0.6
+        assert along.max() < 1.3
+        assert (found - torch.diag(along)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(

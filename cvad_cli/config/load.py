@@ -68,7 +68,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def to_plain(settings: RunConfig) -> dict[str, Any]:
     """The resolved settings as plain dictionaries and lists, for the manifest and for reports."""
     plain = OmegaConf.to_container(OmegaConf.structured(settings), resolve=True, enum_to_str=True)
-    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+    return {str(key): _listed(value) for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _listed(value: Any) -> Any:
+    """The value with lists for tuples, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {str(key): _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def setting_names() -> tuple[str, ...]:
