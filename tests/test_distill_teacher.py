@@ -417,3 +417,17 @@ def test_the_command_that_makes_a_teacher_again_names_no_place_of_this_machine(t
     told = command_line(settings(tmp_path / "t.safetensors", images=(tmp_path / "my parts",)))
     assert "--images 'my parts'" in told
     assert str(tmp_path) not in told
+
+
+def test_the_command_distils_a_teacher_and_checks_its_arguments(cvad, tmp_path) -> None:
+    small = ["--size", "small", "--channels", "8", "--backbone", "resnet10t:layer1", "--weights", "random"]
+    small += ["--batch-size", "2", "--calibration-images", "4", "--held-out-images", "2", "--no-samples"]
+    small += ["--generated-share", "1", "--device", "cpu", "--checkpoint-every", "1"]
+    first = cvad("distill-teacher", "-o", tmp_path / "own.safetensors", *small, "--steps", "2", "--json")
+    assert first.exit_code == 0, first.output
+    summary = json.loads(first.stdout)
+    assert (summary["steps"], summary["channels"]) == (2, 8)
+    assert (tmp_path / "own.safetensors").is_file()
+    wrong = cvad("distill-teacher", "-o", tmp_path / "own.pt", *small)
+    assert wrong.exit_code == 2
+    assert "a file name that ends in .safetensors" in wrong.stderr

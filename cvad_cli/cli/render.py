@@ -11,6 +11,8 @@ from cvad_cli.records import DemoSummary, EvaluationSummary, TrainSummary
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cvad_cli.tasks.distill_teacher import DistillSummary
+
 
 def as_json(record: object) -> Any:
     """The record in JSON's own types. An evaluation is its metrics.json, to the letter."""
@@ -80,6 +82,19 @@ def show_demo(summary: DemoSummary) -> None:
     _print(table)
     _print(f"Weights: {summary.weights}")
     _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <category>/evaluation/.")
+
+
+def show_distillation(summary: DistillSummary) -> None:
+    """What the teacher learnt from, and how well."""
+    table = _table(f"{summary.output.name}: PDN {summary.size} distilled in {summary.seconds:.0f} s")
+    table.add_row("backbones", ", ".join(summary.sources))
+    table.add_row("channels", str(summary.channels))
+    table.add_row("pictures", ", ".join(f"{count} {name}" for name, count in summary.images.items()))
+    resumed = f", resumed at {summary.resumed_from}" if summary.resumed_from else ""
+    table.add_row("steps", f"{summary.steps}{resumed}")
+    table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
+    table.add_row("teacher", str(summary.output))
+    _print(table)
 
 
 def _types_table(metrics: Any) -> Table:

@@ -89,6 +89,21 @@ def run_demo(output: Path, seed: int, options: Options) -> None:
         show_demo(result)
 
 
+def run_distillation(options: Options, **settings: Any) -> None:
+    """Distil a teacher; then what it was made of."""
+    from cvad_cli.cli.progress import reporter_for
+    from cvad_cli.cli.render import as_json, show_distillation
+
+    with quiet_libraries(options):
+        from cvad_cli.tasks.distill_teacher import DistillSettings, distill_teacher
+
+        result = distill_teacher(DistillSettings(**settings), reporter_for(options.quiet))
+    if options.json:
+        typer.echo(json.dumps(as_json(result), indent=2, ensure_ascii=False))
+    elif not options.quiet:
+        show_distillation(result)
+
+
 @contextlib.contextmanager
 def quiet_libraries(options: Options) -> Iterator[None]:
     """Keep third-party chatter off the terminal, and standard output for results. `--debug` lets everything through."""
