@@ -31,6 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -51,15 +53,40 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        former = temporary.with_suffix(".old")
-        if folder.exists():
-            folder.replace(former)
-        temporary.replace(folder)
-        shutil.rmtree(former, ignore_errors=True)
+        _swap(temporary, folder)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; whatever interrupts it, one of the two stands there afterwards."""
+    former = fresh.with_suffix(".old")
+    if folder.exists():
+        folder.replace(former)
+    try:
+        fresh.replace(folder)
+    except BaseException:
+        if former.exists() and not folder.exists():
+            former.replace(folder)
+        raise
+    if former.is_dir():
+        shutil.rmtree(former, ignore_errors=True)
+    else:
+        former.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make `folder` and see that a file can be written there: before hours of work, not after.
+
+    Raises ResourceError naming the folder.
+    """
+    with replacing_folder(folder / ".probe"):
+        pass
+    shutil.rmtree(folder / ".probe", ignore_errors=True)
 
 
 def _cannot_write(path: Path, error: OSError) -> ResourceError:

@@ -177,3 +177,10 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
         load_backbone(NAME, LAYERS, str(path), seed=0)
     with pytest.raises(ModelError, match="no such file"):
         load_backbone(NAME, LAYERS, str(tmp_path / "none.safetensors"), seed=0)
+
+
+def test_a_strange_file_in_the_weights_folder_stops_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CVAD_WEIGHTS_DIR", str(tmp_path / "weights"))
+    save(tmp_path / "weights" / "some_name.safetensors", full_state(), timm_model=NAME)
+    (tmp_path / "weights" / "aaa.safetensors").write_text("junk")
+    assert load_backbone(NAME, LAYERS, None, seed=0).weights == "CVAD_WEIGHTS_DIR, file some_name.safetensors"

@@ -107,3 +107,24 @@ def test_a_damaged_manifest_is_refused(bundle: Bundle, text: str, message: str) 
 def test_an_unknown_role_names_those_there_are(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="names no 'index' file; it holds memory_bank, backbone"):
         bundle.file("index")
+
+
+def test_an_edited_threshold_is_refused(tmp_path: Path) -> None:
+    contents = {**CONTENTS, "calibration": {"threshold": 2.0}}
+    bundle = write_bundle(tmp_path / "bundle", contents, {"memory_bank": writer(b"bank")})
+    edit_manifest(bundle, calibration={"threshold": -1e9})
+    with pytest.raises(BundleError, match="has been edited"):
+        read_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, "safetensors"])
+def test_a_full_disk_inside_a_library_is_a_full_disk(tmp_path: Path, error) -> None:
+    from safetensors import SafetensorError
+
+    kind = SafetensorError if error == "safetensors" else error
+
+    def disk_full(_path: Path) -> None:
+        raise kind("No space left on device")
+
+    with pytest.raises(ResourceError, match="No space left on device"):
+        write_bundle(tmp_path / "bundle", CONTENTS, {"memory_bank": (".x", disk_full)})

@@ -58,3 +58,28 @@ def test_a_parent_that_is_a_file_names_the_target(tmp_path: Path) -> None:
         replacing_folder(tmp_path / "file" / "results"),
     ):
         pass
+
+
+def test_a_file_in_the_place_of_a_folder_is_replaced_and_gone(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with replacing_folder(tmp_path / "results") as staged:
+        (staged / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert (tmp_path / "results" / "new").exists()
+
+
+def test_a_swap_that_fails_puts_the_former_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "results"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.replace
+
+    def fails_for_the_fresh_one(self: Path, to: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "replace", fails_for_the_fresh_one)
+    with pytest.raises(ResourceError, match="Input/output error"), replacing_folder(target) as staged:
+        (staged / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["old"]

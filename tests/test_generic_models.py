@@ -95,3 +95,39 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, capsys: pytest.
     with pytest.raises(ModelError, match="is not a checkpoint of Padim"):
         model.load(path)
     assert "never" not in capsys.readouterr().out
+
+
+def test_the_weights_keyword_arguments_are_the_bundles_too(cvad, small_config: Path, tmp_path: Path) -> None:
+    """At an odd size, 'same' padding changes every feature: a bundle opened without it scores another network."""
+    import timm
+    from safetensors.torch import save_file
+
+    name = "mobilenetv2_050"
+    torch.manual_seed(0)
+    state = timm.create_model(name, pretrained=False, pad_type="same").state_dict()
+    header = {"timm_model": name, "kwargs": json.dumps({"pad_type": "same"})}
+    save_file({key: value.clone() for key, value in state.items()}, tmp_path / "w.safetensors", metadata=header)
+    options = [f"model.backbone={name}", "model.layers=[blocks.0, blocks.1]", "model.options={n_features: 20}"]
+    options += [f"model.weights={tmp_path / 'w.safetensors'}", "data.image_size=100"]
+    assert cvad("train", "-c", small_config, "-q", *settings("padim", options)).exit_code == 0
+    manifest = read_bundle(small_config.parent / "runs" / "small" / "bundle").manifest
+    assert manifest["model"]["backbone_kwargs"] == {name: {"pad_type": "same"}}
+    evaluated = cvad("evaluate", "-c", small_config, "--json", *settings("padim", options))
+    metrics = json.loads(evaluated.stdout)
+    assert metrics["decision"]["false_alarm_rate"] < 1
+
+
+def test_settings_that_lightning_refuses_are_named(cvad, small_config: Path) -> None:
+    result = cvad("train", "-c", small_config, *settings("stfpm", ["trainer.precision=nonsense"]))
+    assert result.exit_code == 2
+    assert "trainer: Lightning refuses these settings" in result.stderr
+
+
+def test_ctrl_c_while_lightning_trains_has_its_status(cvad, small_config: Path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomalib.models.Stfpm.training_step", interrupted)
+    result = cvad("train", "-c", small_config, "-q", *settings("stfpm", []))
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr

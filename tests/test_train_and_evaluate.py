@@ -99,7 +99,7 @@ def test_curves_and_a_bounded_number_of_pictures_are_drawn(trained: Path) -> Non
     import cv2
 
     folder = trained.parent / "runs" / "small" / "evaluation"
-    assert len(list((folder / "pictures").iterdir())) == 4
+    assert len(list((folder / "pictures").rglob("*.png"))) == 4
     for name in ("roc.png", "precision_recall.png", "score_histogram.png"):
         picture = cv2.imread(str(folder / name))
         assert picture is not None
@@ -262,3 +262,33 @@ def test_a_stopped_training_leaves_the_former_bundle_and_no_temporary_file(
         assert "Traceback" not in errors
         assert read_bundle(runs / "small" / "bundle").fingerprint == before
     assert not list(runs.rglob("*.tmp*"))
+
+
+def test_skipped_test_images_are_listed_and_pictures_of_one_name_keep_apart(
+    trained: Path, sample_data: Path, tmp_path: Path, cvad
+) -> None:
+    root = copy_of_data(sample_data, tmp_path / "data")
+    bent = root / "grid" / "test" / "bent"
+    good = root / "grid" / "test" / "good"
+    shutil.copy(good / "000.png", good / "000.jpg")  # read by content, not by suffix
+    (bent / "junk.png").write_text("junk")
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs")
+    here = [f"data.root={root}", f"output.root={tmp_path / 'runs'}", "data.on_error=skip", "evaluation.pictures=100"]
+    result = cvad("evaluate", "-c", trained, "--json", *(part for one in here for part in ("--set", one)))
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)
+    assert [entry["key"].endswith("bent/junk.png") for entry in metrics["skipped"]] == [True]
+    drawn = list((tmp_path / "runs" / "small" / "evaluation" / "pictures").rglob("*.png"))
+    assert len(drawn) == metrics["counts"]["test"] == 15
+
+
+def test_figures_say_what_the_detector_was_trained_on(trained: Path, tmp_path: Path, sample_data: Path, cvad) -> None:
+    root = copy_of_data(sample_data, tmp_path / "data")
+    (root / "grid").rename(root / "other")
+    shutil.copytree(trained.parent / "runs", tmp_path / "runs")
+    here = [f"data.root={root}", f"output.root={tmp_path / 'runs'}", "data.category=other", "seed=77"]
+    result = cvad("evaluate", "-c", trained, "--json", *(part for one in here for part in ("--set", one)))
+    assert "the detector was trained on grid, the test images are those of other" in result.stderr
+    provenance = json.loads(result.stdout)["provenance"]
+    assert (provenance["data"], provenance["seed"]) == ("other", 77)
+    assert (provenance["trained"]["data"], provenance["trained"]["seed"]) == ("grid", 3)

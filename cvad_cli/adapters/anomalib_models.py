@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
-from cvad_cli.errors import ModelError, did_you_mean
+from cvad_cli.errors import ConfigError, ModelError, did_you_mean
 from cvad_cli.records import Prediction
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCH_IMAGES: Final = 8
-_BUILD_ERRORS: Final = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+_BUILD_ERRORS: Final = (AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What anomalib's models are seen to raise for a backbone, a layer or an image size that does not fit them."""
 
-FindWeights = Callable[[str], tuple[Path, Mapping[str, Any]] | None]
-"""Gives the weight file of a timm backbone and the keyword arguments it needs; None: random initialisation."""
+FindWeights = Callable[[str], tuple[Path | None, Mapping[str, Any]] | None]
+"""Gives the weight file of a timm backbone and the keyword arguments it needs; no file: random initialisation."""
 
 
 def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
@@ -78,8 +78,9 @@ def _model_classes() -> dict[str, type]:
 class GenericModel:
     """One anomalib model other than Patchcore, from construction to prediction."""
 
-    def __init__(self, model: Any, image_size: int, device: str) -> None:
+    def __init__(self, model: Any, image_size: int, device: str, backbone_kwargs: Mapping[str, Any]) -> None:
         self._model = model
+        self.backbone_kwargs = backbone_kwargs
         self._device = device
         self.image_size = (image_size, image_size)
 
@@ -93,11 +94,11 @@ class GenericModel:
         kind = _model_classes()[config.name]
         arguments = _constructor_arguments(kind, config, image_size)
         try:
-            with _weights_from(find_weights):
+            with _weights_from(find_weights) as backbone_kwargs:
                 model = kind(**arguments)
         except _BUILD_ERRORS as error:
             raise ModelError(f"model: anomalib could not build {config.name}: {_reason(error)}") from error
-        return cls(model, image_size, device)
+        return cls(model, image_size, device, backbone_kwargs)
 
     def fit(
         self, images: Sequence[np.ndarray], trainer: TrainerConfig, *, seed: int, advance: Callable[[int], None]
@@ -107,20 +108,24 @@ class GenericModel:
         `advance` is called once per optimisation step.
         """
         import lightning.pytorch as pl
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch.callbacks import LambdaCallback
         from torch.utils.data import DataLoader
 
         pl.seed_everything(seed, verbose=False)
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
         progress = LambdaCallback(on_train_batch_end=lambda *_: advance(1))
-        runner = pl.Trainer(
-            **options,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[progress],
-        )
+        try:
+            runner = pl.Trainer(
+                **options,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                callbacks=[progress],
+            )
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: Lightning refuses these settings: {_reason(error)}") from error
         loader: Any = DataLoader(
             _GoodPictures(images),  # type: ignore[arg-type]
             batch_size=min(BATCH_IMAGES, len(images)),
@@ -130,6 +135,11 @@ class GenericModel:
         )
         try:
             runner.fit(self._model, train_dataloaders=loader)
+        except SystemExit as stop:
+            # Lightning turns Ctrl-C into exit(1): give it back to whoever asked for it.
+            if stop.code == 1:
+                raise KeyboardInterrupt from stop
+            raise
         except _BUILD_ERRORS as error:
             raise ModelError(f"model: anomalib could not fit {type(self._model).__name__}: {_reason(error)}") from error
         self._runner = runner
@@ -228,26 +238,30 @@ def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> 
 
 
 @contextmanager
-def _weights_from(find_weights: FindWeights) -> Iterator[None]:
+def _weights_from(find_weights: FindWeights) -> Iterator[dict[str, Any]]:
     """While anomalib builds a model, let timm take pretrained weights from our places instead of the hub.
 
     anomalib's constructors ask timm for `pretrained=True` deep inside and take no file: this is the one seam that they
-    share.
+    share. Yields the keyword arguments that each pretrained backbone was built with.
     """
     import timm
 
     original = timm.create_model
+    used: dict[str, Any] = {}
 
     def create_model(model_name: str, *, pretrained: bool = False, **kwargs: Any) -> Any:
         found = find_weights(model_name) if pretrained else None
         if found is None:
             return original(model_name, **{**kwargs, "pretrained": False})
         path, needed = found
+        used[model_name] = dict(needed)
+        if path is None:
+            return original(model_name, **{**kwargs, **needed, "pretrained": False})
         overlay = {"file": str(path), "custom_load": False}
         return original(model_name, **{**kwargs, **needed, "pretrained": True, "pretrained_cfg_overlay": overlay})
 
     with patch.object(timm, "create_model", create_model):
-        yield
+        yield used
 
 
 def _trainer_options(trainer: TrainerConfig, device: str) -> dict[str, Any]:
@@ -300,11 +314,12 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def describe(config: ModelConfig) -> Mapping[str, Any]:
+def describe(config: ModelConfig, backbone_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a manifest keeps of a generic model, to build it again."""
     return {
         "name": config.name,
         "backbone": config.backbone,
         "layers": list(config.layers or ()),
         "options": config.options,
+        "backbone_kwargs": dict(backbone_kwargs),
     }

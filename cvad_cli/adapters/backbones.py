@@ -79,6 +79,8 @@ def feature_indices(spec: BackboneSpec) -> tuple[int, ...]:
     """The `out_indices` of timm for the layers' module names. Raises ModelError naming the valid ones."""
     import timm
 
+    if ":" in spec.name or "/" in spec.name:
+        raise ModelError(f"model.backbone: expected the plain name of a timm model, got {spec.name!r}")
     try:
         network: Any = timm.create_model(spec.name, pretrained=False, features_only=True, **spec.kwargs)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
@@ -154,9 +156,9 @@ def _in_weights_dir(name: str, tried: list[str]) -> tuple[Path, str] | None:
         tried.append(f"{WEIGHTS_DIR_VARIABLE}={folder}: no such folder")
         return None
     files = sorted(root.glob("*.safetensors"))
-    for path in files:
-        if path.name.split(".")[0] == name or _header(path).get("timm_model") == name:
-            return path, f"{WEIGHTS_DIR_VARIABLE}, file {path.name}"
+    by_name = [path for path in files if path.name.split(".")[0] == name]
+    for path in by_name or [path for path in files if _made_for(path) == name]:
+        return path, f"{WEIGHTS_DIR_VARIABLE}, file {path.name}"
     held = ", ".join(path.name for path in files) or "no safetensors file"
     tried.append(f"{WEIGHTS_DIR_VARIABLE}={folder}: none for {name} (it holds {held})")
     return None
@@ -207,6 +209,14 @@ def _from_hub(name: str, tried: list[str]) -> tuple[Path, str] | None:
         reason = getattr(error, "reason", None) or str(error).splitlines()[0]
         tried.append(f"hub: {repository} could not be fetched: {reason}")
     return None
+
+
+def _made_for(path: Path) -> str | None:
+    """The backbone that a file's header names; None also where another program's file cannot be read."""
+    try:
+        return _header(path).get("timm_model")
+    except ModelError:
+        return None
 
 
 def _header(path: Path) -> dict[str, str]:

@@ -79,6 +79,8 @@ def read_bundle(folder: Path) -> Bundle:
     """Open and verify a bundle. Raises BundleError, with a message of its own for each way in which it can be unfit."""
     manifest = _read_manifest(folder)
     for role, entry in manifest["files"].items():
+        if not isinstance(entry, dict):
+            raise BundleError(f"{folder / MANIFEST_NAME}: {role}: expected a name and a sha256, got {entry!r}")
         name, expected = str(entry.get("name", "")), str(entry.get("sha256", ""))
         if not name or Path(name).name != name:
             raise BundleError(f"{folder / MANIFEST_NAME}: {role}: {name!r} is not the name of a file in this folder")
@@ -87,6 +89,11 @@ def read_bundle(folder: Path) -> Bundle:
             raise BundleError(f"{folder}: {name} is missing; copy the whole folder again, or run `cvad train`")
         if _sha256(path) != expected:
             raise BundleError(f"{path}: has changed since it was trained (sha256 differs); copy it again, or retrain")
+    if _fingerprint(manifest, manifest["files"]) != manifest["fingerprint"]:
+        raise BundleError(
+            f"{folder / MANIFEST_NAME}: has been edited: its model, preprocessing or calibration do not fit its "
+            "fingerprint; copy it again, or retrain"
+        )
     return Bundle(folder, manifest)
 
 
@@ -99,7 +106,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: cannot be read as JSON: {error}") from error
     found = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if not isinstance(found, int):
+    if not isinstance(found, int) or found < 1:
         raise BundleError(f"{path}: has no schema_version; it is not a cvad bundle")
     if found > SCHEMA_VERSION:
         raise BundleError(
@@ -113,11 +120,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _write_file(folder: Path, role: str, suffix: str, write: FileWriter) -> dict[str, Any]:
     """Write under a temporary name, then rename to `<role>-<hash><suffix>`."""
     with replacing(folder / f"{role}{suffix}") as staged:
-        write(staged)
+        _write_staged(staged, write)
         size, digest = staged.stat().st_size, _sha256(staged)
     name = f"{role}-{digest[:12]}{suffix}"
     (folder / f"{role}{suffix}").replace(folder / name)
     return {"name": name, "bytes": size, "sha256": digest}
+
+
+def _write_staged(staged: Path, write: FileWriter) -> None:
+    """safetensors and torch report a full disk as errors of their own."""
+    from safetensors import SafetensorError
+
+    try:
+        write(staged)
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"{str(error).splitlines()[0]} (is the disk full?)") from error
 
 
 def _remove_unnamed(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -137,7 +154,8 @@ def _fingerprint(contents: Mapping[str, Any], files: Mapping[str, Mapping[str, A
     what = {
         "model": contents.get("model"),
         "preprocessing": contents.get("preprocessing"),
-        "files": {role: entry["sha256"] for role, entry in files.items()},
+        "calibration": contents.get("calibration"),
+        "files": {role: entry.get("sha256") for role, entry in files.items()},
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -90,7 +90,9 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
     config = ModelConfig(
         name=stored["name"], backbone=stored["backbone"], layers=layers, options=dict(stored["options"])
     )
-    model = GenericModel.build(config, bundle.manifest["preprocessing"]["image_size"], device, lambda _name: None)
+    kwargs: dict[str, Any] = stored["backbone_kwargs"]
+    side = bundle.manifest["preprocessing"]["image_size"]
+    model = GenericModel.build(config, side, device, lambda name: (None, kwargs[name]) if name in kwargs else None)
     model.load(bundle.file("checkpoint"))
     return model
 

@@ -56,7 +56,7 @@ def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str
         held_out.append(_score(settings, model, [readable[image] for image in held], reporter))
     return FittedModel(
         kind="anomalib",
-        description=describe(settings.model),
+        description=describe(settings.model, final.backbone_kwargs),
         writers={"checkpoint": (".ckpt", final.save)},
         weights=settings.model.weights or "by each backbone's name, from the usual places",
         held_out=tuple(held_out),
@@ -84,7 +84,7 @@ def _readable(
 def _fit(
     settings: RunConfig, readable: Sequence[ImageRecord], images: np.ndarray, device: str, reporter: Reporter
 ) -> GenericModel:
-    def weights_of(name: str) -> tuple[Path, Mapping[str, Any]] | None:
+    def weights_of(name: str) -> tuple[Path | None, Mapping[str, Any]] | None:
         return None if settings.model.weights == RANDOM_WEIGHTS else find_weights(name, settings.model.weights)
 
     model = GenericModel.build(settings.model, settings.data.image_size, device, weights_of)

@@ -19,7 +19,7 @@ def open_dataset(data: DataConfig) -> Dataset:
     """List the pictures that the config names. Raises DataError where folders or labels do not fit."""
     root = Path(data.root).expanduser()
     if data.format == "mvtec":
-        return load_mvtec(root, data.category)
+        return load_mvtec(root, data.category or "")
     layout = FolderLayout(
         normal_dir=data.normal_dir,
         abnormal_dirs=data.abnormal_dirs,

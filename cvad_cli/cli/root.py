@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -47,6 +49,14 @@ class RootGroup(TyperGroup):
             # Whoever read our output has gone (`cvad ... | head`): not an error, and no one to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise _leave(
+                    ctx, f"bug: {type(error).__name__}: {error}\nRun again with --debug.", BUG_STATUS
+                ) from None
+            raise _leave(
+                ctx, "error: no space left where the output goes; free some, or send it elsewhere", 7
+            ) from None
         except Exception as error:
             if isinstance(error, (typer.Exit, typer.Abort)) or type(error).__module__.startswith(("click", "typer")):
                 raise
@@ -62,7 +72,8 @@ class RootGroup(TyperGroup):
 def _leave(ctx: typer.Context, message: str, status: int) -> typer.Exit:
     if ctx.meta.get(DEBUG_KEY, False) and status != INTERRUPT_STATUS:
         traceback.print_exc()
-    typer.secho(message, err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+    with contextlib.suppress(OSError):  # standard error may be gone as well
+        typer.secho(message, err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
     return typer.Exit(status)
 
 

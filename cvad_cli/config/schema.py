@@ -35,7 +35,7 @@ class DataConfig:
 
     format: Literal["mvtec", "folders"] = "mvtec"
     root: str = "datasets/mvtec_ad"
-    category: str = ""
+    category: str | None = None
     normal_dir: str = "train/good"
     test_normal_dir: str | None = None
     abnormal_dirs: tuple[str, ...] = ()

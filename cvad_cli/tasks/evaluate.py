@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime as dt
 import json
 from collections import Counter
@@ -51,6 +52,9 @@ def evaluate(settings: RunConfig, reporter: Reporter) -> EvaluationSummary:
     dataset = open_dataset(settings.data)
     if not dataset.test:
         raise DataError(f"{settings.data.root}: {dataset.name} has no test images to evaluate on")
+    trained_on = opened.bundle.manifest["data"]["name"]
+    if trained_on != dataset.name:
+        reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
     stream = PictureStream(dataset.test, settings.data)
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
@@ -60,6 +64,7 @@ def evaluate(settings: RunConfig, reporter: Reporter) -> EvaluationSummary:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(stream.skipped)
+        metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
@@ -135,6 +140,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "name": settings.name,
             "model": settings.model.name,
             "seed": settings.seed,
+            "trained": _training_of(opened),
             "data": dataset.name,
             "data_root": settings.data.root,
             "test_fingerprint": fingerprint(scored.records),
@@ -147,6 +153,16 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "cvad_version": __version__,
             "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         },
+    }
+
+
+def _training_of(opened: OpenBundle) -> dict[str, Any]:
+    """What the detector was trained on, whatever the config says now."""
+    manifest = opened.bundle.manifest
+    return {
+        "data": manifest["data"]["name"],
+        "fingerprint": manifest["data"]["fingerprint"],
+        "seed": manifest["settings"]["seed"],
     }
 
 
@@ -200,7 +216,7 @@ class _Drawer:
         image = read_image(record.path, max_megapixels=self._settings.data.max_megapixels)
         verdict = "rejected" if prediction.score > self._calibration.threshold else "passed"
         anomaly_panel(
-            self._folder / f"{Path(record.key).with_suffix('').as_posix().replace('/', '_')}.png",
+            self._folder / (record.key if record.key.endswith(".png") else f"{record.key}.png"),
             image,
             prediction.anomaly_map,
             mask,

@@ -17,6 +17,7 @@ from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
+from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
 from cvad_cli.records import Dataset, FittedModel, TrainSummary
 
@@ -31,6 +32,7 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
     """
     started = time.perf_counter()
     device = choose_device(settings.device)
+    require_writable(bundle_folder(settings).parent)
     dataset = open_dataset(settings.data)
     if len(dataset.train) < 2:
         raise DataError(f"{settings.data.root}: training needs at least 2 good images, found {len(dataset.train)}")
