@@ -40,6 +40,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no s
 Debug = Annotated[
     bool, typer.Option("--debug", callback=remember_debug, help="Show tracebacks and the libraries' own messages.")
 ]
+Folders = Annotated[
+    list[Path], typer.Option("--images", metavar="DIR", help="A folder of pictures. May be given several times.")
+]
+Backbones = Annotated[
+    list[str],
+    typer.Option("--backbone", metavar="NAME[:LAYERS]", help="A timm backbone to learn from. Repeatable."),
+]
+WeightFiles = Annotated[
+    list[str], typer.Option("--weights", metavar="FILE", help="Weights of each backbone, in the same order.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume/--restart", help="Go on from the checkpoint beside the output, or begin anew.")
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -115,19 +128,12 @@ def demo(
 @app.command()
 def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The teacher: NAME.safetensors.")],
-    images: Annotated[
-        list[Path], typer.Option("--images", metavar="DIR", help="A folder of pictures. May be given several times.")
-    ] = [],  # noqa: B006
+    images: Folders = [],  # noqa: B006
     samples: Annotated[bool, typer.Option(help="Also use scikit-image's sample photographs, if installed.")] = True,
     size: Annotated[str, typer.Option(help="small or medium.")] = "small",
     channels: Annotated[int, typer.Option(min=0, help="Of the teacher; 0: as many as the backbones give.")] = 384,
-    backbone: Annotated[
-        list[str],
-        typer.Option("--backbone", metavar="NAME[:LAYERS]", help="A timm backbone to learn from. Repeatable."),
-    ] = ["tf_efficientnet_lite0", "mobilenetv2_100"],  # noqa: B006
-    weights: Annotated[
-        list[str], typer.Option("--weights", metavar="FILE", help="Weights of each backbone, in the same order.")
-    ] = [],  # noqa: B006
+    backbone: Backbones = ["tf_efficientnet_lite0", "mobilenetv2_100"],  # noqa: B006
+    weights: WeightFiles = [],  # noqa: B006
     steps: Annotated[int, typer.Option(help="Training steps; may change on resuming until the last 30 %.")] = 10_000,
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and of the first weights.")] = 42,
@@ -136,9 +142,7 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     generated_share: Annotated[float, typer.Option(help="Share of generated pictures, 0 to 1.")] = 0.5,
     calibration_images: Annotated[int, typer.Option(help="Pictures that the targets are standardised over.")] = 1024,
     held_out_images: Annotated[int, typer.Option(help="Pictures that the loss is reported on.")] = 48,
-    resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on from the checkpoint beside the output, or begin anew.")
-    ] = True,
+    resume: Resume = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
