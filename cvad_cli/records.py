@@ -95,6 +95,8 @@ class FittedModel:
     """How many training images could be read."""
     skipped: tuple[SkippedImage, ...]
     details: Mapping[str, Any]
+    scratch: Path | None = None
+    """Folder with the state of the training run, to be removed once the bundle stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.adapters.crops import random_crop
-from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share, orthogonalised
+from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share
 from cvad_cli.assembly.pretraining_pictures import (
     PICTURE_SIDE,
     PictureSource,
@@ -38,7 +38,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import anomalib.models  # noqa: F401  # it warns of its own dependencies while it is imported
 
-    from cvad_cli.adapters.pdn import load_teacher
+    from cvad_cli.adapters.muon import orthogonalised
+from cvad_cli.adapters.pdn import load_teacher
 
 NO_REAL_PICTURES = RealPictures((), (), (), "none")
 

@@ -8,7 +8,7 @@ while the rate stays, which a run of hours on a shared machine needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 PEAK_RATE: Final = 6e-3
+STUDENT_RATE: Final = 6e-3
 BIAS_RATE: Final = 1e-3
 MOMENTUM: Final = 0.95
 WARM_UP_STEPS: Final = 50
 FALL: Final = 0.3  # of all steps
-
-NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS: Final = 5
 
 
 def fall_begins(steps: int) -> int:
@@ -37,21 +35,23 @@ def learning_share(step: int, steps: int) -> float:
     return min((step + 1) / WARM_UP_STEPS, 1.0) * (1 - math.sqrt(fallen))
 
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix (m, n) with its singular values brought near 1 by Newton-Schulz steps, in bfloat16.
+def annealed_schedule(steps: int) -> Callable[[Any], Any]:
+    """Muon and `learning_share` as Lightning's `configure_optimizers` wants them, for EfficientAD's short runs.
 
-    Coefficients of Jordan et al., "Muon: an optimizer for hidden layers", 2024: fast rather than exact, values end
-    between about 0.7 and 1.2.
+    The function returned takes the module; student and autoencoder learn.
     """
-    first, second, third = NEWTON_SCHULZ
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    value = wide.bfloat16()
-    value = value / (value.norm() + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = value @ value.T
-        value = first * value + (second * gram + third * (gram @ gram)) @ value
-    result: torch.Tensor = (value if wide is matrix else value.T).to(matrix.dtype)
-    return result
+
+    def schedule(module: Any) -> dict[str, Any]:
+        from torch.optim.lr_scheduler import LambdaLR
+
+        from cvad_cli.adapters.muon import Muon
+
+        learning = [*module.model.student.parameters(), *module.model.ae.parameters()]
+        optimiser = Muon(learning, kernel_rate=STUDENT_RATE, bias_rate=BIAS_RATE)
+        rates = LambdaLR(optimiser, lambda step: learning_share(min(step, steps - 1), steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    return schedule
 
 
 @final
@@ -74,6 +74,8 @@ class Optimiser:
     def step(self, share: float) -> None:
         """Move the weights by their gradients, at this share of the peak rates."""
         import torch
+
+        from cvad_cli.adapters.muon import orthogonalised
 
         for group in self._adam.param_groups:
             group["lr"] = BIAS_RATE * share

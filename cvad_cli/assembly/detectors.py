@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from cvad_cli.adapters.backbones import BackboneSpec, build_network
 from cvad_cli.adapters.bundles import Bundle, read_bundle
+from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
 from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchPatchcore
+from cvad_cli.assembly.teachers import PDN_BACKBONES, build_pdn_backbone
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
@@ -71,7 +73,7 @@ def _open_patchcore(bundle: Bundle, device: str) -> Detector:
 
     model = bundle.manifest["model"]
     spec = BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"])
-    network = build_network(spec)
+    network = build_pdn_backbone(spec) if spec.name in PDN_BACKBONES else build_network(spec)
     network.load_state_dict(load_file(bundle.file("backbone")))
     bank = load_file(bundle.file("memory_bank"))["features"]
     return TorchPatchcore(
@@ -97,4 +99,17 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
     return model
 
 
-_BUILDERS = {"patchcore": _open_patchcore, "anomalib": _open_generic}
+def _open_efficient_ad(bundle: Bundle, device: str) -> Detector:
+    from safetensors.torch import load_file
+
+    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
+
+    stored = bundle.manifest["model"]
+    model = new_model(
+        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
+    )
+    model.load_state_dict(load_file(bundle.file("network")))
+    return TorchEfficientAd(model, device, bundle.manifest["preprocessing"]["image_size"])
+
+
+_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad, "anomalib": _open_generic}

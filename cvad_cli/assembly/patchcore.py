@@ -20,6 +20,7 @@ from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tens
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.pictures import PictureStream
+from cvad_cli.assembly.teachers import PDN_BACKBONES, load_pdn_backbone
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
 from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
 from cvad_cli.core.scoring import MemoryBank, anomaly_map
@@ -40,9 +41,11 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
     config, budget = settings.model, CoresetBudget.of(settings)
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
-    backbone = load_backbone(
-        config.backbone or PATCHCORE_BACKBONE, config.layers or PATCHCORE_LAYERS, config.weights, seed=settings.seed
-    )
+    name = config.backbone or PATCHCORE_BACKBONE
+    if name in PDN_BACKBONES:
+        backbone = load_pdn_backbone(name, config.layers, config.weights, seed=settings.seed)
+    else:
+        backbone = load_backbone(name, config.layers or PATCHCORE_LAYERS, config.weights, seed=settings.seed)
     model = new_patchcore(backbone.network, backbone.spec.name, backbone.spec.layers, config.num_neighbors)
     stream = PictureStream(records, settings.data)
     spool = bundle_folder(settings).parent

@@ -63,13 +63,13 @@ def show_evaluation(summary: EvaluationSummary) -> None:
 
 
 def show_demo(summary: DemoSummary) -> None:
-    """One row a category, and where to look."""
+    """One row a run, and where to look."""
     from rich.table import Table
 
-    table = Table(title="cvad demo: PatchCore on generated images", title_justify="left")
-    for heading in ("category", "image AUROC", "pixel AUROC", "AUPRO", "recall", "false-alarm rate"):
-        table.add_column(heading, justify="left" if heading == "category" else "right")
-    for category, metrics in summary.metrics.items():
+    table = Table(title="cvad demo: PatchCore and EfficientAD on generated images", title_justify="left")
+    for heading in ("run", "model", "image AUROC", "pixel AUROC", "AUPRO", "recall", "false-alarm rate"):
+        table.add_column(heading, justify="left" if heading in ("run", "model") else "right")
+    for name, metrics in summary.metrics.items():
         pixel, decision = metrics["pixel"], metrics["decision"]
         figures = (
             metrics["image"]["auroc"],
@@ -78,10 +78,10 @@ def show_demo(summary: DemoSummary) -> None:
             decision["recall"],
             decision["false_alarm_rate"],
         )
-        table.add_row(category, *(_figure(value) for value in figures))
+        table.add_row(name, metrics["provenance"]["model"], *(_figure(value) for value in figures))
     _print(table)
     _print(f"Weights: {summary.weights}")
-    _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <category>/evaluation/.")
+    _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <run>/evaluation/.")
 
 
 def show_distillation(summary: DistillSummary) -> None:

@@ -64,6 +64,7 @@ class ModelConfig:
     weights: str | None = None
     coreset_ratio: float = 0.01
     num_neighbors: int = 9
+    penalty_images: str = "generated"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,16 +91,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Lightning's knobs, for the models that are trained by gradients."""
+    """Lightning's knobs, for the models that are trained by gradients. `preset` and what follows: EfficientAD alone."""
 
     max_epochs: int | None = None
     max_steps: int | None = None
+    batch_size: int | None = None
     devices: str = "1"
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: str = "auto"
+    preset: Literal["full", "quick"] = "full"
+    checkpoint_every: int | None = None
+    patience: int | None = None
+    resume: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("max_epochs", "max_steps"):
+        for key in ("max_epochs", "max_steps", "batch_size", "checkpoint_every", "patience"):
             value = getattr(self, key)
             _require(self, key, value is None or value >= 1, "a whole number from 1, or null")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 
 from cvad_cli.adapters.anomalib_models import require_known
@@ -11,6 +12,7 @@ from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.assembly.calibrating import calibrate
 from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.efficient_ad import fit_efficient_ad
 from cvad_cli.assembly.generic import fit_generic
 from cvad_cli.assembly.patchcore import fit_patchcore
 from cvad_cli.assembly.pictures import open_dataset
@@ -21,7 +23,7 @@ from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
 from cvad_cli.records import Dataset, FittedModel, TrainSummary
 
-FAST_PATHS = {"patchcore": fit_patchcore}
+FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
 
 
@@ -55,6 +57,8 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
         "settings": to_plain(settings),
     }
     bundle = write_bundle(bundle_folder(settings), contents, fitted.writers)
+    if fitted.scratch is not None:
+        shutil.rmtree(fitted.scratch, ignore_errors=True)
     return TrainSummary(
         name=settings.name,
         model=settings.model.name,

@@ -1,7 +1,7 @@
 """Any anomalib model: build it by name, fit it with Lightning, keep it as a checkpoint, judge images with it.
 
-PatchCore has a path of its own (`new_patchcore` here, the coreset and the runtime elsewhere); every other model of
-anomalib comes through `GenericModel`.
+PatchCore has a path of its own (`new_patchcore` here, the coreset and the runtime elsewhere), EfficientAD another
+(`efficient_ad.py` beside this file); every other model of anomalib comes through `GenericModel`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from unittest.mock import patch
 
 import numpy as np
 
+from cvad_cli.adapters.anomalib_models.lightning_runs import (
+    BUILD_ERRORS,
+    new_trainer,
+    reason,
+    run_fit,
+    where_and_how,
+)
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
-from cvad_cli.errors import ConfigError, ModelError, did_you_mean
+from cvad_cli.errors import ModelError, did_you_mean
 from cvad_cli.records import Prediction
 
 if TYPE_CHECKING:
@@ -25,26 +32,30 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCH_IMAGES: Final = 8
-_BUILD_ERRORS: Final = (AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""What anomalib's models are seen to raise for a backbone, a layer or an image size that does not fit them."""
-
 FindWeights = Callable[[str], tuple[Path | None, Mapping[str, Any]] | None]
 """Gives the weight file of a timm backbone and the keyword arguments it needs; no file: random initialisation."""
 
 
 def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
-    """anomalib's Patchcore around a feature network of ours, without metrics, pictures or normalisation."""
+    """anomalib's Patchcore around a feature network of ours, without metrics, pictures or normalisation.
+
+    anomalib builds a backbone by its timm name first; for a network that timm does not know, a small one stands in.
+    """
+    import timm
     from anomalib.models import Patchcore
 
+    known = timm.is_model(backbone)
     model = Patchcore(
-        backbone=backbone,
-        layers=list(layers),
+        backbone=backbone if known else "resnet10t",
+        layers=list(layers) if known else ["layer1"],
         pre_trained=False,
         num_neighbors=num_neighbors,
         post_processor=False,
         evaluator=False,
         visualizer=False,
     )
+    model.model.layers = list(layers)
+    model.model.feature_extractor.layers = list(layers)
     model.model.feature_extractor.feature_extractor = network
     return model
 
@@ -96,8 +107,8 @@ class GenericModel:
         try:
             with _weights_from(find_weights) as backbone_kwargs:
                 model = kind(**arguments)
-        except _BUILD_ERRORS as error:
-            raise ModelError(f"model: anomalib could not build {config.name}: {_reason(error)}") from error
+        except BUILD_ERRORS as error:
+            raise ModelError(f"model: anomalib could not build {config.name}: {reason(error)}") from error
         return cls(model, image_size, device, backbone_kwargs)
 
     def fit(
@@ -108,40 +119,20 @@ class GenericModel:
         `advance` is called once per optimisation step.
         """
         import lightning.pytorch as pl
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch.callbacks import LambdaCallback
         from torch.utils.data import DataLoader
 
         pl.seed_everything(seed, verbose=False)
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
-        progress = LambdaCallback(on_train_batch_end=lambda *_: advance(1))
-        try:
-            runner = pl.Trainer(
-                **options,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                callbacks=[progress],
-            )
-        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-            raise ConfigError(f"trainer: Lightning refuses these settings: {_reason(error)}") from error
+        runner = new_trainer(options, [LambdaCallback(on_train_batch_end=lambda *_: advance(1))])
         loader: Any = DataLoader(
             _GoodPictures(images),  # type: ignore[arg-type]
-            batch_size=min(BATCH_IMAGES, len(images)),
+            batch_size=min(trainer.batch_size or BATCH_IMAGES, len(images)),
             shuffle=True,
             collate_fn=_collate,
             drop_last=False,
         )
-        try:
-            runner.fit(self._model, train_dataloaders=loader)
-        except SystemExit as stop:
-            # Lightning turns Ctrl-C into exit(1): give it back to whoever asked for it.
-            if stop.code == 1:
-                raise KeyboardInterrupt from stop
-            raise
-        except _BUILD_ERRORS as error:
-            raise ModelError(f"model: anomalib could not fit {type(self._model).__name__}: {_reason(error)}") from error
+        run_fit(runner, self._model, train_dataloaders=loader)
         self._runner = runner
 
     @property
@@ -153,7 +144,9 @@ class GenericModel:
         """How many batches `fit` will see; None where the model decides by itself when to stop."""
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
         epochs, steps = options["max_epochs"], options["max_steps"]
-        by_epochs = epochs * -(-images // min(BATCH_IMAGES, images)) if epochs and epochs > 0 else None
+        by_epochs = (
+            epochs * -(-images // min(trainer.batch_size or BATCH_IMAGES, images)) if epochs and epochs > 0 else None
+        )
         limits = [limit for limit in (by_epochs, steps) if limit is not None and limit > 0]
         return min(limits) if limits else None
 
@@ -181,9 +174,7 @@ class GenericModel:
             state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
             self._model.load_state_dict(state)
         except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{path}: is not a checkpoint of {type(self._model).__name__}: {_reason(error)}"
-            ) from error
+            raise ModelError(f"{path}: is not a checkpoint of {type(self._model).__name__}: {reason(error)}") from error
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Raw scores and maps of RGB uint8 pictures (h, w, 3) at `image_size`."""
@@ -193,8 +184,8 @@ class GenericModel:
         try:
             with torch.inference_mode():
                 output = model.model(model.pre_processor(_batch_tensor(images).to(self._device)))
-        except _BUILD_ERRORS as error:
-            raise ModelError(f"model: {type(model).__name__} cannot judge these images: {_reason(error)}") from error
+        except BUILD_ERRORS as error:
+            raise ModelError(f"model: {type(model).__name__} cannot judge these images: {reason(error)}") from error
         return [self._prediction(output, index) for index in range(len(images))]
 
     def _prediction(self, output: Any, index: int) -> Prediction:
@@ -265,20 +256,11 @@ def _weights_from(find_weights: FindWeights) -> Iterator[dict[str, Any]]:
 
 
 def _trainer_options(trainer: TrainerConfig, device: str) -> dict[str, Any]:
-    accelerator, _, index = device.partition(":")
-    options: dict[str, Any] = {
-        "accelerator": {"cuda": "gpu", "xpu": "xpu"}.get(accelerator, accelerator),
-        "devices": [int(index)] if index else _devices(trainer.devices),
-        "strategy": trainer.strategy,
-        "precision": trainer.precision,
+    return {
+        **where_and_how(trainer, device),
         "max_epochs": trainer.max_epochs if trainer.max_epochs or trainer.max_steps else 20,
         "max_steps": trainer.max_steps or -1,
     }
-    return options
-
-
-def _devices(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 class _GoodPictures:
@@ -307,11 +289,6 @@ def _batch_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def describe(config: ModelConfig, backbone_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,151 @@
+"""EfficientAD as anomalib defines it, with nothing fetched: teacher and penalty pictures come from outside.
+
+Batzner, Heckler, König: "EfficientAD", WACV 2024, arXiv 2303.14535. The losses are anomalib's to rounding and cost
+less: the teacher sees both pictures of a step at once, the student computes only the half of its channels that a
+term uses, and the hard features are selected instead of sorted. `tests/test_efficient_ad.py` holds them equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+from anomalib.models import EfficientAd
+from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
+from torch import nn
+from torch.func import functional_call
+
+HARD_SHARE: Final = 0.999
+"""Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
+
+Size = Literal["small", "medium"]
+Schedule = Callable[["LocalEfficientAd"], Any]
+"""Gives what Lightning's `configure_optimizers` returns."""
+
+
+def new_model(size: Size, channels: int, *, padding: bool, pad_maps: bool) -> EfficientAdModel:
+    """anomalib's torch model with its own initialisation."""
+    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModelSize
+
+    return EfficientAdModel(channels, EfficientAdModelSize(size), padding=padding, pad_maps=pad_maps)
+
+
+def training_losses(
+    model: EfficientAdModel, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Student, autoencoder and student-to-autoencoder loss (paper section 3.2 and 3.3) of one step.
+
+    RGB (1, 3, h, w) in 0..1 each: a good picture, a picture for the penalty, the good picture recoloured.
+    """
+    channels = model.teacher_out_channels
+    with torch.no_grad():
+        taught = model._normalize_teacher(model.teacher(torch.cat([image, augmented])))  # noqa: SLF001
+    said = _student(model, torch.cat([image, penalty]), slice(0, channels))
+    loss_hard = hard_feature_loss((taught[:1] - said[:1]) ** 2)
+    loss_penalty = torch.mean(said[1:] ** 2)
+    rebuilt = model.ae(augmented, augmented.shape[-2:])
+    echoed = _student(model, augmented, slice(channels, 2 * channels))
+    loss_ae = torch.mean((taught[1:] - rebuilt) ** 2)
+    loss_stae = torch.mean((rebuilt - echoed) ** 2)
+    return loss_hard + loss_penalty, loss_ae, loss_stae
+
+
+def hard_feature_loss(distance: torch.Tensor) -> torch.Tensor:
+    """Mean of the distances at or above their `HARD_SHARE` quantile, without sorting them all.
+
+    The quantile lies between two neighbours in order, or on one: what is at or above it are the n - ceil(p (n - 1))
+    largest. Equal to anomalib's but for ties at that very place.
+    """
+    flat = distance.flatten().float()
+    rank = HARD_SHARE * (len(flat) - 1)
+    largest = len(flat) - int(-(-rank // 1))
+    return flat.topk(largest, sorted=False).values.mean()
+
+
+def _student(model: EfficientAdModel, images: torch.Tensor, part: slice) -> torch.Tensor:
+    """Some of the student's output channels: its last layer with those rows alone, so that the others cost nothing."""
+    names = [name for name, module in model.student.named_modules() if isinstance(module, nn.Conv2d)]
+    last: Any = model.student.get_submodule(names[-1])
+    rows = {f"{names[-1]}.weight": last.weight[part], f"{names[-1]}.bias": last.bias[part]}
+    answer: torch.Tensor = functional_call(model.student, rows, (images,))
+    return answer
+
+
+class LocalEfficientAd(EfficientAd):
+    """anomalib's Lightning module, without its downloads. Teacher and statistics must be in the model already."""
+
+    _penalty: Iterator[torch.Tensor]
+    _schedule: Schedule
+
+    @classmethod
+    def around(cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], schedule: Schedule) -> LocalEfficientAd:
+        """The module that trains `model`. No constructor: Lightning would copy its arguments."""
+        channels = model.teacher_out_channels
+        module = cls(
+            teacher_out_channels=channels, pre_processor=False, post_processor=False, evaluator=False, visualizer=False
+        )
+        module.model, module._penalty, module._schedule = model, penalty, schedule
+        return module
+
+    def configure_optimizers(self) -> Any:
+        """What the schedule says."""
+        return self._schedule(self)
+
+    def on_train_start(self) -> None:
+        """Nothing is left to prepare; anomalib would fetch here."""
+        self.model.teacher.eval()
+
+    def training_step(self, batch: Any, *_: Any, **__: Any) -> Any:
+        """The sum of the three losses on one good picture (1, 3, h, w)."""
+        image = batch.to(memory_format=torch.channels_last)
+        penalty = next(self._penalty).to(image.device).contiguous(memory_format=torch.channels_last)
+        augmented = self.model.choose_random_aug_image(image)
+        losses = training_losses(self.model, image, penalty, augmented)
+        return losses[0] + losses[1] + losses[2]
+
+    def on_validation_start(self) -> None:
+        """The maps' quantiles are taken once, after training."""
+
+    def validation_step(self, batch: Any, *_: Any, **__: Any) -> None:
+        """How far student and teacher are apart on a good picture that is not trained on."""
+        image = batch.to(memory_format=torch.channels_last)
+        distance = self.model.compute_student_teacher_distance(image)[1].float().mean()
+        self.log("held_out_distance", distance, on_epoch=True, batch_size=len(image), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Tensors and plain values alone, so that the file opens without running code."""
+        checkpoint.pop("hyper_parameters", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Channel mean and deviation of a teacher over good pictures, (1, c, 1, 1) each."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@torch.no_grad()
+def teacher_statistics(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Statistics:
+    """Over every place of every picture (1, 3, h, w), in float64: paper algorithm 1, lines 4-9."""
+    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for picture in pictures:
+        said = teacher(picture).transpose(0, 1).flatten(1).double().cpu()
+        count, total, squares = count + said.shape[1], total + said.sum(1), squares + (said**2).sum(1)
+    mean = total / count
+    std = (squares / count - mean**2).clamp(min=1e-12).sqrt()
+    return Statistics(mean.float()[None, :, None, None], std.float()[None, :, None, None])
+
+
+@torch.no_grad()
+def set_quantiles(model: EfficientAdModel, pictures: Iterator[torch.Tensor]) -> None:
+    """Take the 90 % and 99.5 % quantiles of both maps over good pictures (paper algorithm 2); keep them in `model`."""
+    from anomalib.models.image.efficient_ad.torch_model import reduce_tensor_elems
+
+    pairs = [model.get_maps(picture, normalize=False) for picture in pictures]
+    for name, maps in zip(("st", "ae"), zip(*pairs, strict=True), strict=True):
+        values = reduce_tensor_elems(torch.cat([each.float().cpu() for each in maps]))
+        for bound, share in (("qa", 0.9), ("qb", 0.995)):
+            model.quantiles[f"{bound}_{name}"].data.copy_(torch.quantile(values, share))

@@ -1,0 +1,192 @@
+"""EfficientAD under Lightning: steps that depend on seed and number alone, checkpoints, stopping, two schedules."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from cvad_cli.adapters.anomalib_models.efficient_ad import LocalEfficientAd, Schedule
+from cvad_cli.adapters.anomalib_models.lightning_runs import new_trainer, reason, run_fit
+from cvad_cli.errors import ConfigError, ModelError, ResourceError
+from cvad_cli.files import replacing
+
+STATE: Final = "cvad_run"
+IMPROVEMENT: Final = 1e-3
+"""Held-out distances of standardised features are near 1 at first: less than this is no improvement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How long a run is and how it is watched."""
+
+    steps: int
+    checkpoint: Path
+    every: int
+    """Steps between checkpoints."""
+    check_every: int
+    """Steps between looks at the held-out good pictures."""
+    patience: int | None
+    """Looks without improvement after which training stops; None: never."""
+    seed: int
+    deciding: Mapping[str, Any]
+    """JSON-ready: what a checkpoint must agree with to go on from it."""
+
+
+@final
+class Steps(IterableDataset[torch.Tensor]):
+    """The picture of each step, float32 (3, h, w) in 0..1, from step `first` on: a fresh permutation each epoch."""
+
+    def __init__(self, pictures: Sequence[np.ndarray], steps: int, *, first: int, seed: int) -> None:
+        self._pictures, self._steps, self._first, self._seed = pictures, steps, first, seed
+
+    def __len__(self) -> int:
+        """All steps, those before `first` too: Lightning counts them itself when it goes on from a checkpoint."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        rank, world = _place_among_devices()
+        for step in range(self._first, self._steps):
+            epoch, place = divmod(step * world + rank, len(self._pictures))
+            order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._pictures))
+            yield as_tensor(self._pictures[int(order[place])])
+
+
+@final
+class Pictures(Dataset[torch.Tensor]):
+    """Pictures in their order, float32 (3, h, w) in 0..1."""
+
+    def __init__(self, pictures: Sequence[np.ndarray]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return as_tensor(self._pictures[index])
+
+
+def as_tensor(picture: np.ndarray) -> torch.Tensor:
+    """uint8 RGB (h, w, 3) to float32 (3, h, w) in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float().div_(255.0)
+
+
+def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
+    """Adam, its rate divided by ten for the last 5 % of the steps: paper algorithm 1; anomalib's optimiser."""
+
+    def schedule(module: LocalEfficientAd) -> Any:
+        learning = [*module.model.student.parameters(), *module.model.ae.parameters()]
+        optimiser = torch.optim.Adam(learning, lr=rate, weight_decay=weight_decay)
+        rates = StepLR(optimiser, step_size=max(1, int(0.95 * steps)), gamma=0.1)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    return schedule
+
+
+def steps_done(course: Course) -> int:
+    """Steps of the checkpoint that a run would go on from; 0 where there is none.
+
+    Raises ConfigError where it belongs to other settings, ModelError for a file that is no checkpoint.
+    """
+    path = course.checkpoint
+    if not path.exists():
+        return 0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        former, step = json.loads(saved[STATE]), int(saved["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
+        raise ModelError(
+            f"{path}: is no checkpoint of this training ({reason(error)}); remove it, or begin anew with "
+            "--set trainer.resume=false"
+        ) from error
+    wanted = json.loads(json.dumps(dict(course.deciding)))
+    differing = [key for key in sorted(former.keys() | wanted.keys()) if former.get(key) != wanted.get(key)]
+    if differing:
+        told = "; ".join(f"{key} was {former.get(key)!r}, is now {wanted.get(key)!r}" for key in differing)
+        raise ConfigError(
+            f"{path}: this training was begun under other settings: {told}. Give the former ones to go on, or begin "
+            "anew with --set trainer.resume=false."
+        )
+    return step
+
+
+def train_steps(
+    module: LocalEfficientAd,
+    course: Course,
+    options: Mapping[str, Any],
+    pictures: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    advance: Callable[[int], None],
+) -> int:
+    """Train from the checkpoint, if there is one, to the end of the course; the number of steps done.
+
+    `pictures`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
+    """
+    learning, held_out = pictures
+    first = steps_done(course)
+    callbacks: list[Any] = [_Keeper(course, advance)]
+    if course.patience is not None:
+        callbacks.append(EarlyStopping("held_out_distance", patience=course.patience, min_delta=IMPROVEMENT))
+    trainer = new_trainer(
+        {
+            **options,
+            "max_steps": course.steps,
+            "max_epochs": -1,
+            "num_sanity_val_steps": 0,
+            "val_check_interval": min(course.check_every, course.steps),
+            "check_val_every_n_epoch": None,
+        },
+        callbacks,
+    )
+    run_fit(
+        trainer,
+        module,
+        train_dataloaders=DataLoader(Steps(learning, course.steps, first=first, seed=course.seed), batch_size=1),
+        val_dataloaders=DataLoader(Pictures(held_out), batch_size=1),
+        ckpt_path=course.checkpoint if first else None,
+        weights_only=True,
+    )
+    return int(trainer.global_step)
+
+
+@final
+class _Keeper(Callback):
+    """Counts the steps and keeps the run's state, whole or not at all."""
+
+    def __init__(self, course: Course, advance: Callable[[int], None]) -> None:
+        self._course, self._advance = course, advance
+
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
+        """Lightning calls this after each step."""
+        self._advance(1)
+        step = trainer.global_step
+        if step % self._course.every == 0 or step == self._course.steps:
+            self._keep(trainer)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Lightning calls this while it gathers what to save."""
+        checkpoint[STATE] = json.dumps(dict(self._course.deciding))
+
+    def _keep(self, trainer: Any) -> None:
+        try:
+            if trainer.is_global_zero:
+                with replacing(self._course.checkpoint) as staged:
+                    trainer.save_checkpoint(staged)
+            else:
+                trainer.save_checkpoint(self._course.checkpoint)  # its part of the gathering; it writes nothing
+        except (OSError, RuntimeError) as error:
+            raise ResourceError(f"{self._course.checkpoint}: could not be written: {reason(error)}") from error
+
+
+def _place_among_devices() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

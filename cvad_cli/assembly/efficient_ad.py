@@ -1,0 +1,335 @@
+"""EfficientAD from good pictures to a calibrated student, without a network: teacher and penalty pictures are local."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cvad_cli.adapters.datasets import fingerprint
+from cvad_cli.adapters.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.images import resize_image
+from cvad_cli.adapters.pdn import PdnSize
+from cvad_cli.adapters.prefetch import batched, prefetch
+from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
+from cvad_cli.assembly.annealing import annealed_schedule
+from cvad_cli.assembly.calibrating import plan_calibration
+from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.pictures import PictureStream
+from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
+from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.errors import ConfigError, DataError, did_you_mean
+from cvad_cli.ports import Reporter
+from cvad_cli.records import FittedModel, ImageRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import Course
+
+SMALLEST_SIDE: Final = 256  # pixels; anomalib's autoencoder halves five times and then wants 8 x 8
+VALIDATION_SHARE: Final = 0.1  # of the good pictures: paper section 4, and anomalib
+GENERATED: Final = "generated"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How long to train and how often to look."""
+
+    steps: int
+    checkpoint_every: int
+    check_every: int
+    patience: int | None
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "full": Preset(steps=70_000, checkpoint_every=1_000, check_every=2_500, patience=6),
+    "quick": Preset(steps=1_500, checkpoint_every=250, check_every=500, patience=None),
+}
+"""full: the paper's length, anomalib's optimiser. quick: minutes on a CPU, Muon with an annealed tail."""
+
+
+@dataclass(frozen=True)
+class EfficientAdOptions:
+    """What `model.options` may hold; the names are anomalib's."""
+
+    model_size: str = "small"
+    teacher_out_channels: int | None = None
+    """None: as many as the teacher has."""
+    padding: bool = False
+    pad_maps: bool = True
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+
+    @classmethod
+    def of(cls, settings: RunConfig) -> EfficientAdOptions:
+        """Read and check. Raises ConfigError naming the key."""
+        known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        for key, value in settings.model.options.items():
+            if key not in known:
+                hint = did_you_mean(key, known)
+                raise ConfigError(
+                    f"model.options.{key}: efficient_ad has no such option.{hint} It takes: {', '.join(known)}."
+                )
+            kinds: tuple[type, ...] = {float: (int, float), type(None): (int,)}.get(known[key], (known[key],))
+            if isinstance(value, bool) != (known[key] is bool) or not isinstance(value, kinds):
+                raise ConfigError(f"model.options.{key}: expected {known[key].__name__}, got {value!r}")
+        options = cls(**settings.model.options)
+        if options.model_size not in ("small", "medium"):
+            raise ConfigError(f"model.options.model_size: expected small or medium, got {options.model_size!r}")
+        return options
+
+    @property
+    def size(self) -> PdnSize:
+        """The PDN's size."""
+        return "medium" if self.model_size == "medium" else "small"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What every fit of this command shares: the final one, and one a fold where calibration refits."""
+
+    settings: RunConfig
+    options: EfficientAdOptions
+    teacher: ChosenTeacher
+    penalty: RealPictures | None
+    records: Sequence[ImageRecord]
+    pictures: Sequence[np.ndarray]
+    device: str
+    reporter: Reporter
+
+    @property
+    def scratch(self) -> Path:
+        return bundle_folder(self.settings).parent / "training"
+
+
+def fit_efficient_ad(
+    settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter
+) -> FittedModel:
+    """Train EfficientAD on the good pictures that calibration leaves, and score those it holds out.
+
+    A killed run leaves its last checkpoint below `<output.root>/<name>/training` and goes on from there.
+    """
+    options = EfficientAdOptions.of(settings)
+    _require_possible(settings)
+    teacher = choose_teacher(
+        options.size,
+        settings.model.weights,
+        options.teacher_out_channels,
+        padding=options.padding,
+        seed=settings.seed,
+    )
+    penalty = _penalty_folder(settings.model.penalty_images)
+    stream = PictureStream(records, settings.data)
+    readable, pictures = _read_all(stream, reporter)
+    run = _Run(settings, options, teacher, penalty, readable, pictures, device, reporter)
+    if not settings.trainer.resume:
+        shutil.rmtree(run.scratch, ignore_errors=True)
+    plan = plan_calibration(settings.calibration, len(readable), seed=settings.seed, cheap_refit=False)
+    model, details = _fit(run, plan.final, "final")
+    held_out = []
+    for number, (kept, held) in enumerate(plan.folds, 1):
+        judge = model
+        if kept is not plan.final:
+            reporter.note(f"Cross-conformal calibration: fold {number} of {len(plan.folds)}")
+            judge, _ = _fit(run, kept, f"fold-{number}")
+        held_out.append(_score(run, judge, held))
+    return FittedModel(
+        kind="efficient_ad",
+        description={
+            "name": "efficient_ad",
+            "model_size": options.size,
+            "teacher_out_channels": teacher.channels,
+            "padding": options.padding,
+            "pad_maps": options.pad_maps,
+        },
+        writers={"network": (".safetensors", lambda path: _write(model, path))},
+        weights=teacher.origin,
+        held_out=tuple(held_out),
+        used=len(readable),
+        skipped=tuple(stream.skipped),
+        details=details,
+        scratch=run.scratch,
+    )
+
+
+def _require_possible(settings: RunConfig) -> None:
+    if settings.data.image_size < SMALLEST_SIDE:
+        raise ConfigError(
+            f"data.image_size: EfficientAD's autoencoder needs at least {SMALLEST_SIDE} pixels, got "
+            f"{settings.data.image_size}"
+        )
+    if settings.trainer.batch_size not in (None, 1):
+        raise ConfigError(
+            f"trainer.batch_size: EfficientAD is trained on one picture a step (its hard features are those of one "
+            f"picture), got {settings.trainer.batch_size}; leave it null"
+        )
+    for key in ("backbone", "layers"):
+        if getattr(settings.model, key) is not None:
+            raise ConfigError(f"model.{key}: efficient_ad has none; choose its teacher with model.weights")
+
+
+def _penalty_folder(penalty: str) -> RealPictures | None:
+    if penalty == GENERATED:
+        return None
+    try:
+        return find_real_pictures([Path(penalty).expanduser()], samples=False)
+    except DataError as error:
+        text = str(error).replace("--images takes", "model.penalty_images takes 'generated' or")
+        raise DataError(f"model.penalty_images: {text}") from error
+
+
+def _read_all(stream: PictureStream, reporter: Reporter) -> tuple[list[ImageRecord], list[np.ndarray]]:
+    """Every good picture at the network's size, held in memory: at 256 pixels, 0.2 MB each."""
+    readable, pictures = [], []
+    with reporter.stage("Reading the images", len(stream.records)) as advance:
+        for record, picture in stream:
+            readable.append(record)
+            pictures.append(picture)
+            advance(1)
+    if len(readable) < 3:
+        raise DataError(
+            f"EfficientAD needs at least 3 good images, to learn, to validate and to calibrate; "
+            f"{len(readable)} of {len(stream.records)} can be read"
+        )
+    return readable, pictures
+
+
+def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
+    """One trained model, and what is worth knowing of it."""
+    import lightning.pytorch as pl
+    import torch
+
+    from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning_runs
+
+    settings = run.settings
+    learning, held_out = _split(images, seed=settings.seed)
+    course = _course(run, learning, held_out, label)
+    done = efficient_ad_training.steps_done(course)
+    pl.seed_everything([settings.seed, settings.seed + 1][bool(done)], verbose=False)
+    model = efficient_ad.new_model(
+        run.options.size, run.teacher.channels, padding=run.options.padding, pad_maps=run.options.pad_maps
+    )
+    model.teacher.load_state_dict(run.teacher.network.state_dict())
+    model = model.to(run.device).to(memory_format=torch.channels_last)
+    _measure_teacher(run, model, learning)
+    if done:
+        run.reporter.note(f"going on from step {done} of {course.steps}: {course.checkpoint.name}")
+    schedule = (
+        annealed_schedule(course.steps)
+        if settings.trainer.preset == "quick"
+        else efficient_ad_training.as_published(
+            course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
+        )
+    )
+    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, first=done), schedule)
+    options = lightning_runs.where_and_how(
+        dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
+    )
+    chosen = ([run.pictures[image] for image in learning], [run.pictures[image] for image in held_out])
+    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance:
+        steps = efficient_ad_training.train_steps(module, course, options, chosen, advance)
+    model = model.to(run.device).eval()
+    with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
+        efficient_ad.set_quantiles(model, _tensors(run, held_out, advance))
+    return model, {"steps": steps, "fitted_on": len(learning), "validated_on": len(held_out)}
+
+
+def _split(images: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those to learn from, and those on which maps are normalised and stopping is decided: disjoint, at least one."""
+    count = min(max(1, round(len(images) * VALIDATION_SHARE)), len(images) - 1)
+    order = np.random.default_rng([seed, 6]).permutation(images)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> Course:
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import Course
+
+    trainer, preset = run.settings.trainer, PRESETS[run.settings.trainer.preset]
+    steps = trainer.max_steps or (trainer.max_epochs * len(learning) if trainer.max_epochs else preset.steps)
+    return Course(
+        steps=steps,
+        checkpoint=run.scratch / f"{label}.ckpt",
+        every=trainer.checkpoint_every or preset.checkpoint_every,
+        check_every=preset.check_every,
+        patience=trainer.patience or preset.patience,
+        seed=run.settings.seed,
+        deciding={
+            "options": dataclasses.asdict(run.options),
+            "teacher": run.teacher.origin,
+            "penalty_images": run.penalty.fingerprint if run.penalty else GENERATED,
+            "preset": trainer.preset,
+            "steps": steps,
+            "seed": run.settings.seed,
+            "image_size": run.settings.data.image_size,
+            "images": fingerprint([run.records[image] for image in [*learning, *held_out]]),
+        },
+    )
+
+
+def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
+    from cvad_cli.adapters.anomalib_models.efficient_ad import teacher_statistics
+
+    with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
+        found = teacher_statistics(model.teacher, _tensors(run, learning, advance))
+    model.mean_std["mean"].data.copy_(found.mean)
+    model.mean_std["std"].data.copy_(found.std)
+
+
+def _precision(wanted: str, device: str) -> str:
+    if wanted != "auto":
+        return wanted
+    fits = processor_has_bf16() if device == "cpu" else device.startswith(("cuda", "xpu"))
+    return "bf16-mixed" if fits else "32-true"
+
+
+def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tensor]:
+    """Pictures one by one on the device: float32 (1, 3, h, w) in 0..1."""
+    import torch
+
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
+
+    for image in images:
+        picture = as_tensor(run.pictures[image])[None].to(run.device)
+        yield picture.contiguous(memory_format=torch.channels_last)
+        advance(1)
+
+
+def _penalty_pictures(run: _Run, *, first: int) -> Iterator[torch.Tensor]:
+    """The penalty's picture of each step from `first` on, for ever, read ahead: (1, 3, h, w) in 0..1."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
+
+    nothing = RealPictures((), (), (), "")
+    share = 1.0 if run.penalty is None else 0.0
+    source = PictureSource(run.penalty or nothing, generated_share=share, seed=run.settings.seed)
+    side = run.settings.data.image_size
+
+    def load(step: int) -> np.ndarray:
+        return resize_image(source.picture("training", step, 0), (side, side))
+
+    for picture in prefetch(itertools.count(first), load, ahead=8, workers=1):
+        yield as_tensor(picture)[None]
+
+
+def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    detector = TorchEfficientAd(model, run.device, run.settings.data.image_size)
+    found = []
+    with run.reporter.stage("Calibrating the threshold", len(images)) as advance:
+        for batch in batched(images, run.settings.runtime.batch_size):
+            found += detector.predict([run.pictures[image] for image in batch])
+            advance(len(batch))
+    scores = np.array([prediction.score for prediction in found])
+    return scores, np.array([prediction.anomaly_map.max() for prediction in found])
+
+
+def _write(model: Any, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)

@@ -1,0 +1,99 @@
+"""Which teacher EfficientAD learns from, and patch description networks as backbones of PatchCore."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec
+from cvad_cli.adapters.pdn import PdnSize, build_pdn, load_teacher
+from cvad_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OFFICIAL_WEIGHTS: Final = "official"
+"""`model.weights: official`: the teacher that anomalib downloads."""
+
+PACKAGED: Final[Mapping[PdnSize, Path]] = {
+    "small": Path(__file__).parents[1] / "weights" / "pdn_small.safetensors",
+}
+"""Teachers distilled by `cvad distill-teacher` that come with cvad; their headers hold the command."""
+
+PDN_BACKBONES: Final[Mapping[str, PdnSize]] = {"pdn_small": "small", "pdn_medium": "medium"}
+PDN_LAYER: Final = "features"
+PDN_SUBSAMPLING: Final = 2
+"""As a backbone every second place in each direction is kept: neighbours 4 pixels apart see nearly the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenTeacher:
+    """A teacher's network, float32, frozen, in eval mode, and where it comes from."""
+
+    network: nn.Module
+    channels: int
+    origin: str
+
+
+def choose_teacher(size: PdnSize, weights: str | None, channels: int | None, *, padding: bool, seed: int) -> Any:
+    """The teacher that `model.weights` names: null for the packaged one, a file, 'official' or 'random'.
+
+    Raises ModelError where there is none of this size, or its channels are not `channels` (None: as it has).
+    """
+    if weights == RANDOM_WEIGHTS:
+        network = (
+            build_pdn(size, channels or 384, padding=padding, seed=seed).eval().requires_grad_(requires_grad=False)
+        )
+        return ChosenTeacher(network, channels or 384, f"random, seed {seed}")
+    if weights == OFFICIAL_WEIGHTS:
+        path = _official(size)
+    elif weights is not None:
+        path = Path(weights).expanduser()
+    elif size in PACKAGED:
+        path = PACKAGED[size]
+    else:
+        raise ModelError(
+            f"model.weights: cvad comes with no {size} teacher. Make one with `cvad distill-teacher --size {size}` and "
+            "give its file, set model.weights to official for anomalib's download, or model.options.model_size to small"
+        )
+    teacher = load_teacher(path, padding=padding, size=size, channels=channels)
+    origin = {None: f"packaged, {path.name}", OFFICIAL_WEIGHTS: "anomalib's download"}.get(weights, f"file {path.name}")
+    return ChosenTeacher(teacher.network, teacher.channels, f"{origin}, sha256 {_sha256(path)}")
+
+
+def load_pdn_backbone(name: str, layers: tuple[str, ...] | None, weights: str | None, *, seed: int) -> Backbone:
+    """A patch description network as PatchCore's backbone: its one layer is its answer, every second place.
+
+    Raises ModelError for another layer, or where `choose_teacher` does.
+    """
+    if layers not in (None, (PDN_LAYER,)):
+        raise ModelError(f"model.layers: {name} has one layer, [{PDN_LAYER}], got [{', '.join(layers or ())}]")
+    teacher = choose_teacher(PDN_BACKBONES[name], weights, None, padding=True, seed=seed)
+    spec = BackboneSpec(name, (PDN_LAYER,), {"channels": teacher.channels})
+    return Backbone(spec, _as_features(teacher.network), teacher.origin)
+
+
+def build_pdn_backbone(spec: BackboneSpec) -> nn.Module:
+    """The network of `load_pdn_backbone` before its weights are filled in."""
+    network = build_pdn(PDN_BACKBONES[spec.name], int(spec.kwargs["channels"]), padding=True, seed=0)
+    return _as_features(network.eval())
+
+
+def _as_features(network: nn.Module) -> nn.Module:
+    from cvad_cli.adapters.pdn_features import PdnFeatures
+
+    return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING)
+
+
+def _official(size: PdnSize) -> Path:
+    """Fetch anomalib's teachers as anomalib does, and keep this size as safetensors beside them."""
+    from cvad_cli.adapters.anomalib_models.official import fetch_teacher
+
+    return fetch_teacher(size)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
