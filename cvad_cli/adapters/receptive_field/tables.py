@@ -9,9 +9,9 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.adapters.layer_tables.maps import Call, Layers, Map
-from cvad_cli.adapters.layer_tables.rules import rule_for
-from cvad_cli.adapters.layer_tables.tracing import Trace, trace
+from cvad_cli.adapters.receptive_field.maps import Call, Layers, Map
+from cvad_cli.adapters.receptive_field.rules import rule_for
+from cvad_cli.adapters.receptive_field.tracing import Trace, trace
 from cvad_cli.core.receptive_field.graph import Graph
 
 if TYPE_CHECKING:
