@@ -89,7 +89,7 @@ def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
     """The advice in words."""
     picture = f"On the {_both(advice['original_size'])} px picture a cell can see {told(advice['field'])}"
     bulk = advice["bulk"]
-    inside = f" {advice['bulk_share']:.0%} of what moves it lies within {told(bulk)}." if bulk else ""
+    inside = f" {100 * advice['bulk_share']:.0f} % of what moves it lies within {told(bulk)}." if bulk else ""
     yield f"{picture}, one every {told(advice['stride'])}.{inside}"
     yield (
         f"A square defect of {told(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of a cell, "
@@ -125,8 +125,8 @@ def _of_defect(defect: Mapping[str, Any]) -> str:
     seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
     on_it, whole = defect["cells_with_centre_on_it"], defect["cells_that_see_it_whole"]
     return (
-        f"A defect of {told(defect)}: at least {on_it} cell{'' if on_it == 1 else 's'} have their centre on it and "
-        f"{whole} see all of it; the best-placed one sees {seen} of it, which fills {filled} of its field."
+        f"A defect of {told(defect)} is sure to lie on the centres of {on_it} cell{'' if on_it == 1 else 's'} and to "
+        f"be seen whole by {whole}; the best-placed cell sees {seen} of it, and it fills {filled} of that cell's field."
     )
 
 
@@ -139,12 +139,12 @@ def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:
         elif defect:
             yield "Nothing needs to change for it."
         return
-    yield "What would help:" if defect else "To make the cells twice as fine:"
+    purpose = "would help" if defect else "would make the cells twice as fine"
     for option in advice["options"]:
         note = f" ({option['note']})" if option["note"] else ""
         yield (
-            f"{option['change']}: a cell every {told(option['stride'])} that sees {told(option['field'])}, at "
-            f"{option['cost']:.3g} times the work{note}."
+            f"What {purpose}: {option['change']}: a cell every {told(option['stride'])} that sees "
+            f"{told(option['field'])}, at {option['cost']:.3g} times the work{note}."
         )
 
 

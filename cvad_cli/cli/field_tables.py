@@ -37,21 +37,14 @@ def show_fields(summary: FieldSummary) -> None:
 def _table(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    title = f"{report['name']}: receptive fields at {_pair(report['image_size'])} px, in pixels of the network's input"
+    title = f"{report['name']}: receptive fields at {_pair(report['image_size'])} px, squares in pixels of the network's input"
     table = Table(title=title, title_justify="left")
-    for heading in (
-        "network",
-        "field",
-        "stride",
-        "cells",
-        "measured field",
-        "agree",
-        "50 / 90 / 95 % of gradient energy",
-    ):
+    headings = ("network", "field", "stride", "cells", "measured", "agree", "50 / 90 / 95 % of energy")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for network in report["networks"]:
         support, effective = network["support"], network["effective"]["cells"]
-        cut = " (cut by the border)" if support["cut_by_the_border"] else ""
+        cut = ", to the borders" if support["cut_by_the_border"] else ""
         squares = " / ".join(str(side) for side in effective[0]["sides"].values()) if effective else "-"
         table.add_row(
             network["name"],
@@ -72,4 +65,6 @@ def _table(report: Mapping[str, Any]) -> Table:
 
 
 def _pair(sides: Sequence[float]) -> str:
-    return " x ".join(f"{side:.4g}" for side in sides)
+    """Rows and columns, or one number for both."""
+    first, second = (f"{side:.4g}" for side in sides)
+    return first if first == second else f"{first} x {second}"
