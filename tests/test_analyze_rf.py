@@ -233,10 +233,10 @@ def test_the_same_seed_gives_the_same_report(cvad, small_config):
     assert reports[0] == reports[1]
 
 
-def test_a_large_input_is_probed_on_a_small_picture(cvad, efficientad):
-    config = efficientad()
-    assert cvad("analyze-rf", "-c", config, "-q", "--set", "data.image_size=1024", "--json").exit_code == 0
-    teacher, _, autoencoder = report_of(config, "ead")["networks"]
-    assert teacher["support"]["picture"] == [128, 128]
-    assert max(autoencoder["support"]["picture"]) <= 512
-    assert teacher["map"] == [248, 248]
+def test_a_large_input_is_probed_on_a_small_picture(cvad, small_config):
+    options = ("--set", "model.backbone=pdn_small", "--set", "model.layers=null", "--set", "data.image_size=1024")
+    assert cvad("analyze-rf", "-c", small_config, "-q", *options).exit_code == 0
+    (network,) = report_of(small_config, "small")["networks"]
+    assert network["map"] == [256, 256]
+    assert network["support"]["picture"] == [128, 128]
+    assert network["support"]["field"] == network["field"] == [41, 41]

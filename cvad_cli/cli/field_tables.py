@@ -37,7 +37,7 @@ def show_fields(summary: FieldSummary) -> None:
 def _table(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    title = f"{report['name']}: receptive fields at {_pair(report['image_size'])} px, squares in pixels of the network's input"
+    title = f"{report['name']}: receptive fields in pixels of the network's input, {_pair(report['image_size'])} px"
     table = Table(title=title, title_justify="left")
     headings = ("network", "field", "stride", "cells", "measured", "agree", "50 / 90 / 95 % of energy")
     for heading in headings:
