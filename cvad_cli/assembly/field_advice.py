@@ -124,9 +124,14 @@ def _both(sides: float | Sequence[float]) -> str:
 def _of_defect(defect: Mapping[str, Any]) -> str:
     seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
     on_it, whole = defect["cells_with_centre_on_it"], defect["cells_that_see_it_whole"]
+    centres = "the centre of 1 cell" if on_it == 1 else f"the centres of {on_it} cells"
+    hit = f"is sure to lie on {centres}" if on_it else "may fall between the centres of all cells"
+    seen_by = (
+        f"{whole} cell{' sees' if whole == 1 else 's see'} all of it" if whole else "no cell is sure to see it whole"
+    )
     return (
-        f"A defect of {told(defect)} is sure to lie on the centres of {on_it} cell{'' if on_it == 1 else 's'} and to "
-        f"be seen whole by {whole}; the best-placed cell sees {seen} of it, and it fills {filled} of that cell's field."
+        f"A defect of {told(defect)} {hit}, and {seen_by}, wherever it lies; the best-placed cell sees {seen} of it, "
+        f"and it fills {filled} of that cell's field."
     )
 
 
@@ -142,9 +147,10 @@ def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:
     purpose = "would help" if defect else "would make the cells twice as fine"
     for option in advice["options"]:
         note = f" ({option['note']})" if option["note"] else ""
+        work = "the same work" if option["cost"] == 1 else f"{option['cost']:.3g} times the work"
         yield (
             f"What {purpose}: {option['change']}: a cell every {told(option['stride'])} that sees "
-            f"{told(option['field'])}, at {option['cost']:.3g} times the work{note}."
+            f"{told(option['field'])}, at {work}{note}."
         )
 
 
