@@ -13,14 +13,14 @@ HOW: Final = r"""Along one axis, a layer with kernel $k_l$, stride $s_l$, paddin
 field $r$, the jump $j$ (pixels between neighbouring cells) and the offset $o$ (centre of the first cell) of the map
 before it into
 
-$$r_l = r_{l-1} + d_l (k_l - 1)\, j_{l-1}, \qquad
-o_l = o_{l-1} + \Big(\tfrac{d_l (k_l - 1)}{2} - p_l\Big)\, j_{l-1}, \qquad
-j_l = s_l\, j_{l-1},$$
+$$r_l = r_{l-1} + d_l (k_l - 1) j_{l-1}, \qquad
+o_l = o_{l-1} + \left( \frac{d_l (k_l - 1)}{2} - p_l \right) j_{l-1}, \qquad
+j_l = s_l j_{l-1}$$
 
 from $r_0 = 1$, $j_0 = 1$, $o_0 = 0$ at the picture (Araujo, Norris, Sim: Computing Receptive Fields of Convolutional
-Neural Networks, Distill 2019, doi 10.23915/distill.00021). Written out, $j_l = \prod_{i \le l} s_i$ and
+Neural Networks, Distill 2019, doi 10.23915/distill.00021). Written out, $j_l = s_1 s_2 \cdots s_l$ and
 
-$$r_L = 1 + \sum_{l=1}^{L} d_l (k_l - 1) \prod_{i<l} s_i .$$
+$$r_L = 1 + \sum_{l=1}^{L} d_l (k_l - 1) \prod_{i=1}^{l-1} s_i$$
 
 All lengths are pixels of the network's input; pixel 0 has its centre at 0."""
 
@@ -79,7 +79,7 @@ def _network(network: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
     stem = file_stem(network["name"])
     mine = (f"fields-{stem}.png", f"heat-{stem}.png", f"heat-{stem}-edge.png")
     parts += [f"![{name}]({name})" for name in figures if name in mine]
-    return [*parts, "### What was measured", _support(network), _effective(network), "### All layers", _layers(network)]
+    return [*parts, "### What was measured", _support(network), _effective(network), _layers(network)]
 
 
 def _summary(network: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _formula(formula: Mapping[str, Any]) -> str:
         ]
         for step in steps
     ]
-    headings = ["layer", "$k$", "$s$", "$p$", "$d$", r"$d (k-1)\, j$", "$r$", "$j$", "$o$"]
+    headings = ["layer", "$k$", "$s$", "$p$", "$d$", "$d (k-1) j$", "$r$", "$j$", "$o$"]
     closed = formula["closed_form"]
     return (
         f"To `{formula['layer']}`, along the branch that reaches furthest (rows):\n\n{_table(headings, rows)}\n\n"
@@ -178,7 +178,7 @@ def _layers(network: Mapping[str, Any]) -> str:
         for layer in network["layers"]
     ]
     headings = ["layer", "kind", "kernel", "stride", "padding", "dilation", "jump", "field", "first centre", "map"]
-    return _table(headings, rows)
+    return f"<details><summary>All layers</summary>\n\n{_table(headings, rows)}\n\n</details>"
 
 
 def _padding(sides: Sequence[int]) -> str:
