@@ -128,6 +128,17 @@ class EvaluationSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldSummary:
+    """What `cvad analyze-rf` found and where it put it."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    """The content of receptive_field.json."""
+    agrees: bool
+    """Whether theory and measurement give the same field, for every network and every cell that was probed."""
+
+
+@dataclass(frozen=True, slots=True)
 class DemoSummary:
     """What `cvad demo` made."""
 

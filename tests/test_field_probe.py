@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from cvad_cli.adapters.field_probe import Subject, bounded, effective_fields, exact_support
-from cvad_cli.adapters.layer_tables import patch_embedding, read_layers
+from cvad_cli.adapters.receptive_field.probe import Subject, bounded, effective_fields, exact_support
+from cvad_cli.adapters.receptive_field.tables import patch_embedding, read_layers
 from cvad_cli.core.receptive_field.graph import EMPTY, Box, analyse
 from cvad_cli.errors import ModelError
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cvad_cli.adapters.layer_tables import patch_embedding, read_layers
+from cvad_cli.adapters.receptive_field.tables import patch_embedding, read_layers
 from cvad_cli.core.receptive_field.graph import analyse, widest_path
 from cvad_cli.core.receptive_field.steps import Field, Window, closed_form, everything
 from cvad_cli.errors import ModelError

@@ -75,6 +75,17 @@ def build_network(spec: BackboneSpec) -> nn.Module:
     return _cut(network, spec)
 
 
+def whole_network(spec: BackboneSpec) -> tuple[nn.Module, tuple[str, ...]]:
+    """Every feature layer of a backbone, without memory for its weights, and the layers' names: to be read, not run."""
+    import timm
+    import torch
+
+    feature_indices(spec)
+    with torch.device("meta"):
+        network: Any = timm.create_model(spec.name, pretrained=False, features_only=True, **spec.kwargs)
+    return network.eval(), tuple(network.feature_info.module_name())
+
+
 def feature_indices(spec: BackboneSpec) -> tuple[int, ...]:
     """The `out_indices` of timm for the layers' module names. Raises ModelError naming the valid ones."""
     import timm

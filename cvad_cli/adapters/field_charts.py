@@ -31,6 +31,13 @@ PADDING: Final = "#D9D9D9"
 SHARE_COLOURS: Final = ("#F0E442", "#E69F00", VERMILLION)
 
 MAX_BOXES: Final = 10
+
+LETTER_IN: Final = 0.08
+"""Inches that a letter of a legend takes."""
+
+HANDLE_IN: Final = 0.7
+"""Inches beside a legend's text: its sample and the gap."""
+
 FLOOR: Final = 1e-2
 """Gradients below this share of the peak are drawn in the darkest colour."""
 
@@ -48,14 +55,15 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
     outer = np.array([*spans.values()])
     (top, left), (bottom, right) = outer[:, :2].min(axis=0), outer[:, 2:].max(axis=0)
     enlarged = max(bottom - top, right - left) < min(h, w) / 2
-    figure = _figure(11.2, 6.5) if enlarged else _figure(7.4, 6.9)
+    inches = 11.2 if enlarged else 9.4
+    figure = _figure(inches, 6.5 if enlarged else 7.4)
     panels = figure.subplots(1, 2 if enlarged else 1, squeeze=False)[0]
     for axes in panels:
         axes.set_facecolor(PADDING)
         axes.imshow(picture, extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="nearest")
         styles = zip(reversed(chosen.items()), *_shades(len(chosen)), strict=True)
         for (label, found), colour, width in styles:  # the largest first and widest: borders may coincide
-            step = f", one every {found.h.jump:g} px" if found.h.jump else ""
+            step = f", one every {found.h.jump:.3g} px" if found.h.jump else ""
             text = f"{label}: {_times(found.h.size, found.w.size)} px{step}"
             _outline(axes, spans[label], colour, label=text, width=width)
         _name_pixels(axes)
@@ -66,7 +74,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
         panels[1].set_title("enlarged", fontsize=11, color=INK, loc="left")
     figure.suptitle(title, fontsize=13, color=INK)
     handles, labels = panels[0].get_legend_handles_labels()
-    columns = 3 if enlarged else 2
+    columns = max(1, int(inches / (LETTER_IN * max(map(len, labels)) + HANDLE_IN)))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize=10, frameon=False, labelcolor=INK
     )

@@ -39,6 +39,11 @@ class PatchExtractor:
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
 
+    @property
+    def network(self) -> nn.Module:
+        """The backbone: normalised images to one feature map a layer."""
+        return self._network
+
     def __call__(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, tuple[int, int]]:
         """Patches (b, p, d), row by row over the grid, and that grid's (rows, columns)."""
         import torch
@@ -62,6 +67,11 @@ class TorchPatchcore:
         self._extractor = extractor
         self._bank = MemoryBank(bank.to(extractor.device), num_neighbors=num_neighbors)
         self.image_size = (image_size, image_size)
+
+    @property
+    def network(self) -> nn.Module:
+        """The backbone that its patches come from."""
+        return self._extractor.network
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""

@@ -112,6 +112,34 @@ def evaluate(
 
 
 @app.command()
+def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    config: Configs,
+    set_: Overrides = [],  # noqa: B006
+    device: Device = None,
+    defect_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="A defect to judge: 2.5mm (needs data.pixel_size_mm) or 40px.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture to draw on, whose size counts as the camera's.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the detector can see: its receptive field derived, measured, drawn, and told as sizes of defects.
+
+    Writes <output.root>/<name>/receptive_field/. Exit status 1: the measured field is not the theoretical one.
+    """
+    from cvad_cli.cli.field_tables import show_fields
+    from cvad_cli.cli.runs import field_analysis
+
+    options = Options(tuple(set_), device, json, quiet, debug)
+    results = run_each(config, options, field_analysis(defect_size, image), show_fields)
+    if not all(result.agrees for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images and of the training.")] = 42,

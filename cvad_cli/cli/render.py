@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvad_cli.records import DemoSummary, EvaluationSummary, TrainSummary
+from cvad_cli.records import DemoSummary, EvaluationSummary, FieldSummary, TrainSummary
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 def as_json(record: object) -> Any:
-    """The record in JSON's own types. An evaluation is its metrics.json, to the letter."""
+    """The record in JSON's own types. An evaluation is its metrics.json, an analysis its file too, to the letter."""
     if isinstance(record, EvaluationSummary):
         return dict(record.metrics)
+    if isinstance(record, FieldSummary):
+        return dict(record.report)
     if isinstance(record, DemoSummary):
         return {"folder": str(record.folder), "weights": record.weights, "categories": dict(record.metrics)}
     return _plain(record)

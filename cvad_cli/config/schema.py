@@ -42,11 +42,14 @@ class DataConfig:
     mask_dir: str | None = None
     labels: str | None = None
     image_size: int = 256
+    pixel_size_mm: float | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_megapixels: float = 100.0
 
     def __post_init__(self) -> None:
         _require(self, "image_size", 32 <= self.image_size <= 4096, "a side in pixels from 32 to 4096")
+        known = self.pixel_size_mm is None or 0 < self.pixel_size_mm < float("inf")
+        _require(self, "pixel_size_mm", known, "millimetres on the part above 0, or null")
         _require(self, "max_megapixels", self.max_megapixels > 0, "a number of megapixels above 0")
 
 

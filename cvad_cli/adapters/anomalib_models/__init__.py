@@ -111,6 +111,12 @@ class GenericModel:
             raise ModelError(f"model: anomalib could not build {config.name}: {reason(error)}") from error
         return cls(model, image_size, device, backbone_kwargs)
 
+    @property
+    def network(self) -> nn.Module:
+        """anomalib's torch model, without Lightning round it."""
+        inner: nn.Module = self._model.model
+        return inner
+
     def fit(
         self, images: Sequence[np.ndarray], trainer: TrainerConfig, *, seed: int, advance: Callable[[int], None]
     ) -> None:

@@ -20,6 +20,12 @@ from cvad_cli.core.receptive_field.graph import LayerField
 SIZE_STEP: Final = 32
 """Input sizes are proposed in multiples of this: the stride of the deepest stage of the usual backbones."""
 
+LARGEST_INPUT: Final = 4096
+"""No larger input is proposed: `data.image_size` ends there."""
+
+HIGHEST_COST: Final = 256.0
+"""Nothing is proposed that costs more, as a multiple of today's work a part."""
+
 Pair = tuple[float, float]
 """Rows, columns."""
 
@@ -133,7 +139,8 @@ def options(view: View, layers: Mapping[str, View], *, defect: float | None = No
 
     `layers` are views of the other maps of the same network. `defect` is the side in original pixels that matters: with
     it, only what is wrong is mended, and nothing is proposed where at least `cells` cells hit it and one sees it whole.
-    Without it, the options show what halving the stride would bring.
+    Without it, the options show what halving the stride would bring. What nobody would pay for is left out: there,
+    optics must help.
     """
     target = defect or view.smallest_hit(cells) / 2
     found: list[Option] = []
@@ -146,7 +153,7 @@ def options(view: View, layers: Mapping[str, View], *, defect: float | None = No
             found.append(Option(f"take layer {name}", able[name], 1.0, "shallower layers know less of context"))
     if defect and view.cells_whole(defect) < 1:
         found += _widened(view, layers, defect)
-    return found
+    return [option for option in found if max(option.view.image_size) <= LARGEST_INPUT and option.cost <= HIGHEST_COST]
 
 
 def _resized(view: View, factor: float) -> Option:

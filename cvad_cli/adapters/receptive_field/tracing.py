@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from cvad_cli.adapters.receptive_field.evaluating import evaluating
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -99,18 +100,6 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int, argument
     returned = {name: nodes[last] for name, last in observer.returned.items() if last >= 0}
     leaves = frozenset(name for name, child in model.named_modules() if not any(True for _ in child.children()))
     return Trace(nodes, modules, returned, leaves)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off and norms on their running statistics, for as long as it lasts."""
-    training = [child for child in model.modules() if child.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
 
 
 def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], error: Exception) -> str:

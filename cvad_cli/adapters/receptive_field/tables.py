@@ -9,9 +9,9 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.adapters.layer_tables.maps import Call, Layers, Map
-from cvad_cli.adapters.layer_tables.rules import rule_for
-from cvad_cli.adapters.layer_tables.tracing import Trace, trace
+from cvad_cli.adapters.receptive_field.maps import Call, Layers, Map
+from cvad_cli.adapters.receptive_field.rules import rule_for
+from cvad_cli.adapters.receptive_field.tracing import Trace, trace
 from cvad_cli.core.receptive_field.graph import Graph
 
 if TYPE_CHECKING:
@@ -77,6 +77,29 @@ def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
 
     network = patchcore.feature_extractor.feature_extractor
     return PatchEmbedding().eval()
+
+
+def pooled(network: nn.Module) -> nn.Module:
+    """A network whose maps, one or several, are averaged over 3x3 cells, as PatchCore does with each (section 3.1)."""
+    from torch import Tensor
+    from torch import nn as layers
+
+    class Pooled(layers.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, child in network.named_children():
+                self.add_module(name, child)
+            self.backbone = network
+            self.feature_pooler = layers.AvgPool2d(3, 1, 1)
+
+        def forward(self, picture: Tensor) -> list[Tensor] | Tensor:
+            maps = self.backbone(picture)
+            if isinstance(maps, Tensor):
+                averaged: Tensor = self.feature_pooler(maps)
+                return averaged
+            return [self.feature_pooler(each) for each in maps]
+
+    return Pooled().eval()
 
 
 def _call(node: Node, maps: Mapping[Node, Map], found: Trace, layers: Layers) -> Call:

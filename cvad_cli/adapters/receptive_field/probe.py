@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cvad_cli.adapters.receptive_field.evaluating import evaluating
 from cvad_cli.core.receptive_field.effective import EffectiveField
 from cvad_cli.core.receptive_field.graph import EMPTY, Box
 from cvad_cli.errors import ModelError
@@ -91,7 +92,7 @@ def exact_support(
     import torch
 
     blank = torch.full((1, subject.channels, *image_size), 0.5, device=subject.device)
-    with _watched(subject.model), torch.inference_mode(), _exact_interpolation():
+    with evaluating(subject.model), torch.inference_mode(), _exact_interpolation():
         if bool(subject(blank).isnan().any()):
             raise ModelError(f"{subject.name}: gives NaN on a gray picture, unpainted; its weights are broken")
         boxes = []
@@ -179,18 +180,6 @@ def _exact_interpolation() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[None]:
-    """Eval mode for as long as it lasts."""
-    training = [child for child in model.modules() if child.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
-
-
 def effective_fields(
     subject: Subject, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator
 ) -> list[EffectiveField]:
@@ -203,7 +192,7 @@ def effective_fields(
     import torch
 
     energies = np.zeros((len(cells), *images.shape[-2:]))
-    with _watched(subject.model), torch.enable_grad():
+    with evaluating(subject.model), torch.enable_grad():
         for image in images:
             picture = (
                 torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(subject.device).requires_grad_()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cvad_cli.adapters.layer_tables.maps import Call, Map, without
-from cvad_cli.adapters.layer_tables.operations import joined, pointwise
+from cvad_cli.adapters.receptive_field.maps import Call, Map, without
+from cvad_cli.adapters.receptive_field.operations import joined, pointwise
 from cvad_cli.core.receptive_field.graph import Edge
 from cvad_cli.core.receptive_field.steps import everything
 

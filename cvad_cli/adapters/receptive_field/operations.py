@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final
 
-from cvad_cli.adapters.layer_tables.maps import Axes, Call, Map, without
+from cvad_cli.adapters.receptive_field.maps import Axes, Call, Map, without
 from cvad_cli.core.receptive_field.graph import Edge
 from cvad_cli.core.receptive_field.steps import SAME, Border, Span, Step, Window, everything, interpolated, pooled_to
 from cvad_cli.core.receptive_field.steps import transposed as transposed_to

@@ -1,0 +1,182 @@
+"""From a config to the networks whose receptive fields matter, with the best weights that can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from cvad_cli.adapters.anomalib_models import GenericModel, new_patchcore, require_known
+from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, load_backbone, whole_network
+from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, build_pdn, load_teacher
+from cvad_cli.adapters.receptive_field.tables import patch_embedding, pooled
+from cvad_cli.adapters.runtime_torch import TorchPatchcore
+from cvad_cli.assembly.detectors import bundle_folder, open_detector
+from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
+from cvad_cli.errors import BundleError, ConfigError, ModelError
+from cvad_cli.ports import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+PDN_PREFIX: Final = "pdn_"
+TRAINED: Final = "the trained bundle of this config"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of a detector, ready to be read, probed and differentiated."""
+
+    name: str
+    """What it is in its detector, such as 'teacher'."""
+    module: nn.Module
+    weights: str
+    """Where its weights came from, in words."""
+    normalised: bool
+    """It takes RGB by ImageNet's statistics; otherwise RGB in 0..1, which it normalises itself."""
+    wants_size: bool = False
+    """Its `forward` takes the picture's size after the picture, as anomalib's autoencoder does."""
+    stages: tuple[str, ...] = ()
+    """Module names of the layers that the config selects."""
+
+    def arguments(self, size: tuple[int, int]) -> tuple[Any, ...]:
+        """What follows the picture in `forward`."""
+        return (size,) if self.wants_size else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The networks of one config; the first is the one whose cells the anomaly map is made of."""
+
+    networks: tuple[Network, ...]
+    candidates: nn.Module | None = None
+    """The same backbone with all of its layers as outputs, 3x3 pooling included: to be read for advice, never run."""
+    candidate_names: tuple[str, ...] = field(default=())
+
+
+def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+    """The networks that the config names, in eval mode on `device`.
+
+    The architecture decides the theory; the weights only how gradients fall. They are those of the config's trained
+    bundle, else pretrained ones from the usual places, else random ones drawn from the config's seed, with a warning.
+    Raises ModelError where the model is neither PatchCore nor EfficientAD, or cannot be built.
+    """
+    require_known(settings.model.name)
+    if settings.model.name not in _FINDERS:
+        raise ModelError(
+            f"model.name: analyze-rf reads {' and '.join(_FINDERS)}, not {settings.model.name}: its cells are not "
+            "those of one map. For a timm backbone, name it in a patchcore config with the same layers"
+        )
+    return _FINDERS[settings.model.name](settings, device, reporter)
+
+
+def _trained(settings: RunConfig, device: str, reporter: Reporter) -> nn.Module | None:
+    """The network of the config's bundle; None, with a warning where there is a bundle that cannot be used."""
+    if not bundle_folder(settings).is_dir():
+        return None
+    try:
+        detector = open_detector(settings, device).detector
+    except (BundleError, ModelError) as error:
+        reporter.warn(f"{error}. The trained weights are left aside here")
+        return None
+    if isinstance(detector, (TorchPatchcore, GenericModel)):
+        return detector.network
+    reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are left aside here")
+    return None
+
+
+def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+    config = settings.model
+    if config.options:
+        raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
+    name, layers = config.backbone or PATCHCORE_BACKBONE, config.layers or PATCHCORE_LAYERS
+    network, origin = _trained(settings, device, reporter), TRAINED
+    if name.startswith(PDN_PREFIX):
+        if network is None:
+            network, origin = _pdn(settings, _pdn_size(name), TEACHER_CHANNELS, padding=True, reporter=reporter)
+        return Subjects((Network("patch features", pooled(network).to(device), origin, normalised=False),))
+    kwargs: Mapping[str, Any] = {}
+    if network is None:
+        backbone = _backbone(settings, name, layers, reporter)
+        network, origin, kwargs = backbone.network, backbone.weights, backbone.spec.kwargs
+    embedding = patch_embedding(new_patchcore(network, name, layers, config.num_neighbors).model).to(device)
+    candidates, names = whole_network(BackboneSpec(name, tuple(layers), kwargs))
+    main = Network("patch features", embedding, origin, normalised=True, stages=tuple(layers))
+    return Subjects((main,), pooled(candidates), names)
+
+
+def _backbone(settings: RunConfig, name: str, layers: tuple[str, ...], reporter: Reporter) -> Backbone:
+    try:
+        return load_backbone(name, layers, settings.model.weights, seed=settings.seed)
+    except ModelError as error:
+        if settings.model.weights is not None:
+            raise
+        random = load_backbone(name, layers, RANDOM_WEIGHTS, seed=settings.seed)  # a wrong name or layer ends here
+        reporter.warn(f"{error}\nThe effective field is that of random weights: a guide to its shape, no more")
+        return random
+
+
+def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+    inner: Any = _trained(settings, device, reporter)
+    origins = dict.fromkeys(("teacher", "student", "autoencoder"), TRAINED)
+    if inner is None:
+        options = settings.model.options
+        with _seeded(settings.seed):
+            inner = GenericModel.build(settings.model, settings.data.image_size, device, lambda _: None).network
+        size, padding = options.get("model_size", "small"), bool(options.get("padding", False))
+        teacher, origins["teacher"] = _pdn(
+            settings, size, inner.teacher_out_channels, padding=padding, reporter=reporter
+        )
+        inner.teacher.load_state_dict(teacher.state_dict())
+        student = build_pdn(size, 2 * inner.teacher_out_channels, padding=padding, seed=settings.seed + 1)
+        inner.student.load_state_dict(student.state_dict())
+        origins |= dict.fromkeys(("student", "autoencoder"), f"random, seed {settings.seed}: not trained yet")
+    modules = {"teacher": inner.teacher, "student": inner.student, "autoencoder": inner.ae}
+    return Subjects(
+        tuple(
+            Network(name, module.to(device).eval(), origins[name], normalised=False, wants_size=name == "autoencoder")
+            for name, module in modules.items()
+        )
+    )
+
+
+def _pdn(
+    settings: RunConfig, size: PdnSize, channels: int, *, padding: bool, reporter: Reporter
+) -> tuple[nn.Module, str]:
+    """A teacher from the file that `model.weights` names, or one with random weights."""
+    weights = settings.model.weights
+    if weights not in {None, RANDOM_WEIGHTS}:
+        path = Path(str(weights)).expanduser()
+        return load_teacher(path, padding=padding, size=size, channels=channels).network, f"file {path.name}"
+    if weights is None:
+        reporter.warn(
+            "no trained bundle of this config and no model.weights: the effective field is that of random weights, a "
+            "guide to its shape, no more"
+        )
+    return build_pdn(size, channels, padding=padding, seed=settings.seed), f"random, seed {settings.seed}"
+
+
+def _pdn_size(name: str) -> PdnSize:
+    size = name.removeprefix(PDN_PREFIX)
+    for known in get_args(PdnSize):
+        if size == known:
+            found: PdnSize = known
+            return found
+    raise ModelError(f"model.backbone: there is no {name}; the patch description networks are pdn_small and pdn_medium")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator at `seed` for as long as it lasts: anomalib's constructors draw from it."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+_FINDERS: Final = {"patchcore": _patchcore, "efficient_ad": _efficient_ad}

@@ -1,0 +1,120 @@
+"""`cvad analyze-rf`: what a detector's cells can see, by theory and measured, and which defects that suits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvad_cli import __version__
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.field_charts import coverage_curves, field_heat, nested_fields
+from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.field_advice import advise, layer_views, parse_defect, require_fitting
+from cvad_cli.assembly.field_analysis import CENTRE, Findings, analyse_network, as_report
+from cvad_cli.assembly.field_networks import Subjects, find_networks
+from cvad_cli.assembly.field_pictures import FieldPictures, field_pictures
+from cvad_cli.assembly.field_report import file_stem, markdown
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.receptive_field.coverage import view_of
+from cvad_cli.files import replacing_folder, require_writable
+from cvad_cli.ports import Reporter
+from cvad_cli.records import FieldSummary
+
+
+@dataclass(frozen=True, slots=True)
+class FieldQuestion:
+    """What the caller wants to know beside the config."""
+
+    defect_size: str | None = None
+    """A side on the part, such as '2.5mm' or '40px'."""
+    image: Path | None = None
+    """The camera's picture: it is drawn on, and its size counts as the original one."""
+
+
+def analyze_rf(question: FieldQuestion, settings: RunConfig, reporter: Reporter) -> FieldSummary:
+    """Read, probe and differentiate the networks that the config names; write the derivation, figures and JSON.
+
+    Raises the CvadError that names what to mend; a folder of an earlier run stays as it was until the new one is whole.
+    """
+    size = (settings.data.image_size, settings.data.image_size)
+    pixel = settings.data.pixel_size_mm
+    defect = parse_defect(question.defect_size, pixel) if question.defect_size else None
+    device = choose_device(settings.device)
+    folder = bundle_folder(settings).with_name("receptive_field")
+    require_writable(folder.parent)
+    pictures = field_pictures(settings, question.image, reporter)
+    if defect:
+        require_fitting(defect, pictures.original_size)
+    with reporter.stage("Building networks", 1) as advance:
+        subjects = find_networks(settings, device, reporter)
+        advance(1)
+    findings = _analyse(settings, subjects, pictures, reporter)
+    main = findings[0]
+    view = view_of(main.found, size, pictures.original_size, pixel)
+    report = _report(settings, pictures, findings)
+    report["advice"] = advise(main, view, layer_views(subjects, view), defect)
+    with reporter.stage("Drawing", len(findings) + 1) as advance, replacing_folder(folder) as fresh:
+        names: list[str] = []
+        for found in findings:
+            names += _draw(fresh, settings.name, found, pictures)
+            advance(1)
+        coverage_curves(fresh / "coverage.png", view, title=f"{settings.name}: what cells see", defect=defect)
+        advance(1)
+        report["figures"] = [*names, "coverage.png"]
+        (fresh / "receptive_field.md").write_text(markdown(report), encoding="utf-8")
+        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+        (fresh / "receptive_field.json").write_text(text + "\n", encoding="utf-8")
+    return FieldSummary(folder, report, bool(report["agrees"]))
+
+
+def _analyse(
+    settings: RunConfig, subjects: Subjects, pictures: FieldPictures, reporter: Reporter
+) -> Sequence[Findings]:
+    size = (settings.data.image_size, settings.data.image_size)
+    findings = []
+    with reporter.stage("Reading and probing", len(subjects.networks)) as advance:
+        for at, network in enumerate(subjects.networks):
+            rng = np.random.default_rng([settings.seed, at])
+            findings.append(analyse_network(network, size, pictures.images, rng=rng))
+            advance(1)
+    for found in findings:
+        if not found.agrees:
+            reporter.warn(
+                f"{found.network.name}: the measured field is not the theoretical one. Do not rely on these figures, "
+                "and please report it with the config"
+            )
+    return findings
+
+
+def _report(settings: RunConfig, pictures: FieldPictures, findings: Sequence[Findings]) -> dict[str, Any]:
+    return {
+        "name": settings.name,
+        "model": settings.model.name,
+        "seed": settings.seed,
+        "cvad_version": __version__,
+        "image_size": [settings.data.image_size, settings.data.image_size],
+        "pictures": pictures.source,
+        "agrees": all(found.agrees for found in findings),
+        "networks": [as_report(found) for found in findings],
+    }
+
+
+def _draw(folder: Path, name: str, found: Findings, pictures: FieldPictures) -> Iterator[str]:
+    """Draw one network's figures and yield their names. A student that is built like its teacher has its fields."""
+    network, stem = found.network.name, file_stem(found.network.name)
+    if network != "student":
+        fields = {layer: field for layer, field in found.fields.items() if field.widest is not None}
+        title = f"{name}: what one cell sees, layer by layer ({network})"
+        nested_fields(folder / f"fields-{stem}.png", pictures.images[0], fields, title=title)
+        yield f"fields-{stem}.png"
+    for place, effective in found.effective.items():
+        suffix = "" if place == CENTRE else "-edge"
+        where = "" if place == CENTRE else f", cell at the {place}"
+        title = f"{name}: theoretical and effective field ({network}{where})"
+        field_heat(folder / f"heat-{stem}{suffix}.png", effective, found.box(place), title=title)
+        yield f"heat-{stem}{suffix}.png"
