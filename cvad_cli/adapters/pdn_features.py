@@ -20,7 +20,8 @@ class PdnFeatures(nn.Module):
 
     def __init__(self, network: nn.Module, layer: str, step: int) -> None:
         super().__init__()
-        self.network, self._step = network, step
+        self.network = network
+        self.subsampling = nn.AvgPool2d(1, stride=step)
         self.feature_names = (layer,)
         # The PDN normalises by itself, backbones do not: what arrives normalised is brought back to 0..1.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -28,5 +29,4 @@ class PdnFeatures(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """One map a layer, as timm's `features_only` networks give."""
-        answer = self.network(images * self.std + self.mean)
-        return [answer[:, :, :: self._step, :: self._step].contiguous()]
+        return [self.subsampling(self.network(images * self.std + self.mean))]

@@ -19,6 +19,11 @@ class TorchEfficientAd:
         self._device = device
         self.image_size = (image_size, image_size)
 
+    @property
+    def network(self) -> Any:
+        """anomalib's torch model: teacher, student and autoencoder."""
+        return self._model
+
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
         import torch

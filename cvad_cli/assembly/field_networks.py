@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.adapters.anomalib_models import GenericModel, new_patchcore, require_known
+from cvad_cli.adapters.anomalib_models import new_patchcore, require_known
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, load_backbone, whole_network
-from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, build_pdn, load_teacher
+from cvad_cli.adapters.pdn import build_pdn
 from cvad_cli.adapters.receptive_field.tables import patch_embedding, pooled
+from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
 from cvad_cli.adapters.runtime_torch import TorchPatchcore
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
+from cvad_cli.assembly.efficient_ad import EfficientAdOptions
+from cvad_cli.assembly.teachers import PDN_BACKBONES, PDN_LAYER, choose_teacher, load_pdn_backbone
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
 from cvad_cli.ports import Reporter
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-PDN_PREFIX: Final = "pdn_"
 TRAINED: Final = "the trained bundle of this config"
 
 
@@ -83,7 +83,7 @@ def _trained(settings: RunConfig, device: str, reporter: Reporter) -> nn.Module 
     except (BundleError, ModelError) as error:
         reporter.warn(f"{error}. The trained weights are left aside here")
         return None
-    if isinstance(detector, (TorchPatchcore, GenericModel)):
+    if isinstance(detector, (TorchPatchcore, TorchEfficientAd)):
         return detector.network
     reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are left aside here")
     return None
@@ -93,23 +93,23 @@ def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects
     config = settings.model
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
-    name, layers = config.backbone or PATCHCORE_BACKBONE, config.layers or PATCHCORE_LAYERS
+    name = config.backbone or PATCHCORE_BACKBONE
     network, origin = _trained(settings, device, reporter), TRAINED
-    if name.startswith(PDN_PREFIX):
-        if network is None:
-            network, origin = _pdn(settings, _pdn_size(name), TEACHER_CHANNELS, padding=True, reporter=reporter)
-        return Subjects((Network("patch features", pooled(network).to(device), origin, normalised=False),))
-    kwargs: Mapping[str, Any] = {}
+    layers, kwargs = config.layers or (PDN_LAYER,) if name in PDN_BACKBONES else config.layers or PATCHCORE_LAYERS, {}
     if network is None:
         backbone = _backbone(settings, name, layers, reporter)
-        network, origin, kwargs = backbone.network, backbone.weights, backbone.spec.kwargs
+        network, origin, kwargs = backbone.network, backbone.weights, dict(backbone.spec.kwargs)
     embedding = patch_embedding(new_patchcore(network, name, layers, config.num_neighbors).model).to(device)
-    candidates, names = whole_network(BackboneSpec(name, tuple(layers), kwargs))
     main = Network("patch features", embedding, origin, normalised=True, stages=tuple(layers))
+    if name in PDN_BACKBONES:
+        return Subjects((main,))
+    candidates, names = whole_network(BackboneSpec(name, tuple(layers), kwargs))
     return Subjects((main,), pooled(candidates), names)
 
 
 def _backbone(settings: RunConfig, name: str, layers: tuple[str, ...], reporter: Reporter) -> Backbone:
+    if name in PDN_BACKBONES:
+        return load_pdn_backbone(name, layers, settings.model.weights, seed=settings.seed)
     try:
         return load_backbone(name, layers, settings.model.weights, seed=settings.seed)
     except ModelError as error:
@@ -124,17 +124,7 @@ def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subje
     inner: Any = _trained(settings, device, reporter)
     origins = dict.fromkeys(("teacher", "student", "autoencoder"), TRAINED)
     if inner is None:
-        options = settings.model.options
-        with _seeded(settings.seed):
-            inner = GenericModel.build(settings.model, settings.data.image_size, device, lambda _: None).network
-        size, padding = options.get("model_size", "small"), bool(options.get("padding", False))
-        teacher, origins["teacher"] = _pdn(
-            settings, size, inner.teacher_out_channels, padding=padding, reporter=reporter
-        )
-        inner.teacher.load_state_dict(teacher.state_dict())
-        student = build_pdn(size, 2 * inner.teacher_out_channels, padding=padding, seed=settings.seed + 1)
-        inner.student.load_state_dict(student.state_dict())
-        origins |= dict.fromkeys(("student", "autoencoder"), f"random, seed {settings.seed}: not trained yet")
+        inner, origins = _untrained(settings)
     modules = {"teacher": inner.teacher, "student": inner.student, "autoencoder": inner.ae}
     return Subjects(
         tuple(
@@ -144,29 +134,25 @@ def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subje
     )
 
 
-def _pdn(
-    settings: RunConfig, size: PdnSize, channels: int, *, padding: bool, reporter: Reporter
-) -> tuple[nn.Module, str]:
-    """A teacher from the file that `model.weights` names, or one with random weights."""
-    weights = settings.model.weights
-    if weights not in {None, RANDOM_WEIGHTS}:
-        path = Path(str(weights)).expanduser()
-        return load_teacher(path, padding=padding, size=size, channels=channels).network, f"file {path.name}"
-    if weights is None:
-        reporter.warn(
-            "no trained bundle of this config and no model.weights: the effective field is that of random weights, a "
-            "guide to its shape, no more"
-        )
-    return build_pdn(size, channels, padding=padding, seed=settings.seed), f"random, seed {settings.seed}"
+def _untrained(settings: RunConfig) -> tuple[Any, dict[str, str]]:
+    """EfficientAD with the teacher that training would take, and where the weights of its parts come from."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
 
-
-def _pdn_size(name: str) -> PdnSize:
-    size = name.removeprefix(PDN_PREFIX)
-    for known in get_args(PdnSize):
-        if size == known:
-            found: PdnSize = known
-            return found
-    raise ModelError(f"model.backbone: there is no {name}; the patch description networks are pdn_small and pdn_medium")
+    options = EfficientAdOptions.of(settings)
+    teacher = choose_teacher(
+        options.size,
+        settings.model.weights,
+        options.teacher_out_channels,
+        padding=options.padding,
+        seed=settings.seed,
+    )
+    with _seeded(settings.seed):
+        model = new_model(options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps)
+    model.teacher.load_state_dict(teacher.network.state_dict())
+    student = build_pdn(options.size, 2 * teacher.channels, padding=options.padding, seed=settings.seed + 1)
+    model.student.load_state_dict(student.state_dict())
+    random = f"random, seed {settings.seed}: not trained yet"
+    return model, {"teacher": teacher.origin, "student": random, "autoencoder": random}
 
 
 @contextmanager
