@@ -205,11 +205,13 @@ def test_an_unsupported_operator_is_named_with_its_layer(cvad, small_config):
     assert "layers" in result.stderr
 
 
-def test_pdn_backbones_are_read_without_weights(cvad, small_config):
-    options = ("--set", "model.backbone=pdn_small", "--set", "model.layers=null", "--set", "data.image_size=128")
-    assert cvad("analyze-rf", "-c", small_config, "-q", *options).exit_code == 0
+@pytest.mark.parametrize("backbone", ["pdn_small", "pdn_medium"])
+def test_pdn_backbones_are_read_with_every_second_place_and_the_3x3_mean(cvad, small_config, backbone):
+    plain = ("--set", "model.weights=null", "--set", "model.layers=null", "--set", "data.image_size=128")
+    result = cvad("analyze-rf", "-c", small_config, "-q", "--set", f"model.backbone={backbone}", *plain)
+    assert result.exit_code == 0, result.output
     (network,) = report_of(small_config, "small")["networks"]
-    assert (network["field"], network["stride"], network["map"]) == ([41, 41], [4, 4], [32, 32])
+    assert (network["field"], network["stride"], network["map"]) == ([49, 49], [8, 8], [16, 16])
 
 
 def test_a_measured_field_that_differs_from_theory_ends_with_status_1(cvad, small_config, monkeypatch):
@@ -242,6 +244,6 @@ def test_a_large_input_is_probed_on_a_small_picture(cvad, small_config):
     options = ("--set", "model.backbone=pdn_small", "--set", "model.layers=null", "--set", "data.image_size=1024")
     assert cvad("analyze-rf", "-c", small_config, "-q", *options).exit_code == 0
     (network,) = report_of(small_config, "small")["networks"]
-    assert network["map"] == [256, 256]
-    assert network["support"]["picture"] == [128, 128]
+    assert network["map"] == [128, 128]
+    assert network["support"]["picture"] == [147, 147]  # three fields
     assert network["support"]["field"] == network["field"] == [41, 41]

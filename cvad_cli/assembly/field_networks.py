@@ -108,14 +108,13 @@ def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects
 
 
 def _backbone(settings: RunConfig, name: str, layers: tuple[str, ...], reporter: Reporter) -> Backbone:
-    if name in PDN_BACKBONES:
-        return load_pdn_backbone(name, layers, settings.model.weights, seed=settings.seed)
+    load = load_pdn_backbone if name in PDN_BACKBONES else load_backbone
     try:
-        return load_backbone(name, layers, settings.model.weights, seed=settings.seed)
+        return load(name, layers, settings.model.weights, seed=settings.seed)
     except ModelError as error:
         if settings.model.weights is not None:
             raise
-        random = load_backbone(name, layers, RANDOM_WEIGHTS, seed=settings.seed)  # a wrong name or layer ends here
+        random = load(name, layers, RANDOM_WEIGHTS, seed=settings.seed)  # a wrong name or layer ends here
         reporter.warn(f"{error}\nThe effective field is that of random weights: a guide to its shape, no more")
         return random
 
