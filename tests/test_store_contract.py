@@ -1,5 +1,5 @@
-"""One contract for every defect store: embedded on disk, qdrant-client in memory and over a loopback socket, and the
-server that CVAD_TEST_QDRANT_URL names, by REST and by gRPC.
+"""One contract for every defect store: embedded on disk, qdrant-client in memory and over loopback REST and gRPC, and
+the server that CVAD_TEST_QDRANT_URL names, by REST and by gRPC.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import loopback_qdrant
 
 from cvad_cli.adapters.index_snapshots import export_index, import_index
@@ -57,6 +58,10 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
         with loopback_qdrant() as server, open_store(QdrantConfig(url=server.url, batch_size=7, retries=0)) as store:
             yield store
         return
+    if kind == "wire-grpc":
+        with loopback_grpc() as server, grpc_store(server, batch_size=7) as store:
+            yield store
+        return
     url = os.environ.get("CVAD_TEST_QDRANT_URL")
     if not url:
         pytest.skip("CVAD_TEST_QDRANT_URL names no Qdrant server")
@@ -70,7 +75,7 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
             store.drop()
 
 
-@pytest.fixture(params=["embedded", "memory", "wire", "rest", "grpc"])
+@pytest.fixture(params=["embedded", "memory", "wire", "wire-grpc", "rest", "grpc"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DefectStore]:
     with opened(request.param, tmp_path / "index") as found:
         yield found
@@ -203,7 +208,7 @@ def test_payloads_come_back_as_they_were(filled: DefectStore) -> None:
     filled.upsert([DefectPoint(point(7).id, point(7).vector, rich)])
     found = filled.search(point(7).vector, limit=1)[0].payload
     assert found == rich
-    assert [type(value) for value in found.values()] == [type(value) for value in rich.values()]
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in rich.items()}
 
 
 def test_scrolling_gives_unit_vectors_in_the_order_of_ids_over_many_pages(store: DefectStore) -> None:

@@ -41,6 +41,10 @@ GRPC_PORT: Final = 6334
 """Qdrant's default; REST has its port in the URL."""
 
 
+VALUES_A_REQUEST: Final = 1_000_000
+"""Vector values in one upsert: about 20 MB of JSON, below the 32 MB that a server takes by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionKnobs:
     """How a new collection is laid out; None leaves it to the server. Nothing here changes one that exists."""
@@ -151,7 +155,8 @@ class ServerStore:
         from qdrant_client import models
 
         dimension, count = self._require(), 0
-        for batch in batches(points, self._batch_size, dimension, self._place):
+        size = max(1, min(self._batch_size, VALUES_A_REQUEST // dimension))
+        for batch in batches(points, size, dimension, self._place):
             rows = [
                 models.PointStruct(id=each.id, vector=unit(each.vector).tolist(), payload=dict(each.payload))
                 for each in batch
