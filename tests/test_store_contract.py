@@ -243,6 +243,25 @@ def test_deleting_needs_a_selection_and_counts_what_went(filled: DefectStore) ->
     assert filled.count() == 17
 
 
+def test_arguments_that_make_no_sense_are_refused_alike(store: DefectStore) -> None:
+    for dimension, metadata in [(0, {}), (-1, {}), (DIMENSION, {"x": float("nan")}), (DIMENSION, {"x": {1, 2}})]:
+        with pytest.raises(ValueError, match=r"dimension|metadata"):
+            store.create(dimension, metadata)
+        assert store.info() is None
+    store.create(DIMENSION, METADATA)
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit"):
+            store.search(point(0).vector, limit=limit)
+    for vector in (np.full(DIMENSION, np.nan), np.ones((1, DIMENSION))):
+        with pytest.raises(ValueError, match="finite values of shape"):
+            store.search(vector, limit=1)
+    with pytest.raises(ValueError, match="UUID"):
+        store.delete(ids=["7"])
+    with pytest.raises(ValueError, match="metadata"):
+        store.set_metadata({"x": {1, 2}})
+    assert store.info() == IndexInfo(DIMENSION, 0, METADATA)
+
+
 def test_a_dropped_index_is_gone_and_can_be_made_anew(filled: DefectStore) -> None:
     filled.drop()
     assert filled.info() is None
