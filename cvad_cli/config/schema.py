@@ -151,6 +151,47 @@ class RuntimeConfig:
         _require(self, "batch_size", self.batch_size >= 1, "a whole number from 1")
 
 
+SECRET_SETTINGS: Final = ("qdrant.api_key",)
+"""Settings whose value is shown and stored nowhere: `config.load` puts `HIDDEN` in its place."""
+
+HIDDEN: Final = "***"
+
+
+@dataclass(frozen=True)
+class QdrantConfig:
+    """Where the defect index is: a folder, or a server where `url` is set; and how a server's collection is built."""
+
+    url: str | None = None
+    path: str = "runs/index"
+    collection: str = "defects"
+    api_key: str | None = field(default=None, repr=False)
+    prefer_grpc: bool = False
+    timeout_s: int = 30
+    retries: int = 4
+    batch_size: int = 500
+    shard_number: int | None = None
+    replication_factor: int | None = None
+    on_disk: bool = False
+    quantization: Literal["scalar"] | None = None
+
+    def __post_init__(self) -> None:
+        import re
+
+        _require(self, "collection", re.fullmatch(RUN_NAME, self.collection) is not None, "letters, digits, . _ -")
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
+            # The value may hold a password, so the message does not show it.
+            expected = "http(s)://host[:port][/prefix], without user or password (qdrant.api_key is for that)"
+            raise BadSettingError(type(self), "url", expected, HIDDEN)
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            # Libraries quote a header that they refuse, so such a key must not reach one.
+            expected = "printable ASCII without spaces or line ends, or null"
+            raise BadSettingError(type(self), "api_key", expected, HIDDEN)
+        _require(self, "retries", 0 <= self.retries <= 20, "a whole number from 0 to 20")
+        for key in ("timeout_s", "batch_size", "shard_number", "replication_factor"):
+            value = getattr(self, key)
+            _require(self, key, value is None or value >= 1, "a whole number from 1")
+
+
 @dataclass(frozen=True)
 class OutputConfig:
     """Where results go: `<root>/<name>/bundle`, `<root>/<name>/evaluation`."""
@@ -172,6 +213,7 @@ class RunConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    qdrant: QdrantConfig = field(default_factory=QdrantConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
