@@ -246,4 +246,4 @@ def test_a_large_input_is_probed_on_a_small_picture(cvad, small_config):
     (network,) = report_of(small_config, "small")["networks"]
     assert network["map"] == [128, 128]
     assert network["support"]["picture"] == [147, 147]  # three fields
-    assert network["support"]["field"] == network["field"] == [41, 41]
+    assert network["support"]["field"] == network["field"] == [49, 49]
