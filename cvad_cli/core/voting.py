@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 RIDGE: Final = 0.3
-"""Ridge penalty, in units of the mean squared length of the centred labelled vectors: docs/defect-types.md."""
+"""Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
 
 MOST_REFITS: Final = 200
 """With more labelled pictures than this, several are left out at a time."""
