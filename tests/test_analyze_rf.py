@@ -247,3 +247,31 @@ def test_a_large_input_is_probed_on_a_small_picture(cvad, small_config):
     assert network["map"] == [128, 128]
     assert network["support"]["picture"] == [147, 147]  # three fields
     assert network["support"]["field"] == network["field"] == [49, 49]
+
+
+def test_a_field_wider_than_the_picture_is_not_said_to_show_defects_whole(cvad, small_config):
+    result = cvad("analyze-rf", "-c", small_config, "--defect-size", "30px", "--set", "model.layers=[layer3, layer4]")
+    assert result.exit_code == 0, result.output
+    advice = report_of(small_config, "small")["advice"]
+    assert advice["field_beyond_picture"] is True
+    assert advice["bulk"]["px"][0] < 2 * advice["field"]["px"][0]
+    assert 0 < advice["defect"]["share_of_bulk_filled"][0] <= 1
+    assert "a cell can see more than all of it" in result.stdout
+    assert "all of it, wherever" not in result.stdout
+    assert "see all of a defect" not in result.stdout
+
+
+def test_layers_are_shown_once_an_architecture(cvad, efficientad):
+    result = cvad("analyze-rf", "-c", efficientad())
+    assert result.exit_code == 0, result.output
+    assert "teacher and student, layer by layer" in result.stdout
+    assert result.stdout.count("avgpool1") == 1
+    assert "4 / 1 / 0 / 1" in result.stdout
+
+
+def test_the_page_keeps_to_mathematics_that_github_renders(cvad, small_config):
+    assert cvad("analyze-rf", "-c", small_config, "-q").exit_code == 0
+    page = (small_config.parent / "runs" / "small" / "receptive_field" / "receptive_field.md").read_text("utf-8")
+    formulas = re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", page, re.DOTALL)
+    assert len(formulas) > 10
+    assert not [pair for pair in formulas if re.search(r"\\[,;:!{}|\\]|[<>|]", "".join(pair))]

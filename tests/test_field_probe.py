@@ -296,6 +296,18 @@ def test_random_signs_average_to_the_energy_of_all_channels():
     np.testing.assert_allclose(found.energy, energy / energy.sum(), rtol=0.2)
 
 
+def test_several_draws_an_image_come_nearer_to_it():
+    model = nn.Conv2d(1, 16, 3, bias=False)
+    energy = model.weight.detach().double().square().sum(dim=(0, 1)).numpy()
+    missed = []
+    for draws in (1, 400):
+        image = np.zeros((1, 1, 3, 3), np.float32)
+        rng = np.random.default_rng(0)
+        (found,) = effective_fields(Subject(model, channels=1), image, [(0, 0)], rng=rng, draws=draws)
+        missed.append(np.abs(found.energy - energy / energy.sum()).max())
+    assert missed[1] < 0.02 < missed[0]
+
+
 def test_gradient_stays_inside_the_theoretical_field_and_concentrates():
     from anomalib.models.image.efficient_ad.torch_model import SmallPatchDescriptionNetwork
 

@@ -62,10 +62,10 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
         axes.set_facecolor(PADDING)
         axes.imshow(picture, extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="nearest")
         styles = zip(reversed(chosen.items()), *_shades(len(chosen)), strict=True)
-        for (label, found), colour, width in styles:  # the largest first and widest: borders may coincide
+        for (label, found), colour, line in styles:  # the largest first and widest: borders may coincide
             step = f", one every {found.h.jump:.3g} px" if found.h.jump else ""
             text = f"{label}: {_times(found.h.size, found.w.size)} px{step}"
-            _outline(axes, spans[label], colour, label=text, width=width)
+            _outline(axes, spans[label], colour, label=text, width=line)
         _name_pixels(axes)
     margin = 0.02 * max(h, w)
     _limit(panels[0], (min(top, -0.5), min(left, -0.5), max(bottom, h - 0.5), max(right, w - 0.5)), margin)
@@ -95,8 +95,9 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
     drawn = heat.imshow(relative, cmap="viridis", norm=LogNorm(FLOOR, 1.0), interpolation="nearest")
     bar = figure.colorbar(drawn, ax=heat, shrink=0.8)
     bar.set_label(f"RMS gradient, share of its peak (cut at {FLOOR:g})", color=INK)
-    size = _times(box.bottom - box.top + 1, box.right - box.left + 1)
-    _outline(heat, _edges(box), "white", label=f"theory: {size} px", halo=INK)
+    sides = box.bottom - box.top + 1, box.right - box.left + 1
+    cut = ", to the borders" if sides == effective.energy.shape else ""
+    _outline(heat, _edges(box), "white", label=f"theory: {_times(*sides)} px{cut}", halo=INK)
     row, col = (round(at) for at in effective.centre)
     for share, colour in zip(SHARES, SHARE_COLOURS, strict=True):
         reach = effective.side(share) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cvad_cli.adapters.receptive_field.tables import read_layers
@@ -59,10 +60,8 @@ def layer_views(subjects: Subjects, view: View) -> dict[str, View]:
 def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: float | None) -> dict[str, Any]:
     """What can be said of the part, in JSON's types: lengths in pixels of the original picture, and in mm or null."""
     effective = findings.effective.get(CENTRE)
-    bulk = None
-    if effective is not None:
-        side = effective.side(BULK)
-        bulk = _lengths([side * scale for scale in view.scale], view)
+    bulk = None if effective is None else replace(view, field_px=(effective.side(BULK),) * 2)
+    beyond = any(field >= side for field, side in zip(view.field_px, view.image_size, strict=True))
     return {
         "network": findings.network.name,
         "image_size": [round(side) for side in view.image_size],
@@ -71,12 +70,14 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
         "field": _lengths(view.field, view),
         "stride": _lengths(view.stride, view),
         "bulk_share": BULK,
-        "bulk": bulk,
+        "field_beyond_picture": beyond or bool(findings.found.whole_image_because),
+        "bulk": None if bulk is None else _lengths(bulk.field, view),
+        "largest_whole_in_bulk": None if bulk is None else _length(bulk.largest_whole(), view),
         "cells_wanted": CELLS_WANTED,
         "smallest_on_one_centre": _length(view.smallest_hit(), view),
         "smallest_on_wanted_centres": _length(view.smallest_hit(CELLS_WANTED), view),
         "largest_whole": _length(view.largest_whole(), view),
-        "defect": _defect(view, defect) if defect else None,
+        "defect": _defect(view, bulk, defect) if defect else None,
         "options": [_option(option, defect) for option in options(view, layers, defect=defect)],
         "layers": {
             name: {"field": _lengths(other.field, other), "stride": _lengths(other.stride, other)}
@@ -87,23 +88,26 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
 
 def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
     """The advice in words."""
-    picture = f"On the {_both(advice['original_size'])} px picture a cell can see {told(advice['field'])}"
-    bulk = advice["bulk"]
-    inside = f" {100 * advice['bulk_share']:.0f} % of what moves it lies within {told(bulk)}." if bulk else ""
-    yield f"{picture}, one every {told(advice['stride'])}.{inside}"
+    beyond, bulk, wanted = advice["field_beyond_picture"], advice["bulk"], advice["cells_wanted"]
+    picture, sees = _both(advice["original_size"]), "more than all of it" if beyond else told(advice["field"])
+    yield f"On the {picture} px picture a cell can see {sees}, one every {told(advice['stride'])}."
+    if bulk:
+        yield (
+            f"{100 * advice['bulk_share']:.0f} % of what moves a cell lies within {told(bulk)}. A defect of up to "
+            f"{told(advice['largest_whole_in_bulk'])} is sure to lie within that of some cell."
+        )
     yield (
         f"A square defect of {told(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of a cell, "
-        f"from {told(advice['smallest_on_wanted_centres'])} on, on {advice['cells_wanted']}. Smaller ones are seen "
-        "too, but as a smaller part of what a cell sees."
+        f"from {told(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen too, but as a "
+        "smaller part of what a cell sees."
     )
-    if advice["largest_whole"]["px"]:
+    if advice["largest_whole"]["px"] and not beyond:
         yield (
             f"One cell is sure to see all of a defect up to {told(advice['largest_whole'])}; of larger ones, each cell "
             "sees a part."
         )
-    defect = advice["defect"]
-    if defect:
-        yield _of_defect(defect)
+    if advice["defect"]:
+        yield _of_defect(advice["defect"], beyond=beyond)
     yield from _of_options(advice)
 
 
@@ -121,18 +125,26 @@ def _both(sides: float | Sequence[float]) -> str:
     return " x ".join(f"{side:.4g}" for side in (sides if isinstance(sides, Sequence) else (sides,)))
 
 
-def _of_defect(defect: Mapping[str, Any]) -> str:
-    seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
+def _of_defect(defect: Mapping[str, Any], *, beyond: bool) -> str:
     on_it, whole = defect["cells_with_centre_on_it"], defect["cells_that_see_it_whole"]
     centres = "the centre of 1 cell" if on_it == 1 else f"the centres of {on_it} cells"
-    hit = f"is sure to lie on {centres}" if on_it else "may fall between the centres of all cells"
-    seen_by = (
-        f"{whole} cell{' sees' if whole == 1 else 's see'} all of it" if whole else "no cell is sure to see it whole"
+    said = f"A defect of {told(defect)} " + (
+        f"is sure to lie on {centres}" if on_it else "may fall between the centres of all cells"
     )
-    return (
-        f"A defect of {told(defect)} {hit}, and {seen_by}, wherever it lies; the best-placed cell sees {seen} of it, "
-        f"and it fills {filled} of that cell's field."
-    )
+    if not beyond:
+        seen_by = (
+            f"{whole} cell{' sees' if whole == 1 else 's see'} all of it"
+            if whole
+            else "no cell is sure to see it whole"
+        )
+        seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
+        said += (
+            f", and {seen_by}, wherever it lies; the best-placed cell sees {seen} of it, and it fills {filled} of that "
+            "cell's field"
+        )
+    if defect["share_of_bulk_filled"]:
+        said += f"; it fills {_range(defect['share_of_bulk_filled'])} of the square that moves the cell"
+    return f"{said}."
 
 
 def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:
@@ -160,13 +172,14 @@ def _range(shares: Sequence[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def _defect(view: View, side: float) -> dict[str, Any]:
+def _defect(view: View, bulk: View | None, side: float) -> dict[str, Any]:
     return {
         **_length(side, view),
         "cells_with_centre_on_it": view.cells_hit(side),
         "cells_that_see_it_whole": view.cells_whole(side),
         "share_seen": [round(share, 6) for share in view.share_seen(side)],
         "share_filled": [round(share, 6) for share in view.share_filled(side)],
+        "share_of_bulk_filled": None if bulk is None else [round(share, 6) for share in bulk.share_filled(side)],
     }
 
 

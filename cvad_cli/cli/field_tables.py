@@ -1,9 +1,9 @@
-"""What `cvad analyze-rf` found, as a person reads it."""
+"""What `cvad analyze-rf` found, as a person reads it: layer by layer, the ways side by side, and in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cvad_cli.assembly.field_advice import sentences
 from cvad_cli.records import FieldSummary
@@ -11,13 +11,19 @@ from cvad_cli.records import FieldSummary
 if TYPE_CHECKING:
     from rich.table import Table
 
+MANY_LAYERS: Final = 24
+"""Of longer networks the table shows what the config selects and what comes after; the report has every layer."""
+
 
 def show_fields(summary: FieldSummary) -> None:
-    """A row a network, what that means for defects, and where the rest is."""
+    """A table of layers a network, the ways side by side, what that means for defects, and where the rest is."""
     from rich.console import Console
 
     report = summary.report
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    for network, names in _architectures(report):
+        console.print(_layers(network, names))
+    console.print("k / s / p / d: kernel, stride, padding, dilation. *: sees the whole picture.\n")
     console.print(_table(report))
     for network in report["networks"]:
         if network["whole_image_because"]:
@@ -32,6 +38,46 @@ def show_fields(summary: FieldSummary) -> None:
     if not summary.agrees:
         console.print("\nTheory and measurement DISAGREE: see the cells marked 'no' in receptive_field.md.")
     console.print(f"\nderivation, tables and {len(report['figures'])} figures in {summary.folder}")
+
+
+def _architectures(report: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """Each network with its name; one that is built like an earlier one lends that its name, and no more."""
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for network in report["networks"]:
+        like = next((at for at, (other, _) in enumerate(found) if other["layers"] == network["layers"]), None)
+        if like is None:
+            found.append((network, network["name"]))
+        else:
+            found[like] = found[like][0], f"{found[like][1]} and {network['name']}"
+    return found
+
+
+def _layers(network: Mapping[str, Any], names: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{names}, layer by layer", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for heading in ("k / s / p / d", "jump", "field", "centre 0", "map"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in _worth_showing(network):
+        padding = [f"{a:g}" if a == b else f"{a}+{b}" for a, b in layer["padding"] or []]
+        windows = [layer["kernel"], layer["stride"], padding, layer["dilation"]]
+        window = " / ".join(_pair(each) for each in windows) if layer["kernel"] else "-"
+        star = "*" if layer["whole_image_because"] else ""
+        places = _pair(layer["jump"]), _pair(layer["field"]) + star, _pair(layer["offset"]), _pair(layer["map"])
+        table.add_row(layer["name"], window, *places)
+    return table
+
+
+def _worth_showing(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All layers of a short network; of a long one the first, the selected ones and all behind the last of these."""
+    layers = network["layers"][1:]
+    if len(layers) <= MANY_LAYERS:
+        return list(layers)
+    names = [layer["name"] for layer in layers]
+    wanted = set(network["selected"].values()) | {names[0], network["output"]}
+    last = max((names.index(name) for name in network["selected"].values()), default=len(names) - 1)
+    return [layer for at, layer in enumerate(layers) if layer["name"] in wanted or at > last]
 
 
 def _table(report: Mapping[str, Any]) -> Table:
@@ -64,7 +110,9 @@ def _table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _pair(sides: Sequence[float]) -> str:
-    """Rows and columns, or one number for both."""
-    first, second = (f"{side:.4g}" for side in sides)
+def _pair(sides: Sequence[Any] | None) -> str:
+    """Rows and columns, or one number for both; '-' where there is none."""
+    if not sides:
+        return "-"
+    first, second = (side if isinstance(side, str) else f"{side:.4g}" for side in sides)
     return first if first == second else f"{first} x {second}"

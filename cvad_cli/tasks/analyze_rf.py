@@ -21,6 +21,7 @@ from cvad_cli.assembly.field_pictures import FieldPictures, field_pictures
 from cvad_cli.assembly.field_report import file_stem, markdown
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.receptive_field.coverage import view_of
+from cvad_cli.core.receptive_field.graph import LayerField
 from cvad_cli.files import replacing_folder, require_writable
 from cvad_cli.ports import Reporter
 from cvad_cli.records import FieldSummary
@@ -61,7 +62,7 @@ def analyze_rf(question: FieldQuestion, settings: RunConfig, reporter: Reporter)
     with reporter.stage("Drawing", len(findings) + 1) as advance, replacing_folder(folder) as fresh:
         names: list[str] = []
         for found in findings:
-            names += _draw(fresh, settings.name, found, pictures)
+            names += _draw(fresh, settings.name, found, pictures, subjects)
             advance(1)
         coverage_curves(fresh / "coverage.png", view, title=f"{settings.name}: what cells see", defect=defect)
         advance(1)
@@ -104,13 +105,12 @@ def _report(settings: RunConfig, pictures: FieldPictures, findings: Sequence[Fin
     }
 
 
-def _draw(folder: Path, name: str, found: Findings, pictures: FieldPictures) -> Iterator[str]:
+def _draw(folder: Path, name: str, found: Findings, pictures: FieldPictures, subjects: Subjects) -> Iterator[str]:
     """Draw one network's figures and yield their names. A student that is built like its teacher has its fields."""
     network, stem = found.network.name, file_stem(found.network.name)
     if network != "student":
-        fields = {layer: field for layer, field in found.fields.items() if field.widest is not None}
         title = f"{name}: what one cell sees, layer by layer ({network})"
-        nested_fields(folder / f"fields-{stem}.png", pictures.images[0], fields, title=title)
+        nested_fields(folder / f"fields-{stem}.png", pictures.images[0], _worth_drawing(found, subjects), title=title)
         yield f"fields-{stem}.png"
     for place, effective in found.effective.items():
         suffix = "" if place == CENTRE else "-edge"
@@ -118,3 +118,13 @@ def _draw(folder: Path, name: str, found: Findings, pictures: FieldPictures) -> 
         title = f"{name}: theoretical and effective field ({network}{where})"
         field_heat(folder / f"heat-{stem}{suffix}.png", effective, found.box(place), title=title)
         yield f"heat-{stem}{suffix}.png"
+
+
+def _worth_drawing(found: Findings, subjects: Subjects) -> dict[str, LayerField]:
+    """All maps of a small network; of a backbone the first, its stages and what PatchCore makes of them."""
+    layers = {name: field for name, field in found.fields.items() if field.widest is not None}
+    stages = {name: found.fields[found.stages[name]] for name in subjects.candidate_names if name in found.stages}
+    if not stages:
+        return layers
+    first = next(iter(layers))
+    return {first: layers[first], **stages, found.network.name: found.found}

@@ -181,12 +181,13 @@ def _exact_interpolation() -> Iterator[None]:
 
 
 def effective_fields(
-    subject: Subject, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator
+    subject: Subject, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator, draws: int = 1
 ) -> list[EffectiveField]:
     """Where the gradient of each cell falls, averaged over `images`: float32 (b, c, h, w) as the network takes them.
 
-    The signal at the cell is +1 or -1 for each channel, drawn anew for each image: in the mean its squared gradient is
-    the sum of the channels' own, at the price of one backward pass. Images are run one at a time.
+    The signal at the cell is +1 or -1 for each channel, drawn anew `draws` times for each image: in the mean its
+    squared gradient is the sum of the channels' own, at the price of one backward pass a draw. Images are run one at a
+    time.
     Raises ModelError where no gradient comes through.
     """
     import torch
@@ -200,10 +201,11 @@ def effective_fields(
             found = subject(picture)
             if not found.requires_grad:
                 raise ModelError(f"{subject.name}: its forward switches gradients off; probe the network inside it")
-            for at, (row, col) in enumerate(cells):
+            passes = [(at, *cell) for at, cell in enumerate(cells) for _ in range(draws)]
+            for last, (at, row, col) in enumerate(passes, 1 - len(passes)):
                 signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)
                 signal = (found[0, :, row, col] * signs).sum()
-                (gradient,) = torch.autograd.grad(signal, picture, retain_graph=at + 1 < len(cells))
+                (gradient,) = torch.autograd.grad(signal, picture, retain_graph=last < 0)
                 energies[at] += gradient[0].double().square().sum(dim=0).cpu().numpy()
     totals = energies.sum(axis=(1, 2))
     if not (totals > 0).all():
