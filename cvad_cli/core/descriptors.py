@@ -1,0 +1,303 @@
+"""What is wrong with a region, as a vector: its features minus those of the nearest normal surface, whitened.
+
+A region is looked at a second time: a square view about it, at native resolution where that pays, in eight
+orientations, through a frozen backbone. The network is the caller's; from its features on, this is plain arithmetic:
+
+    view, 8 orientations --backbone--> stages on one grid of `CELLS` x `CELLS` cells, and pixel statistics a cell
+    cells of the region --nearest normal cell--> residuals --whitened by good residuals--> mean over the region
+    one block of length 1 a stage, pixel statistics beside them --> one unit vector an orientation
+
+The definition was chosen by measurement: docs/research/defect-types.md has what was compared and what each gave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+DESCRIPTOR_VERSION: Final = 1
+"""Goes up with any change to the numbers in a vector: vectors of two versions must never be compared."""
+
+VIEW_PX: Final = 256
+"""Side of a view as the network sees it."""
+
+CELLS: Final = 32
+"""Cells along one side of a view."""
+
+ORIENTATIONS: Final = 8
+"""Four quarter turns, each also mirrored: the symmetries of a square."""
+
+MAX_ZOOM: Final = 4.0
+"""A view is never less than a quarter of the picture's shorter side."""
+
+SHRINKAGE: Final = 0.01
+"""Share of the isotropic part in the covariance of good residuals."""
+
+KEY_STAGES: Final = (1, 2)
+"""Of the stages, input to output, those on which the nearest normal cell is looked up (strides 8 and 16)."""
+
+CELL_QUANTILE: Final = 0.999
+"""A cell counts as defective when it is farther from normal than this share of good cells."""
+
+FALLBACK: Final = 0.85
+"""A region whose every cell passes for normal is described by the cells above this share of its own peak."""
+
+SURFACE_WEIGHT: Final = 0.5
+"""Length of the pixel statistics beside the stages' blocks of length 1."""
+
+SURFACE_SIZE: Final = 7
+"""Pixel statistics of a cell."""
+
+PAIRS_AT_ONCE: Final = 1 << 23
+"""Most distances held at once: 32 MiB of float32."""
+
+Stages = Sequence[np.ndarray]
+"""One float array (n, d_s) a stage of the network, from the input to the output; the same n cells in each."""
+
+
+class ViewBox(NamedTuple):
+    """A square of the original picture, in its pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., d) scaled to length 1; a zero vector stays zero."""
+    length: np.ndarray = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: np.ndarray = vectors / np.where(length > 0, length, 1)
+    return scaled
+
+
+def view_side(picture_size: tuple[int, int]) -> int:
+    """Side of a view in native pixels: `VIEW_PX`, so that nothing is enlarged, but at least 1 / `MAX_ZOOM` of it all.
+
+    What counts is the shorter side. A picture that is smaller than a view is seen whole, and has to be enlarged.
+    """
+    shorter = min(picture_size)
+    return min(shorter, max(VIEW_PX, round(shorter / MAX_ZOOM)))
+
+
+def view_box(centre: tuple[float, float], picture_size: tuple[int, int]) -> ViewBox:
+    """The view about `centre` (y, x in native pixels) of a picture (rows, columns), moved until it lies inside."""
+    side = view_side(picture_size)
+    top, left = (
+        min(max(round(place - side / 2), 0), length - side) for place, length in zip(centre, picture_size, strict=True)
+    )
+    return ViewBox(top, left, side)
+
+
+def own_cells(mask: np.ndarray, picture_size: tuple[int, int], box: ViewBox) -> np.ndarray:
+    """bool (`CELLS`, `CELLS`): the cells of a view in which a region has a pixel.
+
+    `mask` is the region, bool (h, w), at the size of the anomaly map; `picture_size` that of the original picture.
+    """
+    cells = np.zeros((CELLS, CELLS), dtype=bool)
+    rows, columns = (
+        _cells_along(length, size, start, box.side)
+        for length, size, start in zip(mask.shape, picture_size, (box.top, box.left), strict=True)
+    )
+    for row, (top, bottom) in enumerate(rows):
+        band = np.asarray(mask[top:bottom].any(axis=0))
+        cells[row] = [band[left:right].any() for left, right in columns]
+    return cells
+
+
+def _cells_along(length: int, size: int, start: int, side: int) -> list[tuple[int, int]]:
+    """For each cell along an axis, the half-open range of map pixels (`length` of them on `size` pixels) it meets."""
+    step, scale = side / CELLS, length / size
+    edges = [(start + cell * step) * scale for cell in range(CELLS + 1)]
+    # An edge that falls on a pixel's border must not reach into the next pixel by rounding.
+    return [(math.floor(low + 1e-9), min(math.ceil(high - 1e-9), length)) for low, high in pairwise(edges)]
+
+
+def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """Orientation 0..7 of a picture or a map (h, w, ...): `orientation` % 4 quarter turns, then mirrored from 4 on."""
+    turned = np.rot90(picture, orientation % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if orientation >= 4 else turned)
+
+
+def pixel_statistics(view: np.ndarray) -> np.ndarray:
+    """float32 (`CELLS`, `CELLS`, 7) of an RGB view (s, s, 3) in 0..1, s a multiple of `CELLS`.
+
+    Of each cell: brightness, its spread, maximum and minimum, red minus green, blue minus green, and slope.
+    """
+    if view.ndim != 3 or view.shape[0] != view.shape[1] or view.shape[2] != 3 or view.shape[0] % CELLS:
+        raise ValueError(f"view: expected (s, s, 3) with s a multiple of {CELLS}, got shape {view.shape}")
+    levels = view.astype(np.float32)
+    grey = levels.mean(-1)
+    down, across = np.gradient(grey)
+    tiles = _tiles(grey)
+    means = (
+        _tiles(plane).mean(-1)
+        for plane in (levels[..., 0] - levels[..., 1], levels[..., 2] - levels[..., 1], down**2 + across**2)
+    )
+    red_green, blue_green, steepness = means
+    of_grey = (tiles.mean(-1), tiles.std(-1), tiles.max(-1), tiles.min(-1))
+    return np.stack([*of_grey, red_green, blue_green, np.sqrt(steepness)], -1)
+
+
+def _tiles(plane: np.ndarray) -> np.ndarray:
+    """(s, s) to (`CELLS`, `CELLS`, pixels of a cell)."""
+    step = plane.shape[0] // CELLS
+    return plane.reshape(CELLS, step, CELLS, step).swapaxes(1, 2).reshape(CELLS, CELLS, -1)
+
+
+def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarray:
+    """float32 (d, d): the inverse square root of the covariance of samples (n, d), shrunk towards its mean variance.
+
+    With S the covariance, the root is of (1 - a) S + a trace(S) / d I (Ledoit and Wolf, Journal of Multivariate
+    Analysis 2004, with the share a given instead of estimated). Samples without any spread are left as they are.
+    """
+    if samples.ndim != 2 or len(samples) < 2:
+        raise ValueError(f"samples: expected (n, d) with n >= 2, got shape {samples.shape}")
+    centred = samples.astype(np.float64) - samples.mean(0, dtype=np.float64)
+    covariance = centred.T @ centred / (len(samples) - 1)
+    size = len(covariance)
+    mean_variance = np.trace(covariance) / size
+    if mean_variance == 0:
+        return np.eye(size, dtype=np.float32)
+    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * mean_variance * np.eye(size))
+    floor = np.finfo(np.float64).eps * values.max()  # without shrinkage, a direction may have no spread
+    root: np.ndarray = ((vectors / np.sqrt(np.maximum(values, floor))) @ vectors.T).astype(np.float32)
+    return root
+
+
+@dataclass(frozen=True)
+class NormalModel:
+    """What good surface looks like in a view: m representative cells, and how much good cells differ from them."""
+
+    stages: tuple[np.ndarray, ...]
+    """float32 (m, d_s) a stage: the representatives."""
+    whitening: tuple[np.ndarray, ...]
+    """float32 (d_s, d_s) a stage: the inverse root of the covariance of good residuals."""
+    surface_mean: np.ndarray
+    """float32 (7,): mean pixel statistics of good cells."""
+    surface_whitening: np.ndarray
+    """float32 (7, 7)."""
+    cell_threshold: float
+    """Distance to the nearest representative that a share of 1 - `CELL_QUANTILE` of good cells exceeds."""
+
+    def __post_init__(self) -> None:
+        if len(self.stages) <= max(KEY_STAGES) or len(self.stages) != len(self.whitening):
+            raise ValueError(f"normal model: expected 3 stages or more, got {len(self.stages)}")
+        cells = len(self.stages[0])
+        for stage, matrix in zip(self.stages, self.whitening, strict=True):
+            if stage.ndim != 2 or len(stage) != cells or cells < 1 or matrix.shape != (stage.shape[1],) * 2:
+                raise ValueError(f"normal model: stage {stage.shape} and whitening {matrix.shape} do not fit")
+        if self.surface_mean.shape != (SURFACE_SIZE,) or self.surface_whitening.shape != (SURFACE_SIZE,) * 2:
+            raise ValueError(f"normal model: pixel statistics of shape {self.surface_mean.shape}")
+        if not (np.isfinite(self.cell_threshold) and self.cell_threshold >= 0):
+            raise ValueError(f"normal model: cell threshold {self.cell_threshold}")
+
+    @property
+    def size(self) -> int:
+        """Length d of a vector."""
+        return sum(int(stage.shape[1]) for stage in self.stages) + SURFACE_SIZE
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """(m, d_key): what the nearest representative is looked up by."""
+        return key_of(self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Some cells of good views, and the picture that each was seen in."""
+
+    stages: tuple[np.ndarray, ...]
+    """(n, d_s) a stage."""
+    pixels: np.ndarray
+    """(n, 7) pixel statistics."""
+    pictures: np.ndarray
+    """int (n,)."""
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Those cells alone."""
+        return Cells(tuple(stage[rows] for stage in self.stages), self.pixels[rows], self.pictures[rows])
+
+
+def key_of(stages: Stages) -> np.ndarray:
+    """(n, d_key): the stages on which cells are compared, side by side."""
+    return np.concatenate([stages[stage] for stage in KEY_STAGES], -1)
+
+
+def nearest(
+    queries: np.ndarray, keys: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to, and row of, the nearest key (m, d) of each query (n, d): (n,), int (n,).
+
+    `groups`, of the queries (n,) and the keys (m,): a key of the query's own group does not count. The distance is
+    infinite where none is left.
+    """
+    step = max(1, PAIRS_AT_ONCE // len(keys))
+    squares = (keys * keys).sum(1)
+    distances, rows = np.empty(len(queries), keys.dtype), np.empty(len(queries), np.intp)
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        squared = squares - 2 * queries[part] @ keys.T
+        if groups is not None:
+            squared[groups[0][part, None] == groups[1]] = np.inf
+        rows[part] = squared.argmin(1)
+        found = np.take_along_axis(squared, rows[part, None], 1)[:, 0] + (queries[part] ** 2).sum(1)
+        distances[part] = np.sqrt(np.maximum(found, 0))
+    return distances, rows
+
+
+def normal_model(representatives: Cells, good: Cells) -> NormalModel:
+    """The model that `representatives` and a sample of `good` cells give.
+
+    A good cell is compared with representatives from other pictures than its own: it must not be its own neighbour.
+
+    Raises:
+        ValueError: fewer than 2 good cells have a representative in another picture.
+    """
+    distances, rows = nearest(
+        key_of(good.stages), key_of(representatives.stages), (good.pictures, representatives.pictures)
+    )
+    usable = np.flatnonzero(np.isfinite(distances))
+    if len(usable) < 2:
+        raise ValueError("good cells: expected cells from at least 2 pictures")
+    residuals = [
+        stage[usable] - reference[rows[usable]]
+        for stage, reference in zip(good.stages, representatives.stages, strict=True)
+    ]
+    return NormalModel(
+        stages=tuple(stage.astype(np.float32) for stage in representatives.stages),
+        whitening=tuple(inverse_root(residual) for residual in residuals),
+        surface_mean=good.pixels.mean(0).astype(np.float32),
+        surface_whitening=inverse_root(good.pixels),
+        cell_threshold=float(np.quantile(distances[usable], CELL_QUANTILE)),
+    )
+
+
+def describe(stages: Stages, pixels: np.ndarray, own: np.ndarray, normal: NormalModel) -> np.ndarray:
+    """float32 (d,): the unit vector of a region in one view in one orientation.
+
+    stages: (c, d_s) each, c = `CELLS`^2, row by row; pixels: (c, 7); own: bool (c,), the cells of the region. Of its
+    cells, those count that are stranger than good cells are. A view without any cell of the region counts as a whole.
+    """
+    cells = np.flatnonzero(own) if own.any() else np.arange(len(own))
+    mine = [stage[cells] for stage in stages]
+    distance, row = nearest(key_of(mine), normal.keys)
+    # Equality keeps the peak itself where every distance is zero.
+    chosen = distance >= min(normal.cell_threshold, FALLBACK * distance.max())
+    blocks = [
+        unit((stage[chosen] - reference[row[chosen]]).mean(0) @ matrix)
+        for stage, reference, matrix in zip(mine, normal.stages, normal.whitening, strict=True)
+    ]
+    surface = (pixels[cells[chosen]].mean(0) - normal.surface_mean) @ normal.surface_whitening
+    vector: np.ndarray = unit(np.concatenate([*blocks, SURFACE_WEIGHT * unit(surface)])).astype(np.float32)
+    return vector
+
+
+def query_vector(orientations: np.ndarray) -> np.ndarray:
+    """(..., d): the unit mean of a region's vectors in its orientations (..., 8, d); what is searched with."""
+    return unit(orientations.mean(-2))
