@@ -1,0 +1,264 @@
+"""From labelled regions to the type of a new one: class scores, a calibrated confidence, and the right to say unknown.
+
+- **Which type**: class-balanced one-against-rest ridge regression on every orientation of the labelled regions.
+- **How sure**: a softmax whose temperature is fitted to scores that each labelled picture got while it was left out.
+- **Known at all**: the distance to the nearest region of a type, in units of that type's own spread, and a conformal
+  p-value of it against the labelled regions' own, left out in the same way.
+- **A picture with several regions**: its type is the vote of its regions, each weighing its mass.
+
+Nothing is trained but a linear system of the size of the labelled set, so a new type costs one labelled picture.
+
+    Saunders, Gammerman, Vovk: Ridge regression learning algorithm in dual variables, ICML 1998
+    Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, ICML 2017 (temperature, section 4.2)
+    Platt: Probabilistic outputs for support vector machines, 1999 (targets short of 0 and 1)
+    Vovk, Gammerman, Shafer: Algorithmic learning in a random world, 2005 (conformal p-values)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+RIDGE: Final = 1.0
+"""Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
+
+MOST_REFITS: Final = 200
+"""With more labelled pictures than this, several are left out at a time."""
+
+TEMPERATURES: Final = (0.01, 10.0)
+"""The range that a temperature is looked for in; ridge scores lie about in -1..1."""
+
+UNCALIBRATED: Final = 0.2
+"""Temperature where no type has two pictures, so that leaving one out says nothing."""
+
+LEAST_SPREAD: Final = 1e-3
+"""Copies of one picture do not make a type of no spread: distances between unit vectors, 0..2."""
+
+
+@dataclass(frozen=True)
+class LabelledRegions:
+    """Regions whose type is known: n of them, o orientations each, from p pictures, of C types."""
+
+    views: np.ndarray
+    """(n, o, d) unit vectors: the descriptor of each region in each orientation."""
+    types: np.ndarray
+    """int (n,) in 0..C - 1, each of them present."""
+    pictures: np.ndarray
+    """int (n,): the picture that each region was found in."""
+
+    def __post_init__(self) -> None:
+        n = len(self.views)
+        if self.views.ndim != 3 or n == 0 or self.types.shape != (n,) or self.pictures.shape != (n,):
+            raise ValueError(
+                f"labelled regions: expected (n, o, d), (n,) and (n,) with n >= 1, got {self.views.shape}, "
+                f"{self.types.shape} and {self.pictures.shape}"
+            )
+        present = np.unique(self.types)
+        if len(present) != present[-1] + 1 or present[0] != 0:
+            raise ValueError(f"types: expected every one of 0..{present[-1]} to be present, saw {present.tolist()}")
+
+    @property
+    def count(self) -> int:
+        """How many types there are, C."""
+        return int(self.types.max()) + 1
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """(n, d): each region as a query, the unit mean of its orientations."""
+        mean = self.views.mean(1)
+        length = np.linalg.norm(mean, axis=1, keepdims=True)
+        centres: np.ndarray = mean / np.where(length > 0, length, 1)
+        return centres
+
+
+def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(q, C) class scores of queries (q, d) from labelled vectors (n, d) of types (n,) in 0..C - 1, each present.
+
+    With weights w that sum to the same over every type, the mean of the labelled vectors taken off, and targets
+    1 - 1/C for a vector's own type and -1/C for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
+    the smaller of its two forms, (n, n) or (d, d); they give the same W.
+    """
+    counts = np.bincount(types)
+    weight = len(types) / (len(counts) * counts[types])
+    centre = weight @ labelled / weight.sum()
+    a, b = labelled - centre, queries - centre
+    target = (types[:, None] == np.arange(len(counts))) - 1.0 / len(counts)
+    penalty = RIDGE * float((a * a).sum()) / len(a)
+    if penalty == 0:  # one vector, or copies of it: nothing tells types apart
+        return np.zeros((len(queries), len(counts)))
+    if len(a) <= a.shape[1]:
+        solution = a.T @ np.linalg.solve(a @ a.T + np.diag(penalty / weight), target)
+    else:
+        weighted = a.T * weight
+        solution = np.linalg.solve(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target)
+    scores: np.ndarray = b @ solution
+    return scores
+
+
+def leave_one_out_scores(labelled: LabelledRegions) -> np.ndarray:
+    """(n, C) scores of the labelled regions, each from the pictures other than its own; minus infinity: type unseen.
+
+    With more than `MOST_REFITS` pictures, a share of them is left out at a time. A row is minus infinity throughout
+    where nothing is left to learn from.
+    """
+    _, picture = np.unique(labelled.pictures, return_inverse=True)
+    scores = np.full((len(labelled.types), labelled.count), -np.inf)
+    for fold in range(min(picture.max() + 1, MOST_REFITS)):
+        out = picture % MOST_REFITS == fold
+        if out.all():
+            continue
+        seen, types = np.unique(labelled.types[~out], return_inverse=True)
+        vectors, flat = _flat(labelled.views[~out], types)
+        scores[np.ix_(out, seen)] = ridge_scores(vectors, flat, labelled.centres[out])
+    return scores
+
+
+def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """(q, C) confidences that sum to 1 over the types; the lower the temperature, the surer."""
+    raised = np.exp((scores - scores.max(1, keepdims=True)) / temperature)
+    confidences: np.ndarray = raised / raised.sum(1, keepdims=True)
+    return confidences
+
+
+def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
+    """The temperature under which left-out scores (n, C) are most likely, given their types (n,).
+
+    Regions whose own type was left out with them say nothing and are passed over. The target is (m + 1) / (m + C) for
+    the true one of C types and 1 / (m + C) for the others (Laplace's rule): m regions that are all right do not make
+    certainty. `UNCALIBRATED` where no region is left.
+    """
+    told = np.isfinite(scores[np.arange(len(types)), types])
+    known, own = np.where(np.isfinite(scores[told]), scores[told], -1e9), types[told]
+    if not told.any() or scores.shape[1] < 2:
+        return UNCALIBRATED
+    m, count = known.shape
+    target = np.where(own[:, None] == np.arange(count), (m + 1) / (m + count), 1 / (m + count))
+
+    def surprise(log_temperature: float) -> float:
+        confidences = softmax(known, float(np.exp(log_temperature)))
+        return -float((target * np.log(np.maximum(confidences, 1e-12))).sum())
+
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(surprise, bounds=(low, high), method="bounded")
+    return float(np.exp(found.x))
+
+
+def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_pictures: np.ndarray | None = None) -> np.ndarray:
+    """(q,) how far queries (q, d) are from every known type, in units of that type's own spread; large means unknown.
+
+    Distance to a region: the least over its orientations. A type's spread: the median distance of its members to their
+    nearest mate from another picture; a type of one picture has the median spread of the others, or 1 where there is
+    none. `query_pictures` (q,): regions of the same picture do not count (leave-one-out). Infinite where none is left.
+    """
+    away = _gaps(queries, labelled.views)
+    if query_pictures is not None:
+        away[query_pictures[:, None] == labelled.pictures] = np.inf
+    spread = _spreads(labelled)
+    ratio = [away[:, labelled.types == kind].min(1) / spread[kind] for kind in range(labelled.count)]
+    least: np.ndarray = np.min(ratio, axis=0)
+    return least
+
+
+def own_strangeness(labelled: LabelledRegions) -> np.ndarray:
+    """(n,) strangeness of the labelled regions, each against those of other pictures: what p-values compare with."""
+    return strangeness(labelled.centres, labelled, labelled.pictures)
+
+
+def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(q,) p-values of strangeness (q,) against that of the labelled regions, `own` (n,): unknown where p <= rate.
+
+    If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. No
+    rate under 1 / (n + 1) can be promised: p is never lower.
+    """
+    at_least = len(own) - np.searchsorted(np.sort(own), queries, side="left")
+    p: np.ndarray = (1 + at_least) / (len(own) + 1)
+    return p
+
+
+def vote(confidences: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """(C,) confidences of a picture from those of its regions (r, C), each weighing its mass (r,), at least 0.
+
+    Where no region has any mass, all weigh the same.
+
+    Raises:
+        ValueError: no region, or masses that do not fit.
+    """
+    if len(confidences) == 0 or masses.shape != (len(confidences),) or (masses < 0).any():
+        raise ValueError(f"masses: expected one from 0 for each of {len(confidences)} regions, got {masses}")
+    weights = masses if masses.sum() > 0 else np.ones(len(masses))
+    voted: np.ndarray = weights @ confidences / weights.sum()
+    return voted
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What is said of q regions. Equal confidences go to the type of the lowest number."""
+
+    confidences: np.ndarray
+    """(q, C)."""
+    strangeness: np.ndarray
+    """(q,)."""
+    p_values: np.ndarray
+    """(q,) that a region of a known type is as strange as this."""
+
+    @property
+    def types(self) -> np.ndarray:
+        """int (q,): the most likely type, were the region of a known one."""
+        return np.asarray(self.confidences.argmax(1))
+
+    def unknown(self, rate: float) -> np.ndarray:
+        """bool (q,): regions of no known type, at a rate of `rate` errors among regions of known types."""
+        return np.asarray(self.p_values <= rate)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeClassifier:
+    """Labelled regions with what was learnt from leaving each out."""
+
+    labelled: LabelledRegions
+    temperature: float
+    own: np.ndarray
+    """(n,) strangeness of the labelled regions."""
+
+    @classmethod
+    def learn(cls, labelled: LabelledRegions) -> TypeClassifier:
+        """Calibrate on the labelled regions alone."""
+        scores = leave_one_out_scores(labelled)
+        return cls(labelled, calibrate_temperature(scores, labelled.types), own_strangeness(labelled))
+
+    def judge(self, queries: np.ndarray) -> Verdicts:
+        """Type, confidence and strangeness of queries (q, d), unit vectors."""
+        vectors, types = _flat(self.labelled.views, self.labelled.types)
+        confidences = softmax(ridge_scores(vectors, types, queries), self.temperature)
+        strange = strangeness(queries, self.labelled)
+        return Verdicts(confidences, strange, conformal_p(self.own, strange))
+
+
+def _flat(views: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every orientation as a vector of its own: (n o, d) and their types (n o,)."""
+    n, orientations, width = views.shape
+    return views.reshape(n * orientations, width), np.repeat(types, orientations)
+
+
+def _gaps(queries: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """(q, n) distances of unit vectors (q, d) to regions (n, o, d): the least over the orientations."""
+    n, orientations, width = views.shape
+    likeness = (queries @ views.reshape(-1, width).T).reshape(len(queries), n, orientations).max(2)
+    gaps: np.ndarray = np.sqrt(np.maximum(2 - 2 * likeness, 0))
+    return gaps
+
+
+def _spreads(labelled: LabelledRegions) -> np.ndarray:
+    """(C,) median distance, within each type, of a region to its nearest mate from another picture."""
+    mates = _gaps(labelled.centres, labelled.views)
+    mates[labelled.pictures[:, None] == labelled.pictures] = np.inf
+    mates[labelled.types[:, None] != labelled.types] = np.inf
+    nearest = mates.min(1)
+    spreads = np.asarray([np.median(nearest[labelled.types == kind]) for kind in range(labelled.count)])
+    measured = np.isfinite(spreads)
+    spreads[~measured] = np.median(spreads[measured]) if measured.any() else 1.0
+    return np.asarray(np.maximum(spreads, LEAST_SPREAD))
