@@ -143,6 +143,28 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class ClassifyConfig:
+    """How defect regions are found, described and named."""
+
+    backbone: str | None = None
+    neighbors: int = 5
+    unknown_rate: float = 0.1
+    max_regions: int = 4
+    hysteresis: float = 1.0
+    bridge_px: int = 8
+    min_area_px: float = 0.0
+    min_area_mm2: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self, "neighbors", self.neighbors >= 1, "a whole number from 1")
+        _require(self, "unknown_rate", 0 < self.unknown_rate < 1, "a share between 0 and 1")
+        _require(self, "max_regions", self.max_regions >= 1, "a whole number from 1")
+        _require(self, "hysteresis", 0 < self.hysteresis <= 1, "a share of the map's threshold above 0 and at most 1")
+        for key in ("bridge_px", "min_area_px", "min_area_mm2"):
+            _require(self, key, getattr(self, key) >= 0, "a number from 0")
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """Where results go: `<root>/<name>/bundle`, `<root>/<name>/evaluation`."""
 
@@ -163,6 +185,7 @@ class RunConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
