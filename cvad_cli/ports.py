@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from cvad_cli.records import Prediction
+from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
+
+Where = Mapping[str, str | Sequence[str]]
+"""Payload field -> the value, or the values of which one must be there. All fields must hold."""
 
 
 class Reporter(Protocol):
@@ -33,3 +36,44 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Score pictures of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
+
+
+class DefectStore(Protocol):
+    """The index of labelled defects: one collection, embedded or on a server. A context manager that closes it.
+
+    Every method but `info` and `create` raises StoreError where there is no such collection.
+    """
+
+    def info(self) -> IndexInfo | None:
+        """Size and metadata; None where there is no such collection."""
+
+    def create(self, dimension: int, metadata: Mapping[str, Any]) -> None:
+        """Make the empty collection. Raises StoreError where it is there already."""
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata."""
+
+    def upsert(self, points: Iterable[DefectPoint]) -> int:
+        """Add points, or replace those of the same id, in batches; every point counted is durable."""
+
+    def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
+        """The nearest points to `vector` (d,), best first."""
+
+    def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
+        """Every point with its vector at unit length, ordered by id."""
+
+    def count(self, *, where: Where | None = None) -> int:
+        """How many points there are, exactly."""
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
+        """Remove the points that both arguments allow, and say how many. To empty a collection, `drop` it."""
+
+    def drop(self) -> None:
+        """Remove the collection with all its points; nothing happens where there is none."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Closing twice does no harm."""
+
+    def __enter__(self) -> DefectStore: ...
+
+    def __exit__(self, *exception: object) -> None: ...

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import numpy as np
 
@@ -134,3 +136,53 @@ class DemoSummary:
     """Where the backbone's weights came from, in plain words."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Category -> the content of its metrics.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class DefectPoint:
+    """One labelled defect of the index: where it lies among the others and what is known of it."""
+
+    id: str
+    """A UUID in its canonical spelling, made from what the point is about: indexing twice changes nothing."""
+    vector: np.ndarray
+    """float32 (d,), finite. Only its direction counts: a store gives it back at unit length."""
+    payload: Mapping[str, Any]
+    """What JSON can hold, with text as keys."""
+
+    def __post_init__(self) -> None:
+        try:
+            canonical = str(UUID(self.id)) == self.id
+        except ValueError:
+            canonical = False
+        if not canonical:
+            raise ValueError(f"id: expected a UUID such as 6f9619ff-8b86-5011-b42d-00c04fc964ff, got {self.id!r}")
+        if self.vector.ndim != 1 or self.vector.dtype != np.float32:
+            raise ValueError(f"vector: expected float32 (d,), got {self.vector.dtype} {self.vector.shape}")
+        if not np.isfinite(self.vector).all() or not self.vector.any():
+            raise ValueError("vector: expected finite values that are not all zero: a direction")
+        try:
+            json.dumps(dict(self.payload), allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"payload: cannot be written as JSON: {error}") from error
+        if not all(isinstance(key, str) for key in self.payload):
+            raise ValueError("payload: expected text as keys")
+
+
+@dataclass(frozen=True, slots=True)
+class DefectMatch:
+    """A labelled defect near the one that was asked about."""
+
+    id: str
+    similarity: float
+    """Cosine, from -1 to 1; larger is nearer."""
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What a defect index says of itself."""
+
+    dimension: int
+    points: int
+    metadata: Mapping[str, Any]
+    """What its maker wrote down: the descriptor's version and the bundle's fingerprint, say."""

@@ -21,7 +21,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from cvad_cli.config.schema import BadSettingError, RunConfig
+from cvad_cli.config.schema import HIDDEN, SECRET_SETTINGS, BadSettingError, RunConfig
 from cvad_cli.errors import ConfigError, did_you_mean
 
 
@@ -51,7 +51,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         try:
             merged = OmegaConf.merge(merged, layer.values)
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            raise ConfigError(f"{layer.label}: {_explain(error, layer.values)}") from error
+            secret = _may_hold_secret(getattr(error, "full_key", None) or "")
+            raise ConfigError(f"{layer.label}: {_explain(error, layer.values)}") from (None if secret else error)
     try:
         settings = OmegaConf.to_object(merged)
     except BadSettingError as error:
@@ -66,8 +67,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def to_plain(settings: RunConfig) -> dict[str, Any]:
-    """The resolved settings as plain dictionaries and lists, for the manifest and for reports."""
-    plain = OmegaConf.to_container(OmegaConf.structured(settings), resolve=True, enum_to_str=True)
+    """The resolved settings as plain dictionaries and lists, for the manifest and for reports; secrets are hidden."""
+    tree = OmegaConf.structured(settings)
+    for key in SECRET_SETTINGS:
+        if OmegaConf.select(tree, key) is not None:
+            OmegaConf.update(tree, key, HIDDEN)
+    plain = OmegaConf.to_container(tree, resolve=True, enum_to_str=True)
     return {str(key): _listed(value) for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
@@ -162,12 +167,23 @@ def _override_layers(overrides: Sequence[str]) -> list[_Layer]:
         key, equals, _ = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: expected key=value, for example --set model.coreset_ratio=0.1")
+        hidden = _may_hold_secret(key.strip())
+        label = f"--set {key}={HIDDEN}" if hidden else f"--set {text}"
         try:
             values = OmegaConf.from_dotlist([text])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {text}: {_first_line(error)}") from error
-        layers.append(_Layer(f"--set {text}", values))
+            reason = "the value is not valid YAML" if hidden else _first_line(error)
+            raise ConfigError(f"{label}: {reason}") from (None if hidden else error)
+        layers.append(_Layer(label, values))
     return layers
+
+
+def _may_hold_secret(key: str) -> bool:
+    """True for a secret's key, for a section that holds one, and for what is probably a misspelling of one."""
+    if key in setting_names():
+        return key in SECRET_SETTINGS
+    sections = {secret.rpartition(".")[0] for secret in SECRET_SETTINGS}
+    return any(key == section or key.startswith(f"{section}.") or "api_key" in key for section in sections)
 
 
 def _reject_unknown_keys(layer: _Layer) -> None:
@@ -224,6 +240,8 @@ def _who_set(layers: Sequence[_Layer], key: str) -> str:
 def _explain(error: Exception, values: DictConfig | None = None) -> str:
     """One line of what OmegaConf found, in the words of the schema where it is about a setting's type."""
     key = getattr(error, "full_key", None) or ""
+    if _may_hold_secret(key) and not isinstance(error, InterpolationResolutionError):
+        return f"{key}: expected {_expected(key) or 'another value'}, got {HIDDEN}"
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: is missing; every run needs it"
     if isinstance(error, InterpolationResolutionError):

@@ -42,11 +42,14 @@ class DataConfig:
     mask_dir: str | None = None
     labels: str | None = None
     image_size: int = 256
+    pixel_size_mm: float | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_megapixels: float = 100.0
 
     def __post_init__(self) -> None:
         _require(self, "image_size", 32 <= self.image_size <= 4096, "a side in pixels from 32 to 4096")
+        known = self.pixel_size_mm is None or 0 < self.pixel_size_mm < float("inf")
+        _require(self, "pixel_size_mm", known, "millimetres on the part above 0, or null")
         _require(self, "max_megapixels", self.max_megapixels > 0, "a number of megapixels above 0")
 
 
@@ -142,6 +145,51 @@ class RuntimeConfig:
         _require(self, "batch_size", self.batch_size >= 1, "a whole number from 1")
 
 
+SECRET_SETTINGS: Final = ("qdrant.api_key",)
+"""Settings whose value is shown and stored nowhere: `config.load` puts `HIDDEN` in its place."""
+
+HIDDEN: Final = "***"
+
+
+@dataclass(frozen=True)
+class QdrantConfig:
+    """Where the defect index is: a folder, or a server where `url` is set; and how a server's collection is built.
+
+    `collection` left null means the run's name: an index belongs to one trained bundle.
+    """
+
+    url: str | None = None
+    path: str = "runs/index"
+    collection: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    prefer_grpc: bool = False
+    timeout_s: int = 30
+    retries: int = 4
+    batch_size: int = 500
+    shard_number: int | None = None
+    replication_factor: int | None = None
+    on_disk: bool = False
+    quantization: Literal["scalar"] | None = None
+
+    def __post_init__(self) -> None:
+        import re
+
+        plain = self.collection is None or re.fullmatch(RUN_NAME, self.collection) is not None
+        _require(self, "collection", plain, "letters, digits, . _ -, or null for the run's name")
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
+            # The value may hold a password, so the message does not show it.
+            expected = "http(s)://host[:port][/prefix], without user or password (qdrant.api_key is for that)"
+            raise BadSettingError(type(self), "url", expected, HIDDEN)
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            # Libraries quote a header that they refuse, so such a key must not reach one.
+            expected = "printable ASCII without spaces or line ends, or null"
+            raise BadSettingError(type(self), "api_key", expected, HIDDEN)
+        _require(self, "retries", 0 <= self.retries <= 20, "a whole number from 0 to 20")
+        for key in ("timeout_s", "batch_size", "shard_number", "replication_factor"):
+            value = getattr(self, key)
+            _require(self, key, value is None or value >= 1, "a whole number from 1")
+
+
 @dataclass(frozen=True)
 class ClassifyConfig:
     """How defect regions are found, described and named."""
@@ -186,6 +234,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    qdrant: QdrantConfig = field(default_factory=QdrantConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,89 @@
+"""What the embedded and the server's store have in common: the collection's shape and the checks at the door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+
+from cvad_cli.errors import StoreError
+from cvad_cli.ports import Where
+from cvad_cli.records import DefectPoint
+
+INDEXED_FIELDS: Final = ("defect_type", "category", "source")
+"""Payload fields with an index of their own, since searches are filtered by them."""
+PAGE: Final = 256
+"""Points fetched in one go by `scroll`: it bounds memory and the size of an answer."""
+_FIELD: Final = r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*"
+
+
+def missing(place: str) -> StoreError:
+    """There is no such collection: what to do about it."""
+    return StoreError(f"{place}: there is no such defect index; make it first, or check qdrant.path and .collection")
+
+
+def exists_already(place: str) -> StoreError:
+    """A collection that was to be made is there."""
+    return StoreError(f"{place}: the defect index exists already; add to it, or drop it first")
+
+
+def batches(points: Iterable[DefectPoint], size: int, dimension: int, place: str) -> Iterator[list[DefectPoint]]:
+    """Lists of at most `size` points. Raises StoreError at a batch with a vector of another length."""
+    remaining = iter(points)
+    while batch := list(islice(remaining, size)):
+        for point in batch:
+            require_dimension(len(point.vector), dimension, place)
+        yield batch
+
+
+def require_dimension(got: int, dimension: int, place: str) -> None:
+    """Raise StoreError where a vector does not fit the collection."""
+    if got != dimension:
+        raise StoreError(
+            f"{place}: holds vectors of {dimension} values, got one of {got}; it was made with another descriptor, "
+            "so index again under another qdrant.collection, or drop it first"
+        )
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector (d,) at length 1, as float32. One that has it already comes back bit for bit."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    # A second rounding would make an exported and imported index differ from its source.
+    return vector if abs(length - 1) < 1e-6 else (vector / length).astype(np.float32)
+
+
+def query_vector(vector: np.ndarray, dimension: int, place: str) -> list[float]:
+    """What an engine searches for, checked. Raises StoreError for another length, ValueError for a value not finite."""
+    flat = np.asarray(vector, dtype=np.float32)
+    if flat.ndim != 1 or not np.isfinite(flat).all():
+        raise ValueError(f"vector: expected finite values of shape (d,), got shape {flat.shape}")
+    require_dimension(len(flat), dimension, place)
+    return [float(value) for value in flat]
+
+
+def conditions(where: Where | None) -> dict[str, list[str]]:
+    """Field -> allowed values. A field's name is a path of plain words; its values may be any text."""
+    found = {key: [value] if isinstance(value, str) else list(value) for key, value in (where or {}).items()}
+    for key in found:
+        if not re.fullmatch(_FIELD, key):
+            raise ValueError(f"where: expected a payload field such as defect_type, got {key!r}")
+    return found
+
+
+def rejects_all(allowed: dict[str, list[str]]) -> bool:
+    """True where a field may have none of no values: nothing can match."""
+    return any(not values for values in allowed.values())
+
+
+def require_selection(ids: Sequence[str] | None, where: Where | None) -> None:
+    """Guard against emptying an index by an argument left out."""
+    if ids is None and not where:
+        raise ValueError("delete: give ids, or a field to select by; drop() removes everything")
+
+
+def payload_of(found: Any) -> dict[str, Any]:
+    """A found point's payload as a plain dictionary."""
+    return dict(found.payload or {})

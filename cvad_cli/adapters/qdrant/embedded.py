@@ -1,0 +1,275 @@
+"""The defect index inside this process: qdrant-edge, Qdrant's own engine, over a folder.
+
+    <path>/<collection>/index.json     format, dimension, metadata
+    <path>/<collection>/shard/         the engine's write-ahead log and segments
+    <path>/.<collection>.lock          one process at a time
+
+Searches compare with every point that passes the filter: exact, and quick for the thousands of defects that a plant
+labels (docs/benchmarks.md). What outgrows that moves to a server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+
+from cvad_cli.adapters.qdrant.contract import (
+    INDEXED_FIELDS,
+    PAGE,
+    batches,
+    conditions,
+    exists_already,
+    missing,
+    payload_of,
+    query_vector,
+    rejects_all,
+    require_selection,
+    unit,
+)
+from cvad_cli.adapters.qdrant.locks import ProcessLock
+from cvad_cli.errors import CvadError, ResourceError, StoreError
+from cvad_cli.files import replacing, replacing_folder
+from cvad_cli.ports import Where
+from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
+
+FORMAT: Final = 1
+
+
+@final
+class EmbeddedStore:
+    """`DefectStore` over a folder. Opened at the first call that needs it, and locked from then until `close`."""
+
+    def __init__(self, root: Path, collection: str, *, batch_size: int = 500, on_disk: bool = False) -> None:
+        self._folder = root / collection
+        self._place = str(self._folder)
+        self._batch_size, self._on_disk = batch_size, on_disk
+        self._lock: ProcessLock | None = None
+        self._shard: Any = None
+        self._dimension = 0
+        self._metadata: dict[str, Any] = {}
+
+    def __enter__(self) -> EmbeddedStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def info(self) -> IndexInfo | None:
+        """Size and metadata; None where there is no such folder."""
+        if not self._opened():
+            return None
+        return IndexInfo(self._dimension, self.count(), dict(self._metadata))
+
+    def create(self, dimension: int, metadata: Mapping[str, Any]) -> None:
+        """Make the folder with an empty shard, in one rename."""
+        import qdrant_edge as edge
+
+        self._hold()
+        if self._opened():
+            raise exists_already(self._place)
+        self._clear_leftovers()
+        memory = edge.Memory.Cold if self._on_disk else edge.Memory.Cached
+        vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
+        with replacing_folder(self._folder) as fresh, self._engine():
+            shard = edge.EdgeShard.create(str(fresh / "shard"), edge.EdgeConfig(vectors=vectors))
+            for name in INDEXED_FIELDS:
+                shard.update(edge.UpdateOperation.create_field_index(name, edge.PayloadSchemaType.Keyword))
+            shard.flush()
+            shard.close()
+            _write_index_file(fresh / "index.json", dimension, metadata)
+        self._opened()
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata, in one rename."""
+        self._require()
+        _write_index_file(self._folder / "index.json", self._dimension, metadata)
+        self._metadata = dict(metadata)
+
+    def upsert(self, points: Iterable[DefectPoint]) -> int:
+        """Add or replace, then flush: once this returns, the points are on the disk."""
+        import qdrant_edge as edge
+
+        shard, count = self._require(), 0
+        for batch in batches(points, self._batch_size, self._dimension, self._place):
+            with self._engine():
+                rows = [_point(each) for each in batch]
+                shard.update(edge.UpdateOperation.upsert_points(rows))
+            count += len(batch)
+        with self._engine():
+            shard.flush()
+        return count
+
+    def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
+        """The nearest points by cosine, best first."""
+        import qdrant_edge as edge
+
+        shard, allowed = self._require(), conditions(where)
+        query = edge.Query.Nearest(query_vector(vector, self._dimension, self._place))
+        if rejects_all(allowed):
+            return []
+        with self._engine():
+            found = shard.query(edge.QueryRequest(limit=limit, query=query, filter=_filter(allowed), with_payload=True))
+        return [DefectMatch(str(each.id), float(each.score), payload_of(each)) for each in found]
+
+    def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
+        """Every point, ordered by id, a page at a time."""
+        shard, allowed = self._require(), conditions(where)
+        return iter(()) if rejects_all(allowed) else self._pages(shard, allowed)
+
+    def _pages(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[DefectPoint]:
+        import qdrant_edge as edge
+
+        offset = None
+        while True:
+            request = edge.ScrollRequest(
+                offset=offset, limit=PAGE, filter=_filter(allowed), with_payload=True, with_vector=True
+            )
+            with self._engine():
+                found, offset = shard.scroll(request)
+            for each in found:
+                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), payload_of(each))
+            if offset is None:
+                return
+
+    def count(self, *, where: Where | None = None) -> int:
+        """How many points there are, exactly."""
+        import qdrant_edge as edge
+
+        shard, allowed = self._require(), conditions(where)
+        if rejects_all(allowed):
+            return 0
+        with self._engine():
+            return int(shard.count(edge.CountRequest(exact=True, filter=_filter(allowed))))
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
+        """Remove the points that both arguments allow, flush, and say how many there were."""
+        import qdrant_edge as edge
+
+        require_selection(ids, where)
+        shard, allowed = self._require(), conditions(where)
+        if rejects_all(allowed) or (ids is not None and not ids):
+            return 0
+        with self._engine():
+            chosen = _filter(allowed, ids)
+            removed = int(shard.count(edge.CountRequest(exact=True, filter=chosen)))
+            shard.update(edge.UpdateOperation.delete_points_by_filter(chosen))
+            shard.flush()
+        return removed
+
+    def drop(self) -> None:
+        """Remove the folder; a run killed meanwhile leaves the index whole, or gone."""
+        if not self._folder.exists():
+            return
+        self._hold()
+        self._close_shard()
+        grave = self._folder.with_name(f".{self._folder.name}-dropping.tmp")
+        try:
+            shutil.rmtree(grave, ignore_errors=True)
+            self._folder.replace(grave)
+        except OSError as error:
+            raise StoreError(f"{self._place}: cannot be removed: {error.strerror}") from error
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the shard and of the lock."""
+        self._close_shard()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _close_shard(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            with self._engine():
+                shard.close()
+
+    def _hold(self) -> None:
+        if self._lock is None:
+            path = self._folder.with_name(f".{self._folder.name}.lock")
+            self._lock = ProcessLock(path, self._place)
+
+    def _require(self) -> Any:
+        if not self._opened():
+            raise missing(self._place)
+        return self._shard
+
+    def _opened(self) -> bool:
+        """True once the shard is open; False where there is none, and then nothing was touched."""
+        if self._shard is not None:
+            return True
+        if not self._folder.exists():
+            return False
+        import qdrant_edge as edge
+
+        self._hold()
+        self._dimension, self._metadata = _read_index_file(self._folder / "index.json")
+        with self._engine():
+            self._shard = edge.EdgeShard.load(str(self._folder / "shard"))
+        return True
+
+    def _clear_leftovers(self) -> None:
+        """What runs that were killed left of this collection; only called with the lock held."""
+        name = rf"\.{re.escape(self._folder.name)}-([a-z0-9_]{{8}}|dropping)\.(tmp|old)"
+        for path in self._folder.parent.iterdir():
+            if re.fullmatch(name, path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """The engine knows plain exceptions and, for its own bugs, panics: both become a StoreError with the place."""
+        try:
+            yield
+        except CvadError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            text = str(error)
+            if "No space left" in text:
+                raise ResourceError(f"{self._place}: no space left on its disk: {text}") from error
+            raise StoreError(
+                f"{self._place}: the index engine refused: {text}. If it was damaged, import an export of it, or "
+                "index again"
+            ) from error
+
+
+def _point(point: DefectPoint) -> Any:
+    import qdrant_edge as edge
+
+    vector: Any = unit(point.vector)  # the stubs ask for a list; the engine takes the array, without a copy
+    return edge.Point(id=point.id, vector=vector, payload=dict(point.payload))
+
+
+def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> Any:
+    import qdrant_edge as edge
+
+    must: list[Any] = [edge.FieldCondition(key=key, match=edge.MatchAny(values)) for key, values in allowed.items()]
+    if ids is not None:
+        must.append(edge.HasIdCondition(set(ids)))
+    return edge.Filter(must=must) if must else None
+
+
+def _write_index_file(path: Path, dimension: int, metadata: Mapping[str, Any]) -> None:
+    contents = {"format": FORMAT, "dimension": dimension, "metadata": dict(metadata)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2, allow_nan=False), encoding="utf-8")
+
+
+def _read_index_file(path: Path) -> tuple[int, dict[str, Any]]:
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        version, dimension, metadata = contents["format"], int(contents["dimension"]), dict(contents["metadata"])
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: is missing, so {path.parent} is no defect index; check qdrant.path") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path}: cannot be read as a defect index: {error}; import an export of it") from error
+    if version != FORMAT:
+        raise StoreError(f"{path}: has format {version}, this cvad reads {FORMAT}; upgrade cvad, or index again")
+    return dimension, metadata
