@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_the_view_about_a_pixel_holds_a_cell_of_it(h: int, w: int, rows: int, co
     mask[y, x] = True
     box = view_box(((y + 0.5) * rows / h, (x + 0.5) * columns / w), (rows, columns))
     assert own_cells(mask, (rows, columns), box).any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 300), st.integers(32, 3000), st.data())
+def test_a_cell_is_a_regions_own_exactly_where_they_overlap(length: int, size: int, data: st.DataObject) -> None:
+    box = view_box((data.draw(st.integers(0, size)), 0.0), (size, size))
+    row = data.draw(st.integers(0, length - 1))
+    mask = np.zeros((length, 1), dtype=bool)
+    mask[row] = True
+    found = own_cells(mask, (size, size), box)[:, 0]
+    top, bottom = Fraction(row * size, length), Fraction((row + 1) * size, length)
+    edges = [box.top + Fraction(box.side * cell, CELLS) for cell in range(CELLS + 1)]
+    assert found.tolist() == [bool(edges[cell] < bottom and top < edges[cell + 1]) for cell in range(CELLS)]
 
 
 def test_the_eight_orientations_are_different_and_closed() -> None:
@@ -211,7 +225,8 @@ def test_a_vector_points_along_the_whitened_residual_of_the_regions_cells(normal
         start += stage.shape[1]
         residual = (stage[own] - reference[rows]).mean(0) @ whitening
         np.testing.assert_allclose(block, residual / np.linalg.norm(residual) / np.sqrt(4.25), atol=1e-5)
-    assert np.linalg.norm(vector[start:]) == pytest.approx(0.5 / np.sqrt(4.25), abs=1e-6)
+    surface = (view.pixels[own].mean(0) - normal.surface_mean) @ normal.surface_whitening
+    np.testing.assert_allclose(vector[start:], 0.5 * surface / np.linalg.norm(surface) / np.sqrt(4.25), atol=1e-5)
 
 
 def test_cells_outside_the_region_do_not_sway_its_vector(normal: NormalModel) -> None:
@@ -232,13 +247,29 @@ def test_cells_that_pass_for_normal_do_not_dilute_a_defect(normal: NormalModel) 
     np.testing.assert_allclose(describe(view.stages, view.pixels, generous, normal), exact, atol=1e-6)
 
 
-def test_a_region_without_a_strange_cell_or_without_a_cell_still_has_a_vector(normal: NormalModel) -> None:
+def test_a_region_that_passes_for_normal_is_described_by_its_strangest_cells(normal: NormalModel) -> None:
+    stages = [np.repeat(stage[:1], 3, 0) for stage in normal.stages]
+    stages[1][:, 0] += normal.cell_threshold * np.asarray([0.2, 0.18, 0.1])  # 1, 0.9 and 0.5 of the peak
+    stages[3] += np.random.default_rng(8).normal(size=stages[3].shape)  # not what cells are compared on
+    pixels = np.random.default_rng(9).random((3, 7))
+    every, first_two = np.ones(3, dtype=bool), np.asarray([True, True, False])
+    found = describe(stages, pixels, every, normal)
+    np.testing.assert_allclose(found, describe(stages, pixels, first_two, normal), atol=1e-6)
+
+
+def test_a_view_without_a_cell_of_the_region_counts_as_a_whole(normal: NormalModel) -> None:
     view = cells_like(CELLS**2, seed=7)
-    nothing = np.zeros(CELLS**2, dtype=bool)
-    assert np.linalg.norm(describe(view.stages, view.pixels, nothing, normal)) == pytest.approx(1, abs=1e-6)
-    same = [np.repeat(stage[:1], 4, 0) for stage in normal.stages]  # no distance to normal at all
-    vector = describe(same, view.pixels[:4], np.ones(4, dtype=bool), normal)
+    nothing, everything = np.zeros(CELLS**2, dtype=bool), np.ones(CELLS**2, dtype=bool)
+    found = describe(view.stages, view.pixels, nothing, normal)
+    assert (found == describe(view.stages, view.pixels, everything, normal)).all()
+
+
+def test_a_region_that_equals_normal_cells_exactly_still_has_a_finite_vector(normal: NormalModel) -> None:
+    whole = dataclasses.replace(normal, stages=tuple(np.round(stage) for stage in normal.stages))
+    own = [stage[:4].copy() for stage in whole.stages]  # whole numbers: the distances are exactly zero
+    vector = describe(own, np.random.default_rng(0).random((4, 7)), np.ones(4, dtype=bool), whole)
     assert np.isfinite(vector).all()
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)  # the pixel statistics are what is left
 
 
 def test_a_query_is_the_unit_mean_of_its_orientations() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +62,14 @@ def test_hysteresis_connects_what_the_upper_threshold_leaves_in_two() -> None:
     assert region.box == (5, 4, 8, 22)
 
 
+def test_hysteresis_grows_over_corners() -> None:
+    staircase = np.zeros((20, 30))
+    staircase[np.arange(6), np.arange(6)] = 1.0
+    staircase[0, 0] = 3.0
+    (region,) = find_regions(staircase, (20, 30), RegionRule(seed=2.0, grow=0.5, **APART))
+    assert region.area_px == 6
+
+
 def test_hysteresis_keeps_nothing_that_no_seed_vouches_for() -> None:
     faint_and_clear = canvas((slice(2, 4), slice(2, 4), 1.0), (slice(10, 12), slice(20, 22), 3.0))
     (region,) = find_regions(faint_and_clear, (20, 30), RegionRule(seed=2.0, grow=0.5, bridge_px=8))
@@ -90,6 +101,12 @@ def test_mass_is_the_sum_above_the_lower_threshold_and_decides_the_order() -> No
     assert (first.peak, first.mean_score, second.peak) == (2.0, 2.0, 5.0)
     first, _ = find_regions(values, (20, 30), RegionRule(seed=1.5, grow=1.0, **APART))
     assert first.mass == pytest.approx(80 * 1.0)
+
+
+def test_what_a_region_grew_counts_towards_its_place_in_the_order() -> None:
+    values = canvas((slice(1, 3), slice(1, 3), 5.0), (slice(10, 16), slice(10, 20), 1.2), (12, 12, 2.0))
+    first, second = find_regions(values, (20, 30), RegionRule(seed=1.5, grow=0.5, **APART))
+    assert (first.peak, second.peak) == (2.0, 5.0)
 
 
 def test_equal_masses_are_in_reading_order() -> None:
@@ -165,6 +182,23 @@ def test_regions_share_out_every_pixel_above_the_threshold(
         assert 0 <= left < right <= picture[1]
         assert top <= region.centre[0] <= bottom
         assert left <= region.centre[1] <= right
+
+
+LENGTHS = st.integers(1, 300).flatmap(lambda h: st.tuples(st.just(h), st.integers(0, h - 1), st.integers(1, 5000)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(LENGTHS)
+def test_a_box_is_exact_and_an_area_that_equals_the_minimum_is_large_enough(lengths: tuple[int, int, int]) -> None:
+    h, start, rows = lengths
+    values = np.zeros((h, 3))
+    values[start:, 1] = 1.0
+    (region,) = find_regions(values, (rows, 7), RegionRule(seed=0.5))
+    assert region.box == (math.floor(Fraction(start * rows, h)), 2, rows, 5)
+    again = find_regions(values, (rows, 7), RegionRule(seed=0.5, min_area_px=region.area_px))
+    assert len(again) == 1
+    (upper,) = find_regions(values[::-1], (rows, 7), RegionRule(seed=0.5))
+    assert upper.box == (0, 2, math.ceil(Fraction((h - start) * rows, h)), 5)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,11 @@ def test_known_regions_are_called_unknown_at_the_stated_rate_and_others_every_ti
     assert np.mean(called) == pytest.approx(0.1, abs=0.05)  # ten sets of 80: standard deviation 0.015
 
 
+def test_a_p_value_at_the_rate_is_unknown() -> None:
+    verdicts = Verdicts(np.ones((3, 1)), np.ones(3), np.asarray([0.05, 0.1, 0.15]))
+    assert verdicts.unknown(0.1).tolist() == [True, True, False]
+
+
 def test_an_infinitely_strange_labelled_region_makes_nothing_unknown_by_mistake() -> None:
     assert conformal_p(np.asarray([np.inf, 1.0]), np.asarray([5.0, np.inf])).tolist() == [2 / 3, 2 / 3]
 

@@ -1,6 +1,6 @@
 """From labelled regions to the type of a new one: class scores, a calibrated confidence, and the right to say unknown.
 
-- **Which type**: class-balanced one-against-rest ridge regression on every orientation of the labelled regions.
+- **Which type**: class-balanced one-against-rest ridge regression on the vectors of the labelled regions.
 - **How sure**: a softmax whose temperature is fitted to scores that each labelled picture got while it was left out.
 - **Known at all**: the distance to the nearest region of a type, in units of that type's own spread, and a conformal
   p-value of it against the labelled regions' own, left out in the same way.
@@ -44,7 +44,7 @@ class LabelledRegions:
     """Regions whose type is known: n of them, o orientations each, from p pictures, of C types."""
 
     views: np.ndarray
-    """(n, o, d) unit vectors: the descriptor of each region in each orientation."""
+    """(n, o, d) unit vectors: the descriptor of each region in each orientation, or o = 1, their unit mean alone."""
     types: np.ndarray
     """int (n,) in 0..C - 1, each of them present."""
     pictures: np.ndarray
@@ -78,15 +78,15 @@ class LabelledRegions:
 def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """(q, C) class scores of queries (q, d) from labelled vectors (n, d) of types (n,) in 0..C - 1, each present.
 
-    With weights w that sum to the same over every type, the mean of the labelled vectors taken off, and targets
-    1 - 1/C for a vector's own type and -1/C for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
-    the smaller of its two forms, (n, n) or (d, d); they give the same W.
+    With weights w that sum to the same over every type, the weighted mean of the labelled vectors taken off, and a
+    target of 1 for a vector's own type and 0 for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
+    the smaller of its two forms, (n, n) or (d, d); they give the same W. The scores of a query sum to 0.
     """
     counts = np.bincount(types)
     weight = len(types) / (len(counts) * counts[types])
     centre = weight @ labelled / weight.sum()
     a, b = labelled - centre, queries - centre
-    target = (types[:, None] == np.arange(len(counts))) - 1.0 / len(counts)
+    target = (types[:, None] == np.arange(len(counts))).astype(float)
     penalty = RIDGE * float((a * a).sum()) / len(a)
     if penalty == 0:  # one vector, or copies of it: nothing tells types apart
         return np.zeros((len(queries), len(counts)))
