@@ -141,7 +141,8 @@ def test_views_that_do_not_divide_into_cells_are_refused(shape: tuple[int, ...])
         pixel_statistics(np.zeros(shape))
 
 
-def test_the_inverse_root_whitens() -> None:
+def test_the_inverse_root_whitens(monkeypatch) -> None:
+    monkeypatch.setattr("cvad_cli.core.descriptors.ROWS_AT_ONCE", 64)
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) + 3
     root = inverse_root(samples, shrinkage=0.0)
@@ -255,6 +256,8 @@ def test_a_region_that_passes_for_normal_is_described_by_its_strangest_cells(nor
     every, first_two = np.ones(3, dtype=bool), np.asarray([True, True, False])
     found = describe(stages, pixels, every, normal)
     np.testing.assert_allclose(found, describe(stages, pixels, first_two, normal), atol=1e-6)
+    peak_alone = describe(stages, pixels, np.asarray([True, False, False]), normal)
+    assert np.abs(found - peak_alone).max() > 0.01
 
 
 def test_a_view_without_a_cell_of_the_region_counts_as_a_whole(normal: NormalModel) -> None:

@@ -12,7 +12,6 @@ The definition was chosen by measurement: docs/research/defect-types.md has what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +55,9 @@ SURFACE_SIZE: Final = 7
 
 PAIRS_AT_ONCE: Final = 1 << 23
 """Most distances held at once: 32 MiB of float32."""
+
+ROWS_AT_ONCE: Final = 8192
+"""Samples of a covariance that are brought to float64 at once."""
 
 Stages = Sequence[np.ndarray]
 """One float array (n, d_s) a stage of the network, from the input to the output; the same n cells in each."""
@@ -112,10 +114,10 @@ def own_cells(mask: np.ndarray, picture_size: tuple[int, int], box: ViewBox) -> 
 
 def _cells_along(length: int, size: int, start: int, side: int) -> list[tuple[int, int]]:
     """For each cell along an axis, the half-open range of map pixels (`length` of them on `size` pixels) it meets."""
-    step, scale = side / CELLS, length / size
-    edges = [(start + cell * step) * scale for cell in range(CELLS + 1)]
-    # An edge that falls on a pixel's border must not reach into the next pixel by rounding.
-    return [(math.floor(low + 1e-9), min(math.ceil(high - 1e-9), length)) for low, high in pairwise(edges)]
+    # In whole numbers: an edge that falls on a pixel's border must not reach into the next pixel by rounding.
+    edges = [(start * CELLS + cell * side) * length for cell in range(CELLS + 1)]
+    unit_px = size * CELLS
+    return [(low // unit_px, -(-high // unit_px)) for low, high in pairwise(edges)]
 
 
 def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
@@ -158,9 +160,11 @@ def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarra
     """
     if samples.ndim != 2 or len(samples) < 2:
         raise ValueError(f"samples: expected (n, d) with n >= 2, got shape {samples.shape}")
-    centred = samples.astype(np.float64) - samples.mean(0, dtype=np.float64)
-    covariance = centred.T @ centred / (len(samples) - 1)
-    size = len(covariance)
+    mean, size = samples.mean(0, dtype=np.float64), samples.shape[1]
+    covariance = np.zeros((size, size))
+    for start in range(0, len(samples), ROWS_AT_ONCE):
+        centred = samples[start : start + ROWS_AT_ONCE] - mean
+        covariance += centred.T @ centred / (len(samples) - 1)
     mean_variance = np.trace(covariance) / size
     if mean_variance == 0:
         return np.eye(size, dtype=np.float32)
@@ -265,10 +269,10 @@ def normal_model(representatives: Cells, good: Cells) -> NormalModel:
     usable = np.flatnonzero(np.isfinite(distances))
     if len(usable) < 2:
         raise ValueError("good cells: expected cells from at least 2 pictures")
-    residuals = [
+    residuals = (  # one stage at a time: together they are as large as the sample
         stage[usable] - reference[rows[usable]]
         for stage, reference in zip(good.stages, representatives.stages, strict=True)
-    ]
+    )
     return NormalModel(
         stages=tuple(stage.astype(np.float32) for stage in representatives.stages),
         whitening=tuple(inverse_root(residual) for residual in residuals),

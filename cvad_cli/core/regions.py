@@ -153,13 +153,17 @@ def _measure(
     places, scores = np.argwhere(mask), values[mask]
     excess = scores - floor
     weights = excess if excess.sum() > 0 else np.ones_like(excess)
-    # A corner that falls on a pixel's edge must not be rounded past it: 3 * (100 / 30) is a hair above 10.
-    top, left = np.floor(places.min(0) * scale + 1e-9).astype(int)
-    bottom, right = np.ceil((places.max(0) + 1) * scale - 1e-9).astype(int)
+    # In whole numbers: a corner that falls on a pixel's edge must not be rounded past it.
+    (top, bottom), (left, right) = (
+        (first * size // length, -(-(last + 1) * size // length))
+        for first, last, size, length in zip(
+            places.min(0).tolist(), places.max(0).tolist(), picture_size, values.shape, strict=True
+        )
+    )
     centre = ((places + 0.5) * weights[:, None]).sum(0) / weights.sum() * scale
     area = len(places) * float(scale.prod())
     return Region(
-        box=(int(top), int(left), int(bottom), int(right)),
+        box=(top, left, bottom, right),
         centre=(float(centre[0]), float(centre[1])),
         contours=tuple(contour * scale for contour in outline(mask)),
         area_px=area,
