@@ -14,7 +14,14 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.backbones import Backbone, BackboneSpec, build_network, load_backbone
+from cvad_cli.adapters.backbones import (
+    RANDOM_WEIGHTS,
+    Backbone,
+    BackboneSpec,
+    build_network,
+    feature_indices,
+    load_backbone,
+)
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.frozen_networks import FeatureFunction, feature_function, layers_with_strides
 from cvad_cli.adapters.images import read_image, resize_image
@@ -50,6 +57,8 @@ ROLE: Final = "describer"
 
 STRIDES: Final = (4, 8, 16, 32)
 """One stage of the backbone each; `core.descriptors` looks the nearest normal cell up on the middle two."""
+
+FEWEST_STAGES: Final = 3
 
 NORMAL_VIEWS: Final = 256
 NORMAL_CELLS: Final = 2000
@@ -96,6 +105,11 @@ class FittedDescriber:
     backbone: Backbone
     normal: NormalModel
 
+    @property
+    def summary(self) -> str:
+        """What a person wants to know of it."""
+        return f"{self.backbone.spec.name}, {len(self.normal.stages[0])} normal cells, {self.normal.size} values"
+
     def save(self, path: Path) -> None:
         """Write the network and the normal model as safetensors; the header says what they are."""
         import safetensors.numpy
@@ -128,15 +142,15 @@ def fit_describer(
 ) -> FittedDescriber | None:
     """Learn from good pictures, two or more, what good parts look like close up.
 
-    None, with a warning that says what to do, where a detector without a backbone of ours finds no weights for the
-    describer's: such a bundle detects, but names no defect types.
+    None, with a warning that says what to do, where no backbone can be had that was not asked for by name: such a
+    bundle detects, but names no defect types.
     """
     try:
         backbone = _backbone_for(settings)
     except ModelError as error:
-        if settings.model.name == "patchcore" or settings.classify.backbone is not None:
+        if settings.classify.backbone is not None:
             raise
-        reporter.warn(f"the bundle will not name defect types, `cvad index` will ask to train again: {error}")
+        reporter.warn(f"this bundle will detect defects but not name their types (set classify.backbone): {error}")
         return None
     look = feature_function(backbone.network, VIEW_PX, device)
     rng = np.random.default_rng([settings.seed, 3])
@@ -202,11 +216,16 @@ def look_at(views: Sequence[np.ndarray], look: FeatureFunction) -> list[np.ndarr
 
 def _backbone_for(settings: RunConfig) -> Backbone:
     """The detector's own backbone for PatchCore, else that of `classify.backbone`, with all its stages."""
-    own, asked = settings.model.backbone or PATCHCORE_BACKBONE, settings.classify.backbone
-    is_own = settings.model.name == "patchcore" and asked in (None, own)
-    name = asked or (own if is_own else PATCHCORE_BACKBONE)
-    weights = settings.model.weights if is_own or settings.model.weights == "random" else None
-    return load_backbone(name, layers_with_strides(name, STRIDES), weights, seed=settings.seed)
+    own = settings.model.backbone or PATCHCORE_BACKBONE if settings.model.name == "patchcore" else None
+    name = settings.classify.backbone or own or PATCHCORE_BACKBONE
+    feature_indices(BackboneSpec(name, ()))  # says in plain words where timm has no such feature network
+    layers = layers_with_strides(name, STRIDES)
+    if len(layers) < FEWEST_STAGES:
+        raise ModelError(
+            f"backbone {name!r} has {len(layers)} stages of stride 4 to 32, a describer needs {FEWEST_STAGES}"
+        )
+    weights = settings.model.weights if name == own or settings.model.weights == RANDOM_WEIGHTS else None
+    return load_backbone(name, layers, weights, seed=settings.seed)
 
 
 def _good_cells(
