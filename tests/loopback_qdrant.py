@@ -43,7 +43,7 @@ class LoopbackQdrant(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def answer(self, method: str, parts: list[str], body: Any) -> Any:
+    def answer(self, method: str, parts: list[str], body: Any) -> Any:  # noqa: PLR0911 - a table of requests
         name, rest, engine = parts[1], "/".join(parts[2:]), self.engine
         kind = {("PUT", ""): models.CreateCollection, ("PATCH", ""): models.UpdateCollection}.get((method, rest))
         asked = TypeAdapter(kind).validate_python(body) if kind else None
@@ -68,7 +68,7 @@ class LoopbackQdrant(ThreadingHTTPServer):
         if request == "PUT points":
             return engine.upsert(name, TypeAdapter(list[models.PointStruct]).validate_python(body["points"]))
         if request == "POST points/query":
-            return engine.query_points(name, body["query"], query_filter=chosen, limit=body["limit"])
+            return engine.query_points(name, body["query"]["nearest"], query_filter=chosen, limit=body["limit"])
         if request == "POST points/scroll":
             page = {"limit": body["limit"], "offset": body.get("offset"), "with_vectors": body["with_vector"]}
             found, offset = engine.scroll(name, scroll_filter=chosen, **page)
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LoopbackQdrant
 
-    def handle_any(self) -> None:
+    def handle_any(self) -> None:  # noqa: PLR0911 - one way out for each fault
         path = self.path.partition("?")[0]
         self.server.requests.append(f"{self.command} {path}")
         fault = None
@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(409 if "exists" in str(error) else 404, str(error))
         if fault == "after":
             return self.break_off()
-        plain = TypeAdapter(Any).dump_python(result, mode="json", exclude_none=True)
+        plain = TypeAdapter(Any).dump_python(result, mode="json")
         return self.send(200, json.dumps({"result": plain, "status": "ok", "time": 0.0}).encode())
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
@@ -136,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.connection.fileno() >= 0:
             super().finish()
 
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         """Tests want silence."""
 
 

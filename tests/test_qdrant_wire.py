@@ -18,6 +18,7 @@ from cvad_cli.config.schema import QdrantConfig, RunConfig
 from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint, IndexInfo
 
+AS_THE_SERVER_LIKES = CollectionKnobs()
 KEY = "qd-key.0123456789_ABCDEF"
 
 
@@ -42,7 +43,7 @@ def open_at(pauses: list[float]) -> Iterator[Callable[..., ServerStore]]:
         retries: int = 3,
         api_key: str | None = None,
         timeout_s: int = 20,
-        knobs: CollectionKnobs = CollectionKnobs(),
+        knobs: CollectionKnobs = AS_THE_SERVER_LIKES,
     ) -> ServerStore:
         client = connect(server.url, api_key=api_key, prefer_grpc=False, timeout_s=timeout_s)
         call = Caller(f"{server.url}: defects", retries=retries, api_key=api_key, sleep=pauses.append)
@@ -120,7 +121,7 @@ def test_what_the_server_refuses_is_not_asked_again(
 
 def test_an_answer_that_is_not_qdrants_is_told(server: LoopbackQdrant, open_at: Callable[..., ServerStore]) -> None:
     server.faults.append("garbage")
-    with pytest.raises(StoreError, match=r"no usable answer.*check qdrant.url"):
+    with pytest.raises(StoreError, match=r"an answer that is not Qdrant's.*check qdrant.url"):
         open_at(server).info()
 
 

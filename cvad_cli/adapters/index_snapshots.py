@@ -159,7 +159,7 @@ class _Snapshot:
         self.digest.update(line)
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.damaged("a line is not JSON") from error
         if not isinstance(record, dict):
             raise self.damaged("a line is not an object")

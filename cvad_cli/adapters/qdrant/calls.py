@@ -89,7 +89,7 @@ def _comes_from_client(error: Exception) -> bool:
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
 
-    return isinstance(error, (ApiException, QdrantException, grpc.RpcError))
+    return isinstance(error, (ApiException, QdrantException, grpc.RpcError, json.JSONDecodeError))
 
 
 def _is_transient(error: Exception) -> bool:
@@ -124,6 +124,7 @@ def _code(error: Any) -> int | str | None:
 def _reason(error: Any) -> str:
     """What went wrong in one line, as the server put it where it did."""
     import grpc
+    import httpx
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
     if isinstance(error, UnexpectedResponse):
@@ -136,6 +137,9 @@ def _reason(error: Any) -> str:
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return " ".join(str(error.details()).split())
     source = error.source if isinstance(error, ResponseHandlingException) else error
+    if not isinstance(source, httpx.HTTPError):
+        # Its message would quote parts of the answer.
+        return f"an answer that is not Qdrant's ({type(source).__name__})"
     return f"{type(source).__name__}: {' '.join(str(source).split())}".rstrip(": ")
 
 
