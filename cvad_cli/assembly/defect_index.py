@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import DESCRIPTOR_VERSION
 from cvad_cli.core.regions import Region
 from cvad_cli.errors import StoreError
 from cvad_cli.ports import DefectStore
-from cvad_cli.records import DefectPoint, ImageRecord, IndexInfo
+from cvad_cli.records import DefectMatch, DefectPoint, ImageRecord, IndexInfo
 
 NAMESPACE: Final = uuid.UUID("6d1bb0ad-3c5c-5f0e-9b6f-0f5b8a4a7c11")
 """Ours alone: ids are made from what they stand for, below it."""
@@ -66,6 +67,14 @@ def same_label(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(key) == other.get(key) for key in {*one, *other} - {"labelled_at"})
 
 
+def said(point: DefectPoint | DefectMatch, field: str) -> str:
+    """A text of a point's payload. Raises StoreError where it is missing: the point was not written by cvad."""
+    value = point.payload.get(field)
+    if not isinstance(value, str) or not value:
+        raise StoreError(f"point {point.id}: has no {field}; it was not written by `cvad index`, so remove it")
+    return value
+
+
 def content_hash(record: ImageRecord) -> str:
     """SHA-256 of a picture's file."""
     return hashlib.sha256(record.path.read_bytes()).hexdigest()
@@ -74,6 +83,12 @@ def content_hash(record: ImageRecord) -> str:
 def metadata_for(inspector: Inspector, category: str) -> dict[str, Any]:
     """What an index says of itself: whose descriptors it holds."""
     return {"bundle": inspector.fingerprint, "descriptor": DESCRIPTOR_VERSION, "category": category}
+
+
+def index_name(settings: RunConfig) -> str:
+    """Where the index of a config is, for messages."""
+    where = settings.qdrant.url or settings.qdrant.path
+    return f"{where.rstrip('/')}/{settings.qdrant.collection or settings.name}"
 
 
 def require_index(store: DefectStore, config: str) -> IndexInfo:

@@ -53,12 +53,17 @@ class Inspector:
     def open(cls, settings: RunConfig, device: str) -> Inspector:
         """Open the bundle of a config. Raises BundleError where there is none, or none with a describer."""
         opened = open_detector(settings, device)
-        return cls(opened, open_describer(opened.bundle, device), settings)
+        return cls(opened, open_describer(opened.bundle, opened.device), settings)
 
     @property
     def fingerprint(self) -> str:
         """The bundle's: descriptors of different bundles must not be compared."""
         return self.opened.bundle.fingerprint
+
+    @property
+    def threshold(self) -> float:
+        """A part is rejected when its score is above."""
+        return self.opened.calibration.threshold
 
     def pictures(self, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | DataError]]:
         """Pictures at their own size, read ahead, in order; an unreadable one comes as its error."""
@@ -75,7 +80,7 @@ class Inspector:
         """Judge a picture, uint8 RGB (h, w, 3), and describe its regions: where it is rejected, or `always`."""
         rows, columns = self.opened.detector.image_size
         (prediction,) = self.opened.detector.predict([resize_image(picture, (rows, columns))])
-        rejected = prediction.score > self.opened.calibration.threshold
+        rejected = prediction.score > self.threshold
         regions: tuple[Region, ...] = ()
         if rejected or always:
             size = (picture.shape[0], picture.shape[1])

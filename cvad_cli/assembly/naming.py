@@ -9,6 +9,7 @@ from typing import final
 
 import numpy as np
 
+from cvad_cli.assembly.defect_index import said
 from cvad_cli.assembly.inspecting import Inspection
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
@@ -100,11 +101,11 @@ class Namer:
         matches = self._store.search(vector, limit=self._config.neighbors)
         return tuple(
             Neighbour(
-                defect_type=str(match.payload["defect_type"]),
+                defect_type=said(match, "defect_type"),
                 similarity=match.similarity,
-                source=str(match.payload["source"]),
-                path=self._below_root(str(match.payload["source"])),
-                box=tuple(int(edge) for edge in match.payload["box"]),
+                source=said(match, "source"),
+                path=self._below_root(said(match, "source")),
+                box=tuple(int(edge) for edge in match.payload.get("box", ())),
             )
             for match in matches
         )
@@ -123,8 +124,8 @@ def _can_hold_out(labelled: LabelledRegions) -> bool:
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
     """The names of the types, sorted, and the regions with numbers for names and pictures."""
-    types, numbers = np.unique([str(point.payload["defect_type"]) for point in points], return_inverse=True)
-    sources = [f"{point.payload['category']}\0{point.payload['source']}" for point in points]
+    types, numbers = np.unique([said(point, "defect_type") for point in points], return_inverse=True)
+    sources = [f"{said(point, 'category')}\0{said(point, 'source')}" for point in points]
     _, pictures = np.unique(sources, return_inverse=True)
     vectors = np.stack([point.vector for point in points]).astype(np.float64)
     return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, pictures)

@@ -31,8 +31,8 @@ class Options:
 
 def run_each(
     configs: Sequence[Path], options: Options, task: Callable[[], Callable[..., Any]], show: Callable[[Any], None]
-) -> None:
-    """Run the task for each config, in order; one that fails does not stop the others.
+) -> list[Any]:
+    """Run the task for each config, in order, and return the results; one that fails does not stop the others.
 
     All configs are read before the first task starts: a typo in the last one is found at once. With several configs
     the JSON is a list, and the exit status is that of the first failure.
@@ -63,6 +63,7 @@ def run_each(
         typer.echo(json.dumps(plain[0] if len(configs) == 1 else plain, indent=2, ensure_ascii=False))
     if failures:
         raise typer.Exit(failures[0].exit_code)
+    return results
 
 
 def run_demo(output: Path, seed: int, options: Options) -> None:

@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-RIDGE: Final = 1.0
-"""Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
+RIDGE: Final = 0.3
+"""Ridge penalty, in units of the mean squared length of the centred labelled vectors: docs/defect-types.md."""
 
 MOST_REFITS: Final = 200
 """With more labelled pictures than this, several are left out at a time."""

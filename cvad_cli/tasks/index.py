@@ -12,13 +12,16 @@ import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_mask
+from cvad_cli.adapters.index_snapshots import export_index, import_index
 from cvad_cli.assembly.defect_index import (
     DATASET,
     Labeller,
     content_hash,
+    index_name,
     metadata_for,
     require_fitting,
     require_index,
+    said,
     same_label,
 )
 from cvad_cli.assembly.inspecting import Inspector
@@ -75,6 +78,19 @@ class IndexListing:
     """Type -> its regions and pictures."""
     entries: tuple[Mapping[str, Any], ...] = ()
     """The payload of every region, with its id, where they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSummary:
+    """What an export wrote or an import read."""
+
+    index: str
+    file: Path
+    what: str
+    """'exported' or 'imported'."""
+    regions: int
+    total: int
+    """Regions in the index now."""
 
 
 def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequest) -> IndexSummary:
@@ -168,12 +184,12 @@ def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> 
     with open_store(settings) as store:
         info = require_index(store, place)
         points = list(store.scroll())
-    regions = Counter(str(point.payload["defect_type"]) for point in points)
-    pictures = Counter(kind for kind, _ in {(str(p.payload["defect_type"]), str(p.payload["source"])) for p in points})
+    labels = [(said(point, "defect_type"), said(point, "source")) for point in points]
+    regions, pictures = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
     types = {kind: {"regions": regions[kind], "pictures": pictures[kind]} for kind in sorted(regions)}
     rows = sorted(
         ({"id": point.id, **point.payload} for point in points),
-        key=lambda row: (str(row["defect_type"]), str(row["source"]), list(row["box"])),
+        key=lambda row: (str(row["defect_type"]), str(row["source"]), str(row["id"])),
     )
     held = info.metadata
     return IndexListing(
@@ -195,17 +211,27 @@ def delete_type(settings: RunConfig, reporter: Reporter, *, defect_type: str) ->
         require_index(store, place)
         removed = store.delete(where={"defect_type": defect_type})
         if not removed:
-            known = sorted({str(point.payload["defect_type"]) for point in store.scroll()})
+            known = sorted({said(point, "defect_type") for point in store.scroll()})
             hint = did_you_mean(defect_type, known) or f" Its types: {', '.join(known) or 'none'}."
             raise StoreError(f"{place}: holds no region of type {defect_type!r}.{hint}")
         total = store.count()
     return IndexSummary(place, {}, 0, 0, removed, (), total)
 
 
-def index_name(settings: RunConfig) -> str:
-    """Where the index of a config is, for messages."""
-    where = settings.qdrant.url or settings.qdrant.path
-    return f"{where.rstrip('/')}/{settings.qdrant.collection or settings.name}"
+def export_index_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+    """Write the whole index to one file, which any cvad with the same bundle can import."""
+    del reporter
+    place = index_name(settings)
+    with open_store(settings) as store:
+        require_index(store, place)
+        return TransferSummary(place, path, "exported", export_index(store, path), store.count())
+
+
+def import_index_from(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+    """Add what another index exported. Raises StoreError where it is damaged or of another bundle."""
+    del reporter
+    with open_store(settings) as store:
+        return TransferSummary(index_name(settings), path, "imported", import_index(store, path), store.count())
 
 
 def _labelled_defects(records: Sequence[ImageRecord], settings: RunConfig) -> list[ImageRecord]:
@@ -249,8 +275,3 @@ def _prune(store: DefectStore, before: Mapping[str, Mapping[str, Any]], records:
 def _by_type(records: Sequence[ImageRecord]) -> dict[str, tuple[str, ...]]:
     kinds = sorted({record.defect_type for record in records})
     return {kind: tuple(record.key for record in records if record.defect_type == kind) for kind in kinds}
-
-
-def export_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> Any:
-    """Placeholder until the snapshot adapter is merged."""
-    raise NotImplementedError
