@@ -2,7 +2,7 @@
 
 A pixel above `seed` starts a region, and the pixels above `grow` that hang together with it belong to it (hysteresis;
 Canny, PAMI 1986, section V). Parts with a small gap between them are one region: a scratch is not five defects. With
-the calibrated map threshold as `seed`, a good part shows no region at all at the rate that calibration states.
+the calibrated map threshold as `seed`, good parts show a region no more often than the rate that calibration states.
 
 The map has the size of the network's input and the picture any other: rows and columns are scaled apart.
 """
