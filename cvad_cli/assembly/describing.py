@@ -7,6 +7,7 @@ like through it. `core/descriptors.py` has the mathematics.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,12 @@ STRIDES: Final = (4, 8, 16, 32)
 FEWEST_STAGES: Final = 3
 
 NORMAL_VIEWS: Final = 256
+VIEWS_OF_A_PLACE: Final = 4
+"""Of one part of one picture, in different orientations: more say little that is new."""
+
+CELLS_OF_A_VIEW: Final = 256
+"""Of its 1024, drawn at random: neighbours look alike."""
+
 NORMAL_CELLS: Final = 2000
 FIT_BYTES: Final = 1 << 28
 """Features of good cells held while fitting."""
@@ -239,16 +246,18 @@ def _good_cells(
     chosen = rng.permutation(len(records))[:NORMAL_VIEWS]
     turns = -(-NORMAL_VIEWS // len(chosen))
     parts: list[Cells] = []
-    with reporter.stage("Looking at good parts closely", len(chosen) * turns) as advance:
+    done = 0
+    with reporter.stage("Looking at good parts closely", len(chosen)) as advance:
         for views in batched(_random_views([records[place] for place in chosen], turns, data, rng), ORIENTATIONS):
             stages = look_at([view for _, view in views], look)
             width = sum(stage.shape[-1] for stage in stages) + SURFACE_SIZE
-            per_view = int(np.clip(FIT_BYTES / (4 * width * len(chosen) * turns), 1, CELLS**2))
+            per_view = int(np.clip(FIT_BYTES / (4 * width * len(chosen) * turns), 1, CELLS_OF_A_VIEW))
             for place, (number, view) in enumerate(views):
                 cells = rng.permutation(CELLS**2)[:per_view]
                 kept = tuple(stage[place, cells] for stage in stages)
                 parts.append(Cells(kept, _pixels(view)[cells], np.full(per_view, number)))
-            advance(len(views))
+            advance(views[-1][0] + 1 - done)
+            done = views[-1][0] + 1
     return Cells(
         tuple(np.concatenate(stage) for stage in zip(*(part.stages for part in parts), strict=True)),
         np.concatenate([part.pixels for part in parts]),
@@ -259,7 +268,7 @@ def _good_cells(
 def _random_views(
     records: Sequence[ImageRecord], turns: int, data: DataConfig, rng: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the picture, view): `turns` views of each picture, of random place and orientation."""
+    """(number of the picture, view): up to `turns` views of each picture, of random place and orientation."""
 
     def read(record: ImageRecord) -> np.ndarray:
         return read_image(record.path, max_megapixels=data.max_megapixels)
@@ -267,7 +276,8 @@ def _random_views(
     for number, picture in enumerate(prefetch(records, read, ahead=4)):
         size = (picture.shape[0], picture.shape[1])
         side = view_side(size)
-        for _ in range(turns):
+        places = math.ceil(size[0] * size[1] / side**2)
+        for _ in range(min(turns, VIEWS_OF_A_PLACE * places)):
             top, left = (int(rng.integers(0, length - side + 1)) for length in size)
             view = _view(picture, ViewBox(top, left, side))
             yield number, orient(view, int(rng.integers(ORIENTATIONS)))
