@@ -38,6 +38,7 @@ class LoopbackQdrant(ThreadingHTTPServer):
         self.bodies: list[Any] = []
         self.released = threading.Event()
         self.keeps_metadata = True
+        self.retry_after = ""
 
     @property
     def url(self) -> str:
@@ -123,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        if self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         self.wfile.write(content)
 

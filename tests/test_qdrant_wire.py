@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grpc import StatusCode
+from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import LoopbackQdrant, loopback_qdrant
 from test_store_contract import DIMENSION, METADATA, point, points
 
@@ -65,6 +67,16 @@ def test_server_errors_that_pass_are_waited_for_longer_each_time(
     assert store.upsert(points(12)) == 12
     assert pauses == [0.25, 0.5, 1.0]
     assert store.count() == 12
+
+
+@pytest.mark.parametrize("when", ["7", "Wed, 25 Nov 2026 07:28:00 GMT", "60"])
+def test_a_server_that_is_busy_is_waited_for_within_bounds(
+    server: LoopbackQdrant, open_at: Callable[..., ServerStore], pauses: list[float], when: str
+) -> None:
+    server.faults.append(429)
+    server.retry_after = when
+    assert open_at(server).info() is None
+    assert pauses == [{"7": 7.0, "60": 10.0}.get(when, 0.25)]
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])
@@ -235,3 +247,30 @@ def test_points_with_unusual_labels_cross_the_wire(
     assert store.search(np.array([1, 2, 3], np.float32), limit=1, where={"defect_type": label})[0].payload == {
         "defect_type": label
     }
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"])
+def test_grpc_failures_that_pass_are_waited_for(pauses: list[float], status: str) -> None:
+    with loopback_grpc() as loopback, grpc_store(loopback, pauses=pauses) as store:
+        loopback.faults += [StatusCode[status]] * 2
+        assert store.info() is None
+    assert pauses == [0.25, 0.5]
+
+
+def test_grpc_refusals_are_told_at_once(pauses: list[float]) -> None:
+    with loopback_grpc() as loopback, grpc_store(loopback, pauses=pauses) as store:
+        loopback.faults.append(StatusCode.INVALID_ARGUMENT)
+        with pytest.raises(StoreError, match=r"refuses: told to fail \(INVALID_ARGUMENT\)"):
+            store.info()
+    assert pauses == []
+
+
+def test_grpc_tells_a_wrong_key_and_shows_none() -> None:
+    with loopback_grpc(api_key=KEY) as loopback:
+        with grpc_store(loopback, api_key="wrong-" + KEY) as store:
+            with pytest.raises(StoreError, match=r"API key is refused \(UNAUTHENTICATED\)") as caught:
+                store.info()
+            assert KEY not in shown(caught.value)
+        with grpc_store(loopback, api_key=KEY) as store:
+            store.create(DIMENSION, METADATA)
+            assert store.info() == IndexInfo(DIMENSION, 0, METADATA)

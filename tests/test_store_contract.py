@@ -1,5 +1,5 @@
-"""One contract for every defect store: embedded on disk, qdrant-client in memory and over a loopback socket, and the
-server that CVAD_TEST_QDRANT_URL names, by REST and by gRPC.
+"""One contract for every defect store: embedded on disk, qdrant-client in memory and over loopback REST and gRPC, and
+the server that CVAD_TEST_QDRANT_URL names, by REST and by gRPC.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import loopback_qdrant
 
 from cvad_cli.adapters.index_snapshots import export_index, import_index
@@ -57,6 +58,10 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
         with loopback_qdrant() as server, open_store(QdrantConfig(url=server.url, batch_size=7, retries=0)) as store:
             yield store
         return
+    if kind == "wire-grpc":
+        with loopback_grpc() as server, grpc_store(server, batch_size=7) as store:
+            yield store
+        return
     url = os.environ.get("CVAD_TEST_QDRANT_URL")
     if not url:
         pytest.skip("CVAD_TEST_QDRANT_URL names no Qdrant server")
@@ -70,7 +75,7 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
             store.drop()
 
 
-@pytest.fixture(params=["embedded", "memory", "wire", "rest", "grpc"])
+@pytest.fixture(params=["embedded", "memory", "wire", "wire-grpc", "rest", "grpc"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DefectStore]:
     with opened(request.param, tmp_path / "index") as found:
         yield found
@@ -203,7 +208,7 @@ def test_payloads_come_back_as_they_were(filled: DefectStore) -> None:
     filled.upsert([DefectPoint(point(7).id, point(7).vector, rich)])
     found = filled.search(point(7).vector, limit=1)[0].payload
     assert found == rich
-    assert [type(value) for value in found.values()] == [type(value) for value in rich.values()]
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in rich.items()}
 
 
 def test_scrolling_gives_unit_vectors_in_the_order_of_ids_over_many_pages(store: DefectStore) -> None:
@@ -236,6 +241,25 @@ def test_deleting_needs_a_selection_and_counts_what_went(filled: DefectStore) ->
     assert filled.delete(ids=[point(3).id, point(4).id], where={"defect_type": "cut"}) == 1
     assert {each.payload["source"] for each in filled.scroll()}.isdisjoint({"0.png", "1.png", "3.png"})
     assert filled.count() == 17
+
+
+def test_arguments_that_make_no_sense_are_refused_alike(store: DefectStore) -> None:
+    for dimension, metadata in [(0, {}), (-1, {}), (DIMENSION, {"x": float("nan")}), (DIMENSION, {"x": {1, 2}})]:
+        with pytest.raises(ValueError, match=r"dimension|metadata"):
+            store.create(dimension, metadata)
+        assert store.info() is None
+    store.create(DIMENSION, METADATA)
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit"):
+            store.search(point(0).vector, limit=limit)
+    for vector in (np.full(DIMENSION, np.nan), np.ones((1, DIMENSION))):
+        with pytest.raises(ValueError, match="finite values of shape"):
+            store.search(vector, limit=1)
+    with pytest.raises(ValueError, match="UUID"):
+        store.delete(ids=["7"])
+    with pytest.raises(ValueError, match="metadata"):
+        store.set_metadata({"x": {1, 2}})
+    assert store.info() == IndexInfo(DIMENSION, 0, METADATA)
 
 
 def test_a_dropped_index_is_gone_and_can_be_made_anew(filled: DefectStore) -> None:

@@ -81,7 +81,9 @@ def import_index(store: DefectStore, path: Path) -> int:
 
 
 def _write_line(file: IO[bytes] | gzip.GzipFile, content: dict[str, Any], digest: Any = None) -> None:
-    line = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8") + b"\n"
+    # Sorted, since gRPC's maps do not keep the order of a payload's keys.
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    line = text.encode("utf-8") + b"\n"
     file.write(line)
     if digest is not None:
         digest.update(line)

@@ -68,12 +68,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def to_plain(settings: RunConfig) -> dict[str, Any]:
     """The resolved settings as plain dictionaries and lists, for the manifest and for reports; secrets are hidden."""
-    tree = OmegaConf.structured(settings)
-    for key in SECRET_SETTINGS:
-        if OmegaConf.select(tree, key) is not None:
-            OmegaConf.update(tree, key, HIDDEN)
-    plain = OmegaConf.to_container(tree, resolve=True, enum_to_str=True)
-    return {str(key): _listed(value) for key, value in plain.items()} if isinstance(plain, dict) else {}
+    plain = OmegaConf.to_container(OmegaConf.structured(settings), resolve=True, enum_to_str=True)
+    listed = {str(key): _listed(value) for key, value in plain.items()} if isinstance(plain, dict) else {}
+    for secret in SECRET_SETTINGS:
+        section, _, name = secret.partition(".")
+        if listed[section][name] is not None:
+            listed[section][name] = HIDDEN
+    return listed
 
 
 def _listed(value: Any) -> Any:

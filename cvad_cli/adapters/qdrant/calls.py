@@ -94,11 +94,8 @@ def _comes_from_client(error: Exception) -> bool:
 
 def _is_transient(error: Exception) -> bool:
     import httpx
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
     from qdrant_client.http.exceptions import ResponseHandlingException
 
-    if isinstance(error, ResourceExhaustedResponse):
-        return True
     if isinstance(error, ResponseHandlingException):
         passing = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
         return isinstance(error.source, passing) and "CERTIFICATE_VERIFY_FAILED" not in str(error.source)
@@ -109,13 +106,13 @@ def _is_transient(error: Exception) -> bool:
 def _code(error: Any) -> int | str | None:
     """HTTP status, name of the gRPC status, or None where no answer came."""
     import grpc
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import UnexpectedResponse
 
     if isinstance(error, UnexpectedResponse):
         return int(error.status_code) if error.status_code is not None else None
-    if isinstance(error, ResourceExhaustedResponse):
-        return 429
+    if isinstance(error, QdrantException):
+        return 429  # the client's own word for it; its base class where Retry-After holds a date
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return str(error.code().name)
     return None

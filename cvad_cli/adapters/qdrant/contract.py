@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 
@@ -55,8 +57,21 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector if abs(length - 1) < 1e-6 else (vector / length).astype(np.float32)
 
 
-def query_vector(vector: np.ndarray, dimension: int, place: str) -> list[float]:
+def plain_metadata(metadata: Mapping[str, Any], dimension: int = 1) -> dict[str, Any]:
+    """The metadata of a collection of that dimension, as JSON gives it back. Raises ValueError for either."""
+    if dimension < 1:
+        raise ValueError(f"dimension: expected a whole number from 1, got {dimension}")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata: cannot be written as JSON: {error}") from error
+    return plain
+
+
+def query_vector(vector: np.ndarray, limit: int, dimension: int, place: str) -> list[float]:
     """What an engine searches for, checked. Raises StoreError for another length, ValueError for a value not finite."""
+    if limit < 1:
+        raise ValueError(f"limit: expected a whole number from 1, got {limit}")
     flat = np.asarray(vector, dtype=np.float32)
     if flat.ndim != 1 or not np.isfinite(flat).all():
         raise ValueError(f"vector: expected finite values of shape (d,), got shape {flat.shape}")
@@ -79,9 +94,11 @@ def rejects_all(allowed: dict[str, list[str]]) -> bool:
 
 
 def require_selection(ids: Sequence[str] | None, where: Where | None) -> None:
-    """Guard against emptying an index by an argument left out."""
+    """Guard against emptying an index by an argument left out. Raises ValueError for that and for ids that are none."""
     if ids is None and not where:
         raise ValueError("delete: give ids, or a field to select by; drop() removes everything")
+    for each in ids or ():
+        UUID(each)
 
 
 def payload_of(found: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from cvad_cli.adapters.qdrant.contract import (
     exists_already,
     missing,
     payload_of,
+    plain_metadata,
     query_vector,
     rejects_all,
     require_selection,
@@ -71,6 +72,7 @@ class EmbeddedStore:
         """Make the folder with an empty shard, in one rename."""
         import qdrant_edge as edge
 
+        plain = plain_metadata(metadata, dimension)
         self._hold()
         if self._opened():
             raise exists_already(self._place)
@@ -83,14 +85,15 @@ class EmbeddedStore:
                 shard.update(edge.UpdateOperation.create_field_index(name, edge.PayloadSchemaType.Keyword))
             shard.flush()
             shard.close()
-            _write_index_file(fresh / "index.json", dimension, metadata)
+            _write_index_file(fresh / "index.json", dimension, plain)
         self._opened()
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata, in one rename."""
         self._require()
-        _write_index_file(self._folder / "index.json", self._dimension, metadata)
-        self._metadata = dict(metadata)
+        plain = plain_metadata(metadata)
+        _write_index_file(self._folder / "index.json", self._dimension, plain)
+        self._metadata = plain
 
     def upsert(self, points: Iterable[DefectPoint]) -> int:
         """Add or replace, then flush: once this returns, the points are on the disk."""
@@ -111,7 +114,7 @@ class EmbeddedStore:
         import qdrant_edge as edge
 
         shard, allowed = self._require(), conditions(where)
-        query = edge.Query.Nearest(query_vector(vector, self._dimension, self._place))
+        query = edge.Query.Nearest(query_vector(vector, limit, self._dimension, self._place))
         if rejects_all(allowed):
             return []
         with self._engine():
@@ -226,8 +229,8 @@ class EmbeddedStore:
         """The engine knows plain exceptions and, for its own bugs, panics: both become a StoreError with the place."""
         try:
             yield
-        except CvadError:
-            raise
+        except (CvadError, ValueError, TypeError, OverflowError):
+            raise  # what our own arguments cause is ours to mend
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -256,8 +259,8 @@ def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> 
     return edge.Filter(must=must) if must else None
 
 
-def _write_index_file(path: Path, dimension: int, metadata: Mapping[str, Any]) -> None:
-    contents = {"format": FORMAT, "dimension": dimension, "metadata": dict(metadata)}
+def _write_index_file(path: Path, dimension: int, metadata: dict[str, Any]) -> None:
+    contents = {"format": FORMAT, "dimension": dimension, "metadata": metadata}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(contents, indent=2, allow_nan=False), encoding="utf-8")
 

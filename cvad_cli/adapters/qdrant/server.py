@@ -23,6 +23,7 @@ from cvad_cli.adapters.qdrant.contract import (
     exists_already,
     missing,
     payload_of,
+    plain_metadata,
     query_vector,
     rejects_all,
     require_selection,
@@ -39,6 +40,10 @@ OURS: Final = "cvad"
 """The top-level key of the collection's metadata below which everything of ours is kept."""
 GRPC_PORT: Final = 6334
 """Qdrant's default; REST has its port in the URL."""
+
+
+VALUES_A_REQUEST: Final = 1_000_000
+"""Vector values in one upsert: about 20 MB of JSON, below the 32 MB that a server takes by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ class ServerStore:
 
     def create(self, dimension: int, metadata: Mapping[str, Any]) -> None:
         """Make the collection and its payload indexes. Raises StoreError where the server cannot keep metadata."""
+        wanted = plain_metadata(metadata, dimension)
         if self._described() is not None:
             raise exists_already(self._place)
         from qdrant_client import models
@@ -114,7 +120,6 @@ class ServerStore:
         int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         quantization = models.ScalarQuantization(scalar=int8) if self._knobs.quantization == "scalar" else None
         vectors = models.VectorParams(size=dimension, distance=models.Distance.COSINE, on_disk=self._knobs.on_disk)
-        wanted = dict(metadata)
         try:
             self._call(
                 lambda: self._client.create_collection(
@@ -143,7 +148,7 @@ class ServerStore:
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata."""
         self._require()
-        ours = {OURS: dict(metadata)}
+        ours = {OURS: plain_metadata(metadata)}
         self._call(lambda: self._client.update_collection(self._name, metadata=ours))
 
     def upsert(self, points: Iterable[DefectPoint]) -> int:
@@ -151,7 +156,8 @@ class ServerStore:
         from qdrant_client import models
 
         dimension, count = self._require(), 0
-        for batch in batches(points, self._batch_size, dimension, self._place):
+        size = max(1, min(self._batch_size, VALUES_A_REQUEST // dimension))
+        for batch in batches(points, size, dimension, self._place):
             rows = [
                 models.PointStruct(id=each.id, vector=unit(each.vector).tolist(), payload=dict(each.payload))
                 for each in batch
@@ -165,7 +171,7 @@ class ServerStore:
 
     def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
         """The nearest points by cosine, best first."""
-        query, allowed = query_vector(vector, self._require(), self._place), conditions(where)
+        query, allowed = query_vector(vector, limit, self._require(), self._place), conditions(where)
         if rejects_all(allowed):
             return []
         chosen = _filter(allowed)
