@@ -16,7 +16,7 @@ from test_store_contract import DIMENSION, METADATA, point, points
 from cvad_cli.adapters.qdrant.calls import Caller
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
 from cvad_cli.assembly.stores import open_store
-from cvad_cli.config.schema import QdrantConfig, RunConfig
+from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint, IndexInfo
 
@@ -191,7 +191,7 @@ def test_the_layout_of_a_collection_reaches_the_server(
 
 
 def test_settings_reach_the_server_through_the_factory(server: LoopbackQdrant) -> None:
-    with open_store(RunConfig("run", qdrant=QdrantConfig(url=server.url, collection="from-settings", batch_size=3))) as store:
+    with open_store(QdrantConfig(url=server.url, collection="from-settings", batch_size=3)) as store:
         store.create(DIMENSION, METADATA)
         assert store.upsert(points(7)) == 7
         assert store.search(point(2).vector, limit=1)[0].id == point(2).id

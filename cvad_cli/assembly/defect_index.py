@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import uuid
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.stores import open_store
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import DESCRIPTOR_VERSION
 from cvad_cli.core.regions import Region
@@ -83,6 +85,11 @@ def content_hash(record: ImageRecord) -> str:
 def metadata_for(inspector: Inspector, category: str) -> dict[str, Any]:
     """What an index says of itself: whose descriptors it holds."""
     return {"bundle": inspector.fingerprint, "descriptor": DESCRIPTOR_VERSION, "category": category}
+
+
+def open_index(settings: RunConfig) -> DefectStore:
+    """The store of a run: its collection has the run's name where `qdrant.collection` is null."""
+    return open_store(dataclasses.replace(settings.qdrant, collection=settings.qdrant.collection or settings.name))
 
 
 def index_name(settings: RunConfig) -> str:

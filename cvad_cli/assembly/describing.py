@@ -93,12 +93,12 @@ class Describer:
         for place, region in enumerate(regions):
             box = view_box(region.centre, size)
             view, own = _view(picture, box), own_cells(region.mask, size, box)
-            turned = [orient(view, number) for number in range(ORIENTATIONS)]
-            stages = look_at(turned, self._look)
+            stages = look_at([orient(view, number) for number in range(ORIENTATIONS)], self._look)
+            pixels = _pixels(view).reshape(CELLS, CELLS, SURFACE_SIZE)  # turning moves them, and changes none
             for number in range(ORIENTATIONS):
                 found[place, number] = describe(
                     [stage[number] for stage in stages],
-                    _pixels(turned[number]),
+                    orient(pixels, number).reshape(CELLS * CELLS, SURFACE_SIZE),
                     orient(own, number).ravel(),
                     self._normal,
                 )

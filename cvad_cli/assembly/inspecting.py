@@ -65,6 +65,11 @@ class Inspector:
         """A part is rejected when its score is above."""
         return self.opened.calibration.threshold
 
+    @property
+    def stops_on_error(self) -> bool:
+        """Whether an unreadable picture ends the work, or is passed over and listed."""
+        return self._data.on_error == "stop"
+
     def pictures(self, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | DataError]]:
         """Pictures at their own size, read ahead, in order; an unreadable one comes as its error."""
 

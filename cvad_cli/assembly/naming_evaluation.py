@@ -141,7 +141,7 @@ def _trial_set(
         for record, (_, picture) in zip(records, pictures, strict=True):
             advance(1)
             if isinstance(picture, DataError):
-                if settings.data.on_error == "stop":
+                if inspector.stops_on_error:
                     raise picture
                 continue  # listed by the evaluation of the detector, which read it before
             number = len(found.kinds)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from cvad_cli.adapters.qdrant.calls import Caller
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
-from cvad_cli.config.schema import RunConfig
+from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.ports import DefectStore
 
+DEFAULT_COLLECTION: Final = "defects"
+"""Where no run gives the index its name."""
 
-def open_store(run: RunConfig) -> DefectStore:
+
+def open_store(settings: QdrantConfig) -> DefectStore:
     """The store that the `qdrant` section names; close it, or use it in a `with`. Nothing is read or sent yet."""
-    settings, collection = run.qdrant, run.qdrant.collection or run.name
+    collection = settings.collection or DEFAULT_COLLECTION
     if settings.url is None:
         root = Path(settings.path).expanduser()
         return EmbeddedStore(root, collection, batch_size=settings.batch_size, on_disk=settings.on_disk)

@@ -18,31 +18,31 @@ from cvad_cli.cli.runs import Options, run_each
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The YAML config of a trained run.")]
 
 
+Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K pictures a type.")]
+ShotSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the pictures of --shots.")]
+LabelledBy = Annotated[str, typer.Option("--labelled-by", metavar="NAME", help="Who says so; kept with every region.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Also remove what the data set holds no longer, or otherwise.")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, as after training again.")]
+List = Annotated[bool, typer.Option("--list", help="Only list every labelled region of the index.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Only count regions and pictures of each type.")]
+Export = Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Only write the index to one file.")]
+Import = Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Only add what --export wrote.")]
+Delete = Annotated[str | None, typer.Option("--delete", metavar="TYPE", help="Only forget every region of a type.")]
+
+
 def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
-    shots: Annotated[
-        int | None, typer.Option("--shots", min=1, metavar="K", help="Index K pictures a type, drawn by --seed.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the pictures of --shots.")] = 0,
-    labelled_by: Annotated[
-        str, typer.Option("--labelled-by", metavar="NAME", help="Who says so; kept with every region.")
-    ] = "dataset",
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Also remove what the data set no longer holds, or holds otherwise.")
-    ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Begin anew, as after training again.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="Only list every labelled region of the index.")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Only count regions and pictures of each type.")] = False,
-    export: Annotated[
-        Path | None, typer.Option("--export", metavar="FILE", help="Only write the index to one portable file.")
-    ] = None,
-    import_: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE", help="Only add what --export wrote.")
-    ] = None,
-    delete: Annotated[
-        str | None, typer.Option("--delete", metavar="TYPE", help="Only forget every region of a type.")
-    ] = None,
+    shots: Shots = None,
+    seed: ShotSeed = 0,
+    labelled_by: LabelledBy = "dataset",
+    prune: Prune = False,
+    rebuild: Rebuild = False,
+    list_: List = False,
+    stats: Stats = False,
+    export: Export = None,
+    import_: Import = None,
+    delete: Delete = None,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -51,8 +51,9 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     """Learn defect types from labelled pictures: describe their regions and keep them in the defect index."""
     from cvad_cli.cli import defect_tables as tables
 
-    wanted = [list_ or stats, export is not None, import_ is not None, delete is not None]
-    if sum(wanted) > 1:
+    options = Options(tuple(set_), device, json, quiet, debug)
+    chosen = [list_ or stats, export is not None, import_ is not None, delete is not None]
+    if sum(chosen) > 1:
         raise typer.BadParameter("give one of --list, --stats, --export, --import and --delete, not several")
 
     def task() -> Callable[..., Any]:
@@ -69,8 +70,8 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
         request = tasks.IndexRequest(shots, seed, labelled_by, prune, rebuild)
         return partial(tasks.index_defects, request=request)
 
-    show = tables.show_listing if list_ or stats else tables.show_transfer if any(wanted[1:3]) else tables.show_index
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show)
+    show = tables.show_listing if chosen[0] else tables.show_transfer if any(chosen[1:3]) else tables.show_index
+    run_each(config, options, task, show)
 
 
 def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -12,11 +12,10 @@ import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
-from cvad_cli.assembly.defect_index import index_name, require_fitting, require_index
+from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
 from cvad_cli.assembly.inputs import distinct_names, expand
 from cvad_cli.assembly.inspecting import Inspector
 from cvad_cli.assembly.naming import Namer
-from cvad_cli.assembly.stores import open_store
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing, require_writable
@@ -75,41 +74,55 @@ def classify(
         require_writable(request.overlays)
     inspector = Inspector.open(settings, choose_device(settings.device))
     place = index_name(settings)
-    verdicts: list[PictureVerdict] = []
-    skipped: list[SkippedImage] = []
-    with open_store(settings) as store:
+    found = _Found([], [])
+    with open_index(settings) as store:
         require_fitting(require_index(store, place), inspector, place)
         namer = Namer(store, settings, place)
         for caveat in namer.caveats:
             reporter.warn(caveat)
         colours = _colours(namer.types)
-        names = distinct_names(paths)
-        with reporter.stage("Judging the pictures", len(paths)) as advance:
-            for name, (path, picture) in zip(names, inspector.pictures(paths), strict=True):
-                if isinstance(picture, DataError):
-                    if settings.data.on_error == "stop":
-                        raise picture
-                    skipped.append(SkippedImage(str(path), str(picture)))
-                    reporter.warn(f"skipped {picture}")
-                else:
-                    verdict = namer.verdict(str(path), inspector.inspect(picture), inspector.threshold)
-                    verdicts.append(verdict)
-                    tell(verdict)
-                    if request.overlays is not None:
-                        _draw(request.overlays / _png(name), picture, verdict, colours, title=name)
-                advance(1)
+        for name, picture, verdict in _judged(paths, inspector, namer, found, reporter):
+            tell(verdict)
+            if request.overlays is not None:
+                _draw(request.overlays / _png(name), picture, verdict, colours, title=name)
     if request.csv is not None:
         with replacing(request.csv) as staged, staged.open("w", newline="", encoding="utf-8") as file:
-            _write_rows(file, verdicts)
+            _write_rows(file, found.verdicts)
     return ClassifySummary(
         name=settings.name,
         index=place,
         types=namer.types,
         labelled_regions=namer.regions,
-        images=tuple(verdicts),
-        skipped=tuple(skipped),
+        images=tuple(found.verdicts),
+        skipped=tuple(found.skipped),
         caveats=tuple(namer.caveats),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What has been said so far."""
+
+    verdicts: list[PictureVerdict]
+    skipped: list[SkippedImage]
+
+
+def _judged(
+    paths: Sequence[Path], inspector: Inspector, namer: Namer, found: _Found, reporter: Reporter
+) -> Iterator[tuple[str, np.ndarray, PictureVerdict]]:
+    """A name that no other picture has, the picture and its verdict, one after another."""
+    with reporter.stage("Judging the pictures", len(paths)) as advance:
+        for name, (path, picture) in zip(distinct_names(paths), inspector.pictures(paths), strict=True):
+            if isinstance(picture, DataError):
+                if inspector.stops_on_error:
+                    raise picture
+                found.skipped.append(SkippedImage(str(path), str(picture)))
+                reporter.warn(f"skipped {picture}")
+            else:
+                verdict = namer.verdict(str(path), inspector.inspect(picture), inspector.threshold)
+                found.verdicts.append(verdict)
+                yield name, picture, verdict
+            advance(1)
 
 
 def said_of(region: RegionVerdict) -> str:

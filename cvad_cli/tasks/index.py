@@ -19,6 +19,7 @@ from cvad_cli.assembly.defect_index import (
     content_hash,
     index_name,
     metadata_for,
+    open_index,
     require_fitting,
     require_index,
     said,
@@ -26,7 +27,6 @@ from cvad_cli.assembly.defect_index import (
 )
 from cvad_cli.assembly.inspecting import Inspector
 from cvad_cli.assembly.pictures import open_dataset
-from cvad_cli.assembly.stores import open_store
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
 from cvad_cli.ports import DefectStore, Reporter
@@ -106,7 +106,7 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
     chosen = _draw(defects, request)
     labeller = Labeller.of(inspector, dataset.name, request.labelled_by)
     place = index_name(settings)
-    with open_store(settings) as store:
+    with open_index(settings) as store:
         info = store.info()
         if info is not None and request.rebuild:
             store.drop()
@@ -152,7 +152,7 @@ class _Run:
                     raise picture
                 found = self._describe(record, picture)
             except DataError as error:
-                if self._data.on_error == "stop":
+                if self._inspector.stops_on_error:
                     raise
                 self.skipped.append(SkippedImage(record.key, str(error)))
                 continue
@@ -165,7 +165,7 @@ class _Run:
     def stale(self) -> list[str]:
         """Ids of regions that were indexed from the same pictures and are no longer found there."""
         again = {record.key for record in self.done}
-        return [key for key, held in self._before.items() if held["source"] in again and key not in self.found]
+        return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
 
     def _describe(self, record: ImageRecord, picture: np.ndarray) -> list[DefectPoint]:
         mask = None
@@ -181,7 +181,7 @@ def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> 
     """What the index of a config holds, with every region's payload if `entries`. Needs no trained bundle."""
     del reporter
     place = index_name(settings)
-    with open_store(settings) as store:
+    with open_index(settings) as store:
         info = require_index(store, place)
         points = list(store.scroll())
     labels = [(said(point, "defect_type"), said(point, "source")) for point in points]
@@ -207,7 +207,7 @@ def delete_type(settings: RunConfig, reporter: Reporter, *, defect_type: str) ->
     """Forget every region of a type. Raises StoreError, with the near names, where the index holds none."""
     del reporter
     place = index_name(settings)
-    with open_store(settings) as store:
+    with open_index(settings) as store:
         require_index(store, place)
         removed = store.delete(where={"defect_type": defect_type})
         if not removed:
@@ -222,7 +222,7 @@ def export_index_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> T
     """Write the whole index to one file, which any cvad with the same bundle can import."""
     del reporter
     place = index_name(settings)
-    with open_store(settings) as store:
+    with open_index(settings) as store:
         require_index(store, place)
         return TransferSummary(place, path, "exported", export_index(store, path), store.count())
 
@@ -230,7 +230,7 @@ def export_index_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> T
 def import_index_from(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
     """Add what another index exported. Raises StoreError where it is damaged or of another bundle."""
     del reporter
-    with open_store(settings) as store:
+    with open_index(settings) as store:
         return TransferSummary(index_name(settings), path, "imported", import_index(store, path), store.count())
 
 
