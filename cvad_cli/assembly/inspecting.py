@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import numpy as np
 
@@ -13,14 +13,17 @@ from cvad_cli.adapters.images import read_image, resize_image, resize_map
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.describing import Describer, open_describer
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
-from cvad_cli.config.schema import RunConfig
+from cvad_cli.config.schema import SMALLEST_MAP_PX, RunConfig
 from cvad_cli.core.descriptors import query_vector
 from cvad_cli.core.regions import Region, RegionRule, find_regions
 from cvad_cli.errors import ConfigError, DataError
 from cvad_cli.records import Calibration
 
-READ_AHEAD = 4
+READ_AHEAD: Final = 4
 """Pictures at their own size that wait for the network."""
+
+MAIN_SHARE: Final = 0.5
+"""Of the largest region's mass: what a region needs to be labelled with its picture where there is no mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Inspector:
         self.describer = describer
         self.rule = region_rule(settings, opened.calibration)
         self._data = settings.data
+        self._least_area = settings.classify.min_area_px
 
     @classmethod
     def open(cls, settings: RunConfig, device: str) -> Inspector:
@@ -88,10 +92,15 @@ class Inspector:
         rejected = prediction.score > self.threshold
         regions: tuple[Region, ...] = ()
         if rejected or always:
-            size = (picture.shape[0], picture.shape[1])
-            regions = find_regions(prediction.anomaly_map, size, self.rule, rejected=True)
+            regions = self._regions(prediction.anomaly_map, (picture.shape[0], picture.shape[1]))
         vectors = self.describe(picture, regions)
         return Inspection(prediction.score, rejected, regions, vectors, picture, prediction.anomaly_map)
+
+    def _regions(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[Region, ...]:
+        rule = self.rule
+        if self._least_area is None:
+            rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
+        return find_regions(anomaly_map, size, rule, rejected=True)
 
     def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         """float32 (n, d), length 1: what a region is indexed and searched by."""
@@ -119,7 +128,9 @@ class Inspector:
         there = resize_map(mask.astype(np.float32), (values.shape[0], values.shape[1]))
         size = (inspection.picture.shape[0], inspection.picture.shape[1])
         # Any share of a map pixel counts: a scratch must not fall through the map's grid.
-        regions = find_regions(there, size, replace(self.rule, seed=0.0, grow=None), rejected=True)
+        regions = find_regions(
+            there, size, replace(self.rule, seed=0.0, grow=None, min_area_px=0.0, min_area_mm2=0.0), rejected=True
+        )
         return tuple(
             replace(
                 region,
@@ -129,10 +140,6 @@ class Inspector:
             )
             for region in regions
         )
-
-
-MAIN_SHARE = 0.5
-"""Of the largest region's mass: what a region needs to be labelled with its picture where there is no mask."""
 
 
 def overlaps(region: Region, mask: np.ndarray) -> bool:
@@ -155,7 +162,7 @@ def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:
         seed=seed,
         grow=seed - (1 - config.hysteresis) * abs(seed),
         bridge_px=config.bridge_px,
-        min_area_px=config.min_area_px,
+        min_area_px=config.min_area_px or 0.0,
         min_area_mm2=config.min_area_mm2,
         pixel_size_mm=settings.data.pixel_size_mm,
         most=config.max_regions,

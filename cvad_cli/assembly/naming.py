@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import final
 
 import numpy as np
 
 from cvad_cli.assembly.defect_index import said
 from cvad_cli.assembly.inspecting import Inspection
+from cvad_cli.assembly.pictures import dataset_home
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
 from cvad_cli.core.voting import LabelledRegions, TypeClassifier, Verdicts, vote
@@ -31,7 +32,7 @@ class Namer:
         self.types, labelled = labelled_regions(points)
         self._classifier = TypeClassifier.learn(labelled)
         self._store = store
-        self._root = Path(settings.data.root).expanduser()
+        self._home = dataset_home(settings.data)
         self._config = settings.classify
         self.pictures = len(np.unique(labelled.pictures))
         self.regions = len(points)
@@ -104,16 +105,16 @@ class Namer:
                 defect_type=said(match, "defect_type"),
                 similarity=match.similarity,
                 source=said(match, "source"),
-                path=self._below_root(said(match, "source")),
+                path=self._below_home(said(match, "source")),
                 box=tuple(int(edge) for edge in match.payload.get("box", ())),
             )
             for match in matches
         )
 
-    def _below_root(self, source: str) -> str | None:
+    def _below_home(self, source: str) -> str | None:
         """Where a neighbour's picture should lie; None for a name, of an imported index, that leads elsewhere."""
         inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
-        return str(self._root / source) if inside else None
+        return str(self._home / source) if inside else None
 
 
 def _can_hold_out(labelled: LabelledRegions) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,20 +59,25 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
     """A row for each region of each rejected picture, then the counts."""
     table = _table(
         f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions",
-        *("picture", "verdict", "defect", "confidence", "box", "nearest labelled"),
+        *("picture", "verdict", "defect", "confidence", "nearest labelled"),
     )
-    for image in summary.images[:MOST_ROWS]:
+    shown = summary.images[:MOST_ROWS]
+    common = os.path.commonpath([Path(image.image).parent for image in shown]) if shown else ""
+    for image in shown:
+        name = str(Path(image.image).relative_to(common))
         verdict = "rejected" if image.rejected else "passed"
         for number, region in enumerate(image.regions):
-            first = (image.image, f"{verdict}: {image.defect_type}") if number == 0 else ("", "")
+            first = (name, f"{verdict}: {image.defect_type}") if number == 0 else ("", "")
             nearest = region.neighbours[0] if region.neighbours else None
             near = f"{nearest.source} ({nearest.similarity:.2f})" if nearest else "-"
             known = region.defect_type == region.likeliest
             sure = f"{region.confidence:.2f}" if known else f"p = {region.p_value:.2f}"
-            table.add_row(*first, region.defect_type, sure, ", ".join(map(str, region.box)), near)
+            table.add_row(*first, region.defect_type, sure, near)
         if not image.regions:
-            table.add_row(image.image, verdict, "-", "-", "-", "-")
+            table.add_row(name, verdict, "", "", "")
     _print(table)
+    if common not in {"", "."}:
+        _print(f"pictures below {common}")
     if len(summary.images) > MOST_ROWS:
         _print(f"and {len(summary.images) - MOST_ROWS} more: --csv, --json and --jsonl hold them all")
     counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
@@ -88,7 +94,8 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in {"pictures", "regions", "confidence"} else "left")
+        right = heading in {"pictures", "regions", "confidence"}
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
 
 

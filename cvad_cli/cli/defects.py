@@ -74,18 +74,20 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     run_each(config, options, task, show)
 
 
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a region.")]
+Overlays = Annotated[
+    Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its defects marked.")
+]
+
+
 def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB...", help="Pictures, folders of them, or patterns.")
     ],
     config: ConfigFile,
     set_: Overrides = [],  # noqa: B006
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a table with a row for each region.")
-    ] = None,
-    overlays: Annotated[
-        Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its defects marked.")
-    ] = None,
+    csv: Table = None,
+    overlays: Overlays = None,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="Exit with status 1 where a picture is rejected.")
     ] = False,

@@ -196,9 +196,16 @@ class QdrantConfig:
             _require(self, key, value is None or value >= 1, "a whole number from 1")
 
 
+SMALLEST_MAP_PX: Final = 16
+"""A quarter of a cell of PatchCore's grid: less is where a map just touches its threshold."""
+
+
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """How defect regions are found, described and named."""
+    """How defect regions are found, described and named.
+
+    `min_area_px` left null means what `SMALLEST_MAP_PX` pixels of the anomaly map cover in the picture.
+    """
 
     backbone: str | None = None
     neighbors: int = 5
@@ -206,7 +213,7 @@ class ClassifyConfig:
     max_regions: int = 4
     hysteresis: float = 1.0
     bridge_px: int = 8
-    min_area_px: float = 0.0
+    min_area_px: float | None = None
     min_area_mm2: float = 0.0
 
     def __post_init__(self) -> None:
@@ -215,7 +222,7 @@ class ClassifyConfig:
         _require(self, "max_regions", self.max_regions >= 1, "a whole number from 1")
         _require(self, "hysteresis", 0 < self.hysteresis <= 1, "a share of the map's threshold above 0 and at most 1")
         for key in ("bridge_px", "min_area_px", "min_area_mm2"):
-            _require(self, key, getattr(self, key) >= 0, "a number from 0")
+            _require(self, key, (getattr(self, key) or 0) >= 0, "a number from 0")
 
 
 @dataclass(frozen=True)

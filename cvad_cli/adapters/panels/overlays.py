@@ -78,7 +78,7 @@ def _outline(canvas: Pixels, mark: Mark, scale: float) -> None:
     top, left, bottom, right = _frame(mark, scale, canvas.shape[:2])
     for colour, seam in (((0, 0, 0), 2), (mark.colour, 0)):
         cv2.polylines(canvas, loops, isClosed=True, color=colour, thickness=2 + seam, lineType=cv2.LINE_AA)
-        cv2.rectangle(canvas, (left, top), (right, bottom), colour, 1 + seam)
+        cv2.rectangle(canvas, (left, top), (right, bottom), colour, 2 + seam)
 
 
 def _frame(mark: Mark, scale: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
