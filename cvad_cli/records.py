@@ -14,6 +14,9 @@ import numpy as np
 GOOD: Final = "good"
 """The defect type of a part without a defect: MVTec AD's own folder name."""
 
+UNKNOWN: Final = "unknown"
+"""What a region is called that is like no labelled one. No type may have this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -199,3 +202,55 @@ class IndexInfo:
     points: int
     metadata: Mapping[str, Any]
     """What its maker wrote down: the descriptor's version and the bundle's fingerprint, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A labelled region near the one that is being named."""
+
+    defect_type: str
+    similarity: float
+    """Cosine, from -1 to 1."""
+    source: str
+    """Its picture, relative to the data set's root."""
+    path: str | None
+    """The same below this config's root; None where the name leads out of it."""
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionVerdict:
+    """One region of a rejected part and its name. Places are (row, column) in pixels of the original picture."""
+
+    defect_type: str
+    """A labelled type, or `UNKNOWN`."""
+    likeliest: str
+    """The likeliest of the labelled types, also where it is unknown."""
+    confidence: float
+    """Of `likeliest`, were the region of a labelled type."""
+    p_value: float
+    """How often a region of a labelled type is as strange as this: unknown at `classify.unknown_rate` or less."""
+    confidences: Mapping[str, float]
+    neighbours: tuple[Neighbour, ...]
+    box: tuple[int, int, int, int]
+    """(top, left, bottom, right), bottom and right exclusive."""
+    contours: tuple[tuple[tuple[float, float], ...], ...]
+    area_px: float
+    area_mm2: float | None
+    peak: float
+    mean_score: float
+    mass: float
+
+
+@dataclass(frozen=True, slots=True)
+class PictureVerdict:
+    """What `cvad classify` says of one picture."""
+
+    image: str
+    score: float
+    threshold: float
+    rejected: bool
+    defect_type: str | None
+    """The vote of its regions, each weighing its mass; None for a part that passes."""
+    confidence: float | None
+    regions: tuple[RegionVerdict, ...]

@@ -1,4 +1,4 @@
-"""Curves and histograms of a test run as PNG files, by matplotlib.
+"""Curves, histograms and tables of a test run as PNG files, by matplotlib.
 
 Its object interface is used throughout: no pyplot, no global state. Backgrounds are opaque white; colours are those of
 Okabe and Ito (2008), which people with any common colour blindness tell apart.
@@ -10,7 +10,7 @@ import functools
 import io
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ BLUE: Final = "#0072B2"
 VERMILLION: Final = "#D55E00"
 GREY: Final = "#6E6E6E"
 INK: Final = "#222222"
+MOST_TYPES: Final = 40  # in a confusion matrix; its cells become too small to be read
 MAX_ROWS: Final = 16  # types drawn apart in a histogram; the rarest beyond share one row
 BINS: Final = 48
 
@@ -119,6 +120,62 @@ def score_histogram(
     _save(path, figure)
 
 
+def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, title: str) -> None:
+    """How many pictures of each true type (rows) were given each name (columns), shaded by the share of the row.
+
+    table: int (C, C), C = len(names). With more than `MOST_TYPES` types the first of them are drawn.
+    """
+    shown = min(len(names), MOST_TYPES)
+    counts = table[:shown, :shown]
+    labels = [_short(name) for name in names[:shown]]
+    side = 2.6 + 0.62 * shown
+    figure = _figure(max(side, 5.0), max(side, 4.2))
+    axes = figure.subplots()
+    shares = counts / np.maximum(table[:shown].sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            colour = "white" if shares[row, column] > 0.6 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=12, color=colour)
+    places = np.arange(shown)
+    axes.set_xticks(places, labels, rotation=35, ha="right", rotation_mode="anchor", **_text(11))
+    axes.set_yticks(
+        places, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **_text(11)
+    )
+    axes.set_xlabel("named", **_text(12))
+    axes.set_ylabel("true type (pictures)", **_text(12))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    right = np.trace(table) / max(table.sum(), 1)
+    figure.suptitle(f"{title}\n{right:.1%} of {table.sum()} named rightly", **_text(13))
+    _save(path, figure)
+
+
+def reliability_chart(path: Path, measured: Mapping[str, Any], *, title: str) -> None:
+    """Accuracy against confidence, a bar a bin, from `{expected_calibration_error, bins: [...]}`."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(6.0, 5.6)
+    axes = figure.subplots()
+    for row in measured["bins"]:
+        middle = (row["from"] + row["to"]) / 2
+        axes.bar(middle, row["accuracy"], width=0.088, color=BLUE, alpha=0.85)
+        axes.plot([row["from"], row["to"]], [row["confidence"]] * 2, color=VERMILLION, linewidth=2.5)
+        axes.annotate(str(row["pictures"]), (middle, row["accuracy"] + 0.015), ha="center", **_text(10))
+    axes.plot([], [], color=VERMILLION, linewidth=2.5, label="mean confidence")
+    axes.bar([0], [0], color=BLUE, alpha=0.85, label="share named rightly (pictures above)")
+    axes.set(xlim=(0, 1), ylim=(0, 1.08))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("confidence", **_text(12))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.suptitle(f"{title}\nexpected calibration error {measured['expected_calibration_error']:.3f}", **_text(12))
+    figure.legend(loc="outside lower center", fontsize=11, frameon=False, labelcolor=INK, ncols=2)
+    _save(path, figure)
+
+
 def _both_classes(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     values, labels = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=np.bool_)
     if values.ndim != 1 or values.shape != labels.shape or not (labels.any() and not labels.all()):
@@ -206,6 +263,10 @@ def _histogram_row(
     axes.annotate(beside, (1.01, 0.5), xycoords="axes fraction", va="center", **_text(11))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("#BBBBBB")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:21]}…"
 
 
 def _title_size(title: str, figure: Figure) -> int:

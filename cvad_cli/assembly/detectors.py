@@ -31,6 +31,7 @@ class OpenBundle:
     bundle: Bundle
     detector: Detector
     calibration: Calibration
+    device: str
 
 
 def bundle_folder(settings: RunConfig) -> Path:
@@ -52,7 +53,7 @@ def open_detector(settings: RunConfig, device: str) -> OpenBundle:
         detector = _BUILDERS.get(bundle.manifest["model"]["kind"], _open_generic)(bundle, device)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
-    return OpenBundle(bundle, detector, calibration)
+    return OpenBundle(bundle, detector, calibration, device)
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:

@@ -30,6 +30,13 @@ def open_dataset(data: DataConfig) -> Dataset:
     return load_folders(root, layout, name=data.category or root.resolve().name)
 
 
+def dataset_home(data: DataConfig) -> Path:
+    """The folder that the keys of the config's pictures are relative to, whether or not it is there."""
+    root = Path(data.root).expanduser()
+    below = root / (data.category or "")
+    return below if data.format == "mvtec" and below.is_dir() else root
+
+
 class PictureStream:
     """Pictures of some records, decoded in threads ahead of the network, in the records' order.
 

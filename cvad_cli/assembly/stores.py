@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from cvad_cli.adapters.qdrant.calls import Caller
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
@@ -10,12 +11,16 @@ from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connec
 from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.ports import DefectStore
 
+DEFAULT_COLLECTION: Final = "defects"
+"""Where no run gives the index its name."""
+
 
 def open_store(settings: QdrantConfig) -> DefectStore:
     """The store that the `qdrant` section names; close it, or use it in a `with`. Nothing is read or sent yet."""
+    collection = settings.collection or DEFAULT_COLLECTION
     if settings.url is None:
         root = Path(settings.path).expanduser()
-        return EmbeddedStore(root, settings.collection, batch_size=settings.batch_size, on_disk=settings.on_disk)
+        return EmbeddedStore(root, collection, batch_size=settings.batch_size, on_disk=settings.on_disk)
     client = connect(
         settings.url, api_key=settings.api_key, prefer_grpc=settings.prefer_grpc, timeout_s=settings.timeout_s
     )
@@ -25,5 +30,5 @@ def open_store(settings: QdrantConfig) -> DefectStore:
         on_disk=settings.on_disk,
         quantization=settings.quantization,
     )
-    call = Caller(f"{settings.url}: {settings.collection}", retries=settings.retries, api_key=settings.api_key)
-    return ServerStore(client, settings.collection, call=call, knobs=knobs, batch_size=settings.batch_size)
+    call = Caller(f"{settings.url}: {collection}", retries=settings.retries, api_key=settings.api_key)
+    return ServerStore(client, collection, call=call, knobs=knobs, batch_size=settings.batch_size)

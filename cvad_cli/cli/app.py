@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from cvad_cli import __version__
-from cvad_cli.cli.root import RootGroup, remember_debug
+from cvad_cli.cli import defects
+from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.root import RootGroup
 from cvad_cli.cli.runs import Options, run_each
 
 EXIT_STATUSES = """
@@ -28,18 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Configs = Annotated[
-    list[Path], typer.Option("--config", "-c", metavar="FILE", help="A YAML config. May be given several times.")
-]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as in model.coreset_ratio=0.1.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps or xpu; over the config.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; warnings and errors only.")]
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=remember_debug, help="Show tracebacks and the libraries' own messages.")
-]
 Folders = Annotated[
     list[Path], typer.Option("--images", metavar="DIR", help="A folder of pictures. May be given several times.")
 ]
@@ -92,10 +82,13 @@ def train(
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
     device: Device = None,
+    classification: Annotated[
+        bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -104,9 +97,11 @@ def evaluate(
     from cvad_cli.cli.render import show_evaluation
 
     def task() -> Callable[..., Any]:
+        from functools import partial
+
         from cvad_cli.tasks.evaluate import evaluate
 
-        return evaluate
+        return partial(evaluate, classification=classification)
 
     run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_evaluation)
 
@@ -197,6 +192,10 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
         held_out_images=held_out_images,
         restart=not resume,
     )
+
+
+app.command()(defects.index)
+app.command()(defects.classify)
 
 
 def main() -> None:

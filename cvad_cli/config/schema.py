@@ -159,11 +159,14 @@ HIDDEN: Final = "***"
 
 @dataclass(frozen=True)
 class QdrantConfig:
-    """Where the defect index is: a folder, or a server where `url` is set; and how a server's collection is built."""
+    """Where the defect index is: a folder, or a server where `url` is set; and how a server's collection is built.
+
+    `collection` left null means the run's name: an index belongs to one trained bundle.
+    """
 
     url: str | None = None
     path: str = "runs/index"
-    collection: str = "defects"
+    collection: str | None = None
     api_key: str | None = field(default=None, repr=False)
     prefer_grpc: bool = False
     timeout_s: int = 30
@@ -177,7 +180,8 @@ class QdrantConfig:
     def __post_init__(self) -> None:
         import re
 
-        _require(self, "collection", re.fullmatch(RUN_NAME, self.collection) is not None, "letters, digits, . _ -")
+        plain = self.collection is None or re.fullmatch(RUN_NAME, self.collection) is not None
+        _require(self, "collection", plain, "letters, digits, . _ -, or null for the run's name")
         if self.url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", self.url):
             # The value may hold a password, so the message does not show it.
             expected = "http(s)://host[:port][/prefix], without user or password (qdrant.api_key is for that)"
@@ -190,6 +194,35 @@ class QdrantConfig:
         for key in ("timeout_s", "batch_size", "shard_number", "replication_factor"):
             value = getattr(self, key)
             _require(self, key, value is None or value >= 1, "a whole number from 1")
+
+
+SMALLEST_MAP_PX: Final = 16
+"""A quarter of a cell of PatchCore's grid: less is where a map just touches its threshold."""
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """How defect regions are found, described and named.
+
+    `min_area_px` left null means what `SMALLEST_MAP_PX` pixels of the anomaly map cover in the picture.
+    """
+
+    backbone: str | None = None
+    neighbors: int = 5
+    unknown_rate: float = 0.1
+    max_regions: int = 4
+    hysteresis: float = 1.0
+    bridge_px: int = 8
+    min_area_px: float | None = None
+    min_area_mm2: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self, "neighbors", self.neighbors >= 1, "a whole number from 1")
+        _require(self, "unknown_rate", 0 < self.unknown_rate < 1, "a share between 0 and 1")
+        _require(self, "max_regions", self.max_regions >= 1, "a whole number from 1")
+        _require(self, "hysteresis", 0 < self.hysteresis <= 1, "a share of the map's threshold above 0 and at most 1")
+        for key in ("bridge_px", "min_area_px", "min_area_mm2"):
+            _require(self, key, (getattr(self, key) or 0) >= 0, "a number from 0")
 
 
 @dataclass(frozen=True)
@@ -213,6 +246,7 @@ class RunConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     qdrant: QdrantConfig = field(default_factory=QdrantConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 

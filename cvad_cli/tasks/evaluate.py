@@ -22,6 +22,7 @@ from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_m
 from cvad_cli.adapters.panels import anomaly_panel
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
@@ -42,8 +43,10 @@ class _Scored:
     pixels: PixelScores = field(default_factory=PixelScores)
 
 
-def evaluate(settings: RunConfig, reporter: Reporter) -> EvaluationSummary:
+def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = False) -> EvaluationSummary:
     """Judge the test images with the trained bundle; write metrics.json, per_image.csv, curves and pictures.
+
+    `classification`: also measure how well the types of the defects are named, each after the others.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
     the new one is whole. Raises the CvadError that names what to mend.
@@ -65,6 +68,8 @@ def evaluate(settings: RunConfig, reporter: Reporter) -> EvaluationSummary:
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(stream.skipped)
         metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
+        if classification:
+            metrics["classification"] = measure_naming(settings, opened, scored.records, staged, reporter)
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)

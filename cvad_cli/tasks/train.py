@@ -11,6 +11,7 @@ from cvad_cli.adapters.bundles import write_bundle
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.assembly.calibrating import calibrate
+from cvad_cli.assembly.describing import fit_describer
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.efficient_ad import fit_efficient_ad
 from cvad_cli.assembly.generic import fit_generic
@@ -21,7 +22,7 @@ from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Dataset, FittedModel, TrainSummary
+from cvad_cli.records import FittedModel, ImageRecord, TrainSummary
 
 FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
@@ -47,16 +48,21 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
         reporter.warn(f"skipped {image.key}: {image.reason}")
     if calibration.caveat is not None:
         reporter.warn(calibration.caveat)
+    skipped = {image.key for image in fitted.skipped}
+    good = [record for record in dataset.train if record.key not in skipped]
+    describer = fit_describer(settings, good, device, reporter)
+    details = {**fitted.details, "describer": None if describer is None else describer.summary}
     contents = {
         "name": settings.name,
         "model": {"kind": fitted.kind, "weights": fitted.weights, **fitted.description},
         "preprocessing": {"image_size": settings.data.image_size, "colour": "RGB"},
         "calibration": dataclasses.asdict(calibration),
-        "data": _provenance(dataset, fitted),
-        "training": dict(fitted.details),
+        "data": _provenance(dataset.name, good, fitted),
+        "training": details,
         "settings": to_plain(settings),
     }
-    bundle = write_bundle(bundle_folder(settings), contents, fitted.writers)
+    writers = {**fitted.writers, **({} if describer is None else describer.writers)}
+    bundle = write_bundle(bundle_folder(settings), contents, writers)
     if fitted.scratch is not None:
         shutil.rmtree(fitted.scratch, ignore_errors=True)
     return TrainSummary(
@@ -68,15 +74,14 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
         calibration=calibration,
         weights=fitted.weights,
         seconds=time.perf_counter() - started,
-        details=fitted.details,
+        details=details,
     )
 
 
-def _provenance(dataset: Dataset, fitted: FittedModel) -> dict[str, object]:
-    skipped = {image.key for image in fitted.skipped}
+def _provenance(name: str, good: list[ImageRecord], fitted: FittedModel) -> dict[str, object]:
     return {
-        "name": dataset.name,
+        "name": name,
         "train_images": fitted.used,
-        "fingerprint": fingerprint([record for record in dataset.train if record.key not in skipped]),
+        "fingerprint": fingerprint(good),
         "skipped": [dataclasses.asdict(image) for image in fitted.skipped],
     }

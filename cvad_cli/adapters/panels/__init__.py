@@ -6,17 +6,13 @@ several times as long for one. The background is opaque white.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvad_cli.files import replacing
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, write_png, written
 
 TILE_PX: Final = 360  # longer side of a picture
 LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
@@ -25,15 +21,6 @@ CONTOUR_RGB: Final = (0, 255, 255)  # cyan on a dark seam: seen on any part, and
 _GAP_PX: Final = 16
 _CAPTION_PX: Final = 26
 _BAR_PX: Final = 92  # colour bar and its numbers
-_INK: Final = (34, 34, 34)
-
-# matplotlib's own font first; then, for titles with Chinese, Japanese or Korean letters, one that has them
-_WIDE_FONTS: Final = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans")
-_FIRST_WIDE_LETTER: Final = "\u2e80"
-
-Pixels = NDArray[np.uint8]
-Text = tuple[int, int, str, int]
-"""Left edge and vertical middle in pixels, what to write, and its size in pixels."""
 
 
 def anomaly_panel(
@@ -68,7 +55,7 @@ def anomaly_panel(
     _check_panel(image, anomaly_map, mask)
     width, height = _tile_size(image.shape[1], image.shape[0])
     shrinks = width < image.shape[1]
-    part = _uint8(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC))
+    part = as_pixels(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC))
     scores = np.asarray(cv2.resize(anomaly_map.astype(np.float32), (width, height)), dtype=np.float32)
     above = scores > threshold
     cells = [
@@ -77,7 +64,7 @@ def anomaly_panel(
         _truth_cell(mask, width, height),
         _cell(f"above the threshold: {above.mean():.1%}" if above.any() else "nothing above", _outlined(part, above)),
     ]
-    _write(path, _sheet(title, cells, stacked=width > 2 * height))
+    write_png(path, _sheet(title, cells, stacked=width > 2 * height))
 
 
 def _check_panel(image: Pixels, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
@@ -114,7 +101,7 @@ def _tinted(levels: Pixels, part: Pixels) -> Pixels:
 
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     gray = cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return _uint8(cv2.addWeighted(colours, 0.7, gray, 0.3, 0))
+    return as_pixels(cv2.addWeighted(colours, 0.7, gray, 0.3, 0))
 
 
 def _colour_bar(scores: NDArray[np.float32], threshold: float, height: int) -> Pixels:
@@ -132,7 +119,7 @@ def _colour_bar(scores: NDArray[np.float32], threshold: float, height: int) -> P
         inside = int(np.clip(at, 17, height - 18))
         marks = [(row, text) for row, text in marks if abs(row - inside) > 28]
         marks.append((inside, f"{threshold:.3g}\nthreshold"))
-    return _written(bar, [(26, row, text, 13) for row, text in marks])
+    return written(bar, [(26, row, text, 13) for row, text in marks])
 
 
 def _truth_cell(mask: NDArray[np.bool_] | None, width: int, height: int) -> Pixels:
@@ -142,7 +129,7 @@ def _truth_cell(mask: NDArray[np.bool_] | None, width: int, height: int) -> Pixe
         return _cell("ground truth: no mask", np.full((height, width, 3), 225, dtype=np.uint8))
     plane = cv2.resize(mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_NEAREST)
     caption = "ground truth" if mask.any() else "ground truth: no defect"
-    return _cell(caption, _uint8(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB)))
+    return _cell(caption, as_pixels(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB)))
 
 
 def _outlined(part: Pixels, above: NDArray[np.bool_]) -> Pixels:
@@ -152,16 +139,16 @@ def _outlined(part: Pixels, above: NDArray[np.bool_]) -> Pixels:
     drawn = part.copy()
     cv2.drawContours(drawn, contours, -1, (0, 0, 0), 5, cv2.LINE_AA)
     cv2.drawContours(drawn, contours, -1, CONTOUR_RGB, 2, cv2.LINE_AA)
-    return _uint8(drawn)
+    return as_pixels(drawn)
 
 
 def _cell(caption: str, tile: Pixels, beside: Pixels | None = None) -> Pixels:
     """A tile under its caption, at least as wide as the caption."""
     picture = tile if beside is None else np.hstack([tile, beside])
     height, width = picture.shape[:2]
-    cell = _blank(height + _CAPTION_PX, max(width, _length(caption, 16)))
+    cell = blank(height + _CAPTION_PX, max(width, length(caption, 16)))
     cell[_CAPTION_PX:, :width] = picture
-    return _written(cell, [(0, _CAPTION_PX // 2 - 2, caption, 16)])
+    return written(cell, [(0, _CAPTION_PX // 2 - 2, caption, 16)])
 
 
 def _sheet(title: str, cells: list[Pixels], *, stacked: bool) -> Pixels:
@@ -169,57 +156,9 @@ def _sheet(title: str, cells: list[Pixels], *, stacked: bool) -> Pixels:
     heights, widths = zip(*(cell.shape[:2] for cell in cells), strict=True)
     gaps, top = _GAP_PX * (len(cells) - 1), _GAP_PX + _CAPTION_PX + 4
     inner = (sum(heights) + gaps, max(widths)) if stacked else (max(heights), sum(widths) + gaps)
-    sheet = _blank(top + inner[0] + _GAP_PX, max(inner[1], min(_length(title, 18), LONG_TILE_PX)) + 2 * _GAP_PX)
+    sheet = blank(top + inner[0] + _GAP_PX, max(inner[1], min(length(title, 18), LONG_TILE_PX)) + 2 * _GAP_PX)
     row, column = top, _GAP_PX
     for cell, height, width in zip(cells, heights, widths, strict=True):
         sheet[row : row + height, column : column + width] = cell
         row, column = (row + height + _GAP_PX, column) if stacked else (row, column + width + _GAP_PX)
-    return _written(sheet, [(_GAP_PX, _GAP_PX + 9, title, 18)])
-
-
-def _blank(height: int, width: int) -> Pixels:
-    return np.full((height, width, 3), 255, dtype=np.uint8)
-
-
-def _written(pixels: Pixels, texts: list[Text]) -> Pixels:
-    from PIL import Image, ImageDraw
-
-    page = Image.fromarray(pixels)
-    pen = ImageDraw.Draw(page)
-    for left, middle, text, size in texts:
-        pen.text((left, middle), text, fill=_INK, font=_font(size, _is_wide(text)), anchor="lm", spacing=1)
-    return np.array(page)
-
-
-def _length(text: str, size: int) -> int:
-    return int(_font(size, _is_wide(text)).getlength(text)) + 2
-
-
-def _is_wide(text: str) -> bool:
-    return any(letter >= _FIRST_WIDE_LETTER for letter in text)
-
-
-@functools.cache
-def _font(size: int, wide: bool) -> FreeTypeFont:
-    import matplotlib as mpl
-    from PIL import ImageFont
-
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    if wide:
-        from matplotlib.font_manager import fontManager
-
-        path = next((Path(font.fname) for font in fontManager.ttflist if font.name in _WIDE_FONTS), path)
-    return ImageFont.truetype(str(path), size)
-
-
-def _uint8(pixels: object) -> Pixels:
-    """OpenCV's arrays have no type; this says what they are."""
-    return np.asarray(pixels, dtype=np.uint8)
-
-
-def _write(path: Path, pixels: Pixels) -> None:
-    import cv2
-
-    _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    with replacing(path) as staged:
-        staged.write_bytes(png.tobytes())
+    return written(sheet, [(_GAP_PX, _GAP_PX + 9, title, 18)])

@@ -1,0 +1,169 @@
+"""One picture, inspected: the detector's verdict, the regions behind it, and a descriptor for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+
+from cvad_cli.adapters.images import read_image, resize_image, resize_map
+from cvad_cli.adapters.prefetch import prefetch
+from cvad_cli.assembly.describing import Describer, open_describer
+from cvad_cli.assembly.detectors import OpenBundle, open_detector
+from cvad_cli.config.schema import SMALLEST_MAP_PX, RunConfig
+from cvad_cli.core.descriptors import query_vector
+from cvad_cli.core.regions import Region, RegionRule, find_regions
+from cvad_cli.errors import ConfigError, DataError
+from cvad_cli.records import Calibration
+
+READ_AHEAD: Final = 4
+"""Pictures at their own size that wait for the network."""
+
+MAIN_SHARE: Final = 0.5
+"""Of the largest region's mass: what a region needs to be labelled with its picture where there is no mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in one picture."""
+
+    score: float
+    rejected: bool
+    """The image score is above the calibrated threshold."""
+    regions: tuple[Region, ...]
+    """Most mass first; none in a part that passes, unless regions were asked for whatever the verdict."""
+    vectors: np.ndarray
+    """float32 (n, d), length 1: one descriptor a region, the mean of its eight orientations."""
+    picture: np.ndarray
+    """uint8 RGB (h, w, 3), at its own size."""
+    anomaly_map: np.ndarray
+
+
+@final
+class Inspector:
+    """The detector and the describer of one bundle, with the config's rule for regions."""
+
+    def __init__(self, opened: OpenBundle, describer: Describer, settings: RunConfig) -> None:
+        self.opened = opened
+        self.describer = describer
+        self.rule = region_rule(settings, opened.calibration)
+        self._data = settings.data
+        self._least_area = settings.classify.min_area_px
+
+    @classmethod
+    def open(cls, settings: RunConfig, device: str) -> Inspector:
+        """Open the bundle of a config. Raises BundleError where there is none, or none with a describer."""
+        opened = open_detector(settings, device)
+        return cls(opened, open_describer(opened.bundle, opened.device), settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """The bundle's: descriptors of different bundles must not be compared."""
+        return self.opened.bundle.fingerprint
+
+    @property
+    def threshold(self) -> float:
+        """A part is rejected when its score is above."""
+        return self.opened.calibration.threshold
+
+    @property
+    def stops_on_error(self) -> bool:
+        """Whether an unreadable picture ends the work, or is passed over and listed."""
+        return self._data.on_error == "stop"
+
+    def pictures(self, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+        """Pictures at their own size, read ahead, in order; an unreadable one comes as its error."""
+
+        def read(path: Path) -> np.ndarray | DataError:
+            try:
+                return read_image(path, max_megapixels=self._data.max_megapixels)
+            except DataError as error:
+                return error
+
+        yield from zip(paths, prefetch(paths, read, ahead=READ_AHEAD), strict=True)
+
+    def inspect(self, picture: np.ndarray, *, always: bool = False) -> Inspection:
+        """Judge a picture, uint8 RGB (h, w, 3), and describe its regions: where it is rejected, or `always`."""
+        rows, columns = self.opened.detector.image_size
+        (prediction,) = self.opened.detector.predict([resize_image(picture, (rows, columns))])
+        rejected = prediction.score > self.threshold
+        regions: tuple[Region, ...] = ()
+        if rejected or always:
+            regions = self._regions(prediction.anomaly_map, (picture.shape[0], picture.shape[1]))
+        vectors = self.describe(picture, regions)
+        return Inspection(prediction.score, rejected, regions, vectors, picture, prediction.anomaly_map)
+
+    def _regions(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[Region, ...]:
+        rule = self.rule
+        if self._least_area is None:
+            rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
+        return find_regions(anomaly_map, size, rule, rejected=True)
+
+    def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+        """float32 (n, d), length 1: what a region is indexed and searched by."""
+        return query_vector(self.describer.describe(picture, regions)).astype(np.float32)
+
+    def labelled(self, inspection: Inspection, mask: np.ndarray | None) -> tuple[tuple[Region, ...], np.ndarray]:
+        """The regions of a defective picture that its label is true of, and their vectors.
+
+        With a mask, bool (h, w) of any size: the regions that overlap it; where none does, the mask's own parts.
+        Without one, a region of little mass may be a chance find: those of at least `MAIN_SHARE` of the largest.
+        """
+        regions = inspection.regions
+        if mask is None or not mask.any():
+            kept = [n for n, region in enumerate(regions) if region.mass >= MAIN_SHARE * regions[0].mass]
+            return tuple(regions[n] for n in kept), inspection.vectors[kept]
+        kept = [n for n, region in enumerate(regions) if overlaps(region, mask)]
+        if kept:
+            return tuple(regions[n] for n in kept), inspection.vectors[kept]
+        drawn = self._drawn(inspection, mask)
+        return drawn, self.describe(inspection.picture, drawn)
+
+    def _drawn(self, inspection: Inspection, mask: np.ndarray) -> tuple[Region, ...]:
+        """The parts of a mask as regions, with the map's scores."""
+        values = inspection.anomaly_map
+        there = resize_map(mask.astype(np.float32), (values.shape[0], values.shape[1]))
+        size = (inspection.picture.shape[0], inspection.picture.shape[1])
+        # Any share of a map pixel counts: a scratch must not fall through the map's grid.
+        regions = find_regions(
+            there, size, replace(self.rule, seed=0.0, grow=None, min_area_px=0.0, min_area_mm2=0.0), rejected=True
+        )
+        return tuple(
+            replace(
+                region,
+                peak=float(values[region.mask].max()),
+                mean_score=float(values[region.mask].mean()),
+                mass=float(np.maximum(values[region.mask] - self.rule.floor, 0).sum()),
+            )
+            for region in regions
+        )
+
+
+def overlaps(region: Region, mask: np.ndarray) -> bool:
+    """Whether a region and a mask of any size, bool (h, w), share a part of the picture."""
+    rows, columns = (
+        np.minimum((np.arange(many) + 0.5) * few / many, few - 1).astype(int)
+        for many, few in zip(mask.shape, region.mask.shape, strict=True)
+    )
+    return bool((region.mask[np.ix_(rows, columns)] & mask).any())
+
+
+def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:
+    """The rule of the `classify` section, with the bundle's calibrated map threshold."""
+    config, seed = settings.classify, calibration.pixel_threshold
+    if config.min_area_mm2 > 0 and settings.data.pixel_size_mm is None:
+        raise ConfigError(
+            "classify.min_area_mm2: needs data.pixel_size_mm, the side of a pixel of the original picture"
+        )
+    return RegionRule(
+        seed=seed,
+        grow=seed - (1 - config.hysteresis) * abs(seed),
+        bridge_px=config.bridge_px,
+        min_area_px=config.min_area_px or 0.0,
+        min_area_mm2=config.min_area_mm2,
+        pixel_size_mm=settings.data.pixel_size_mm,
+        most=config.max_regions,
+    )

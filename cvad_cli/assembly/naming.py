@@ -1,0 +1,132 @@
+"""From inspected pictures to names: the labelled regions of an index, and what they say of new ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import final
+
+import numpy as np
+
+from cvad_cli.assembly.defect_index import said
+from cvad_cli.assembly.inspecting import Inspection
+from cvad_cli.assembly.pictures import dataset_home
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.regions import Region
+from cvad_cli.core.voting import LabelledRegions, TypeClassifier, Verdicts, vote
+from cvad_cli.errors import StoreError
+from cvad_cli.ports import DefectStore
+from cvad_cli.records import UNKNOWN, DefectPoint, Neighbour, PictureVerdict, RegionVerdict
+
+
+@final
+class Namer:
+    """Names regions after the labelled ones of an index."""
+
+    def __init__(self, store: DefectStore, settings: RunConfig, config: str) -> None:
+        """Read the whole index once. Raises StoreError where it holds nothing to name after."""
+        points = list(store.scroll())
+        if not points:
+            raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
+        self.types, labelled = labelled_regions(points)
+        self._classifier = TypeClassifier.learn(labelled)
+        self._store = store
+        self._home = dataset_home(settings.data)
+        self._config = settings.classify
+        self.pictures = len(np.unique(labelled.pictures))
+        self.regions = len(points)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What the labelled set cannot promise, in words."""
+        found = []
+        least = math.ceil(1 / self._config.unknown_rate) - 1
+        if self.regions < least:
+            found.append(
+                f"{self.regions} labelled regions are too few to call anything unknown at a rate of "
+                f"{self._config.unknown_rate:g}: label at least {least}, or raise classify.unknown_rate"
+            )
+        if not _can_hold_out(self._classifier.labelled):
+            found.append(
+                "confidences are not calibrated: no type has two labelled pictures, so that one could be held out"
+            )
+        return found
+
+    def verdict(self, image: str, inspection: Inspection, threshold: float) -> PictureVerdict:
+        """What is said of a picture: a name for each region, and for the picture the vote of its regions."""
+        regions: tuple[RegionVerdict, ...] = ()
+        name = confidence = None
+        if inspection.regions:
+            verdicts = self._classifier.judge(inspection.vectors.astype(np.float64))
+            unknown = verdicts.unknown(self._config.unknown_rate)
+            regions = tuple(
+                self._region(region, vector, verdicts, place, strange=bool(unknown[place]))
+                for place, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
+            )
+            name, confidence = self._vote(verdicts, unknown, np.array([region.mass for region in inspection.regions]))
+        return PictureVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
+
+    def _vote(self, verdicts: Verdicts, unknown: np.ndarray, masses: np.ndarray) -> tuple[str, float]:
+        """The picture's type: unknown where more than half of the mass is, else the vote of the known regions."""
+        strange = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
+        among = slice(None) if strange else ~unknown
+        confidences = vote(verdicts.confidences[among], masses[among])
+        likeliest = int(confidences.argmax())
+        return (UNKNOWN if strange else self.types[likeliest]), float(confidences[likeliest])
+
+    def _region(
+        self, region: Region, vector: np.ndarray, verdicts: Verdicts, place: int, *, strange: bool
+    ) -> RegionVerdict:
+        confidences = verdicts.confidences[place]
+        likeliest = self.types[int(confidences.argmax())]
+        return RegionVerdict(
+            defect_type=UNKNOWN if strange else likeliest,
+            likeliest=likeliest,
+            confidence=float(confidences.max()),
+            p_value=float(verdicts.p_values[place]),
+            confidences={name: float(value) for name, value in zip(self.types, confidences, strict=True)},
+            neighbours=self._neighbours(vector),
+            box=region.box,
+            contours=tuple(
+                tuple((round(float(y), 1), round(float(x), 1)) for y, x in loop) for loop in region.contours
+            ),
+            area_px=region.area_px,
+            area_mm2=region.area_mm2,
+            peak=region.peak,
+            mean_score=region.mean_score,
+            mass=region.mass,
+        )
+
+    def _neighbours(self, vector: np.ndarray) -> tuple[Neighbour, ...]:
+        matches = self._store.search(vector, limit=self._config.neighbors)
+        return tuple(
+            Neighbour(
+                defect_type=said(match, "defect_type"),
+                similarity=match.similarity,
+                source=said(match, "source"),
+                path=self._below_home(said(match, "source")),
+                box=tuple(int(edge) for edge in match.payload.get("box", ())),
+            )
+            for match in matches
+        )
+
+    def _below_home(self, source: str) -> str | None:
+        """Where a neighbour's picture should lie; None for a name, of an imported index, that leads elsewhere."""
+        inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
+        return str(self._home / source) if inside else None
+
+
+def _can_hold_out(labelled: LabelledRegions) -> bool:
+    """Whether some type has two pictures, so that one can be judged by the other."""
+    pairs = np.unique(np.stack([labelled.types, labelled.pictures]), axis=1)
+    return bool((np.bincount(pairs[0]) > 1).any())
+
+
+def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
+    """The names of the types, sorted, and the regions with numbers for names and pictures."""
+    types, numbers = np.unique([said(point, "defect_type") for point in points], return_inverse=True)
+    sources = [f"{said(point, 'category')}\0{said(point, 'source')}" for point in points]
+    _, pictures = np.unique(sources, return_inverse=True)
+    vectors = np.stack([point.vector for point in points]).astype(np.float64)
+    return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, pictures)

@@ -1,0 +1,171 @@
+"""`cvad evaluate --classification`: the labelled defects of a test set, described once and named in many trials."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cvad_cli.adapters.charts import confusion_chart, reliability_chart
+from cvad_cli.adapters.images import read_mask
+from cvad_cli.assembly.describing import open_describer
+from cvad_cli.assembly.detectors import OpenBundle
+from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.naming_trials import (
+    Outcome,
+    TrialSet,
+    few_shots,
+    joined,
+    leave_one_out,
+    open_set,
+    reliability,
+)
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.voting import LabelledRegions
+from cvad_cli.errors import DataError
+from cvad_cli.ports import Reporter
+from cvad_cli.records import ImageRecord
+
+SHOTS: Final = (1, 5, 10)
+REPEATS: Final = 10
+"""Draws of the shots, each from its own seed."""
+
+CONFUSION_CHART: Final = "confusion.png"
+RELIABILITY_CHART: Final = "reliability.png"
+
+
+def measure_naming(
+    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """What metrics.json holds under `classification`; two charts go to `folder`.
+
+    Uses the bundle alone, never the defect index. Raises BundleError where the bundle has no describer, DataError where
+    the test set has no defective picture that can be read.
+    """
+    inspector = Inspector(opened, open_describer(opened.bundle, opened.device), settings)
+    defects = [record for record in records if not record.is_normal]
+    names, trials = _trial_set(settings, inspector, defects, reporter)
+    counts = Counter(names[kind] for kind in trials.types)
+    found: dict[str, Any] = {
+        "types": {name: counts[name] for name in names},
+        "pictures": len(trials.types),
+        "regions": len(trials.pictures),
+        "leave_one_out": None,
+        "shots": {str(shots): None for shots in SHOTS},
+        "open_set": None,
+        "unavailable": {},
+    }
+    if len(names) < 2:
+        found["unavailable"] = dict.fromkeys(("leave_one_out", "shots", "open_set"), "there is one defect type only")
+        return found
+    with reporter.stage("Naming each defect after the others", 2 + len(SHOTS)) as advance:
+        outcome = leave_one_out(trials)
+        found["leave_one_out"] = _one(outcome, names)
+        advance(1)
+        for shots in SHOTS:
+            _measure_shots(found, trials, shots, settings.seed)
+            advance(1)
+        found["open_set"] = _open(trials, names, settings.classify.unknown_rate)
+        advance(1)
+    title = f"{settings.name}: each picture named after the others"
+    confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
+    reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
+    return found
+
+
+def _one(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
+    table = outcome.confusion(len(names))
+    recall = np.diag(table) / np.maximum(table.sum(1), 1)
+    return {
+        "accuracy": outcome.accuracy,
+        "macro_f1": outcome.macro_f1(len(names)),
+        "recall": dict(zip(names, map(float, recall), strict=True)),
+        "confusion": {"types": list(names), "rows_are_true": table.tolist()},
+        "reliability": reliability(outcome),
+    }
+
+
+def _measure_shots(found: dict[str, Any], trials: TrialSet, shots: int, seed: int) -> None:
+    rows = [few_shots(trials, shots, rng=np.random.default_rng([seed, 4, shots, turn])) for turn in range(REPEATS)]
+    outcomes = [outcome for outcome in rows if outcome is not None]
+    if not outcomes:
+        least = min(Counter(trials.types.tolist()).values())
+        found["unavailable"][f"shots.{shots}"] = f"the rarest type has {least} pictures, so none would be left to test"
+        return
+    accuracies = np.array([outcome.accuracy for outcome in outcomes])
+    scores = np.array([outcome.macro_f1(trials.count) for outcome in outcomes])
+    found["shots"][str(shots)] = {
+        "accuracy_mean": float(accuracies.mean()),
+        "accuracy_std": float(accuracies.std()),
+        "macro_f1_mean": float(scores.mean()),
+        "repeats": len(outcomes),
+        "tested": len(outcomes[0].truth),
+        "expected_calibration_error": reliability(joined(outcomes))["expected_calibration_error"],
+    }
+
+
+def _open(trials: TrialSet, names: Sequence[str], rate: float) -> dict[str, Any]:
+    result = open_set(trials, rate=rate)
+    return {
+        "auroc_mean": float(result.auroc.mean()),
+        "auroc": dict(zip(names, map(float, result.auroc), strict=True)),
+        "unknown_rate": rate,
+        "unknown_called_unknown": result.unknown_flagged,
+        "known_called_unknown": result.known_flagged,
+    }
+
+
+@dataclass
+class _Gathered:
+    """Regions as they come, picture after picture."""
+
+    vectors: list[np.ndarray]
+    masses: list[float]
+    pictures: list[int]
+    label_vectors: list[np.ndarray]
+    label_pictures: list[int]
+    kinds: list[str]
+
+
+def _trial_set(
+    settings: RunConfig, inspector: Inspector, records: Sequence[ImageRecord], reporter: Reporter
+) -> tuple[tuple[str, ...], TrialSet]:
+    """The types' names, and the regions of every defective picture that can be read, whatever the verdict on it."""
+    found = _Gathered([], [], [], [], [], [])
+    with reporter.stage("Describing the defects", len(records)) as advance:
+        pictures = inspector.pictures([record.path for record in records])
+        for record, (_, picture) in zip(records, pictures, strict=True):
+            advance(1)
+            if isinstance(picture, DataError):
+                if inspector.stops_on_error:
+                    raise picture
+                continue  # listed by the evaluation of the detector, which read it before
+            number = len(found.kinds)
+            inspection = inspector.inspect(picture, always=True)
+            mask = None
+            if record.mask_path is not None:
+                mask = read_mask(record.mask_path, max_megapixels=settings.data.max_megapixels)
+            _, labelled = inspector.labelled(inspection, mask)
+            found.kinds.append(record.defect_type)
+            found.vectors += list(inspection.vectors)
+            found.masses += [region.mass for region in inspection.regions]
+            found.pictures += [number] * len(inspection.regions)
+            found.label_vectors += list(labelled)
+            found.label_pictures += [number] * len(labelled)
+    if not found.kinds:
+        raise DataError(f"{settings.data.root}: no defective test image to measure naming on")
+    names, types = np.unique(found.kinds, return_inverse=True)
+    label_pictures = np.array(found.label_pictures)
+    views = np.stack(found.label_vectors).astype(np.float64)[:, None, :]
+    trials = TrialSet(
+        vectors=np.stack(found.vectors).astype(np.float64),
+        pictures=np.array(found.pictures),
+        masses=np.array(found.masses),
+        labels=LabelledRegions(views, types[label_pictures], label_pictures),
+        types=types,
+    )
+    return tuple(map(str, names)), trials

@@ -1,0 +1,185 @@
+"""How well types are named, measured on labelled pictures such that nothing that is tested has been indexed.
+
+All of it works on descriptors that were made once: only what is indexed and what is tested changes from trial to trial.
+What depends on labels is learnt anew inside each trial, the temperature of the confidences included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cvad_cli.core.voting import (
+    LabelledRegions,
+    TypeClassifier,
+    conformal_p,
+    own_strangeness,
+    strangeness,
+    vote,
+)
+
+MOST_FOLDS: Final = 100
+"""With more pictures than this, several are left out at a time."""
+
+BINS: Final = 10
+"""Of the reliability table."""
+
+
+@dataclass(frozen=True)
+class TrialSet:
+    """Every region that was found in p labelled pictures of C types."""
+
+    vectors: np.ndarray
+    """(n, d), length 1."""
+    pictures: np.ndarray
+    """int (n,): the picture of each region, each of 0..p - 1 present."""
+    masses: np.ndarray
+    """(n,)."""
+    labels: LabelledRegions
+    """The regions that are indexed where their picture is: not always those that are found."""
+    types: np.ndarray
+    """int (p,): the type of each picture, each of 0..C - 1 present."""
+
+    @property
+    def count(self) -> int:
+        """How many types there are, C."""
+        return int(self.types.max()) + 1
+
+    def indexed(self, pictures: np.ndarray) -> tuple[np.ndarray, LabelledRegions]:
+        """The types among `pictures`, and their labelled regions with types numbered in that order."""
+        chosen = np.isin(self.labels.pictures, pictures)
+        seen, numbers = np.unique(self.labels.types[chosen], return_inverse=True)
+        return seen, LabelledRegions(self.labels.views[chosen], numbers, self.labels.pictures[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was said of k pictures that were tested."""
+
+    truth: np.ndarray
+    """int (k,)."""
+    predicted: np.ndarray
+    """int (k,): the vote of each picture's regions, unknown not being an answer here."""
+    confidence: np.ndarray
+    """(k,)."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures that were named rightly."""
+        return float((self.truth == self.predicted).mean())
+
+    def confusion(self, count: int) -> np.ndarray:
+        """int (C, C): rows are the true types."""
+        table = np.zeros((count, count), dtype=int)
+        np.add.at(table, (self.truth, self.predicted), 1)
+        return table
+
+    def macro_f1(self, count: int) -> float:
+        """Mean over the types of 2 TP / (2 TP + FP + FN); a type that is neither there nor named counts 0."""
+        table = self.confusion(count)
+        return float((2 * np.diag(table) / np.maximum(table.sum(0) + table.sum(1), 1)).mean())
+
+
+def leave_one_out(trials: TrialSet) -> Outcome:
+    """Each picture named after all others; with more than `MOST_FOLDS`, after the other folds."""
+    everyone = np.arange(len(trials.types))
+    parts = [
+        _named(trials, np.setdiff1d(everyone, everyone[fold::MOST_FOLDS]), everyone[fold::MOST_FOLDS])
+        for fold in range(min(len(everyone), MOST_FOLDS))
+    ]
+    return joined(parts)
+
+
+def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outcome | None:
+    """`shots` pictures of each type indexed, all others tested; None where a type would have none to be tested."""
+    members = [np.flatnonzero(trials.types == kind) for kind in range(trials.count)]
+    if min(map(len, members)) <= shots:
+        return None
+    chosen = np.concatenate([rng.permutation(mine)[:shots] for mine in members])
+    return _named(trials, chosen, np.setdiff1d(np.arange(len(trials.types)), chosen))
+
+
+def joined(outcomes: list[Outcome]) -> Outcome:
+    """Several outcomes as one."""
+    return Outcome(
+        np.concatenate([outcome.truth for outcome in outcomes]),
+        np.concatenate([outcome.predicted for outcome in outcomes]),
+        np.concatenate([outcome.confidence for outcome in outcomes]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSet:
+    """Each type in turn left out of the index: how well its pictures stand apart from those of known types."""
+
+    auroc: np.ndarray
+    """(C,): picture strangeness, the held-out type's against the others'; each known picture is left out too."""
+    unknown_flagged: float
+    """Share of pictures of the held-out types that are called unknown at the stated rate."""
+    known_flagged: float
+    """Share of pictures of known types that are."""
+
+
+def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
+    """Hold each type out in turn. A picture's strangeness is its regions' mean, each weighing its mass.
+
+    A picture is called unknown as `cvad classify` does: where regions of more than half its mass have p <= rate. Needs
+    two types.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    aurocs, flagged = [], []
+    everyone = np.arange(len(trials.types))
+    for kind in range(trials.count):
+        _, labelled = trials.indexed(everyone[trials.types != kind])
+        strange = np.nan_to_num(strangeness(trials.vectors, labelled, trials.pictures), posinf=1e6)
+        own = own_strangeness(labelled)
+        by_picture, called = np.empty(len(everyone)), np.empty(len(everyone), dtype=bool)
+        for picture in everyone:
+            mine = trials.pictures == picture
+            p_values = conformal_p(own[labelled.pictures != picture], strange[mine])
+            shares = np.stack([strange[mine], p_values <= rate], axis=1)
+            by_picture[picture], share = vote(shares, trials.masses[mine])
+            called[picture] = share > 0.5
+        aurocs.append(roc_auc_score(trials.types == kind, by_picture))
+        flagged.append(called)
+    held_out = trials.types == np.arange(trials.count)[:, None]
+    said = np.stack(flagged)
+    return OpenSet(np.array(aurocs), float(said[held_out].mean()), float(said[~held_out].mean()))
+
+
+def reliability(outcome: Outcome) -> dict[str, Any]:
+    """Confidence against accuracy, in bins of a tenth, and the expected calibration error (Guo et al. 2017, eq. 3)."""
+    right = outcome.truth == outcome.predicted
+    bins = np.minimum((outcome.confidence * BINS).astype(int), BINS - 1)
+    rows = []
+    for number in range(BINS):
+        inside = bins == number
+        if inside.any():
+            rows.append(
+                {
+                    "from": number / BINS,
+                    "to": (number + 1) / BINS,
+                    "pictures": int(inside.sum()),
+                    "confidence": float(outcome.confidence[inside].mean()),
+                    "accuracy": float(right[inside].mean()),
+                }
+            )
+    error = sum(row["pictures"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(right)
+    return {"expected_calibration_error": float(error), "bins": rows}
+
+
+def _named(trials: TrialSet, indexed: np.ndarray, tested: np.ndarray) -> Outcome:
+    """The pictures `tested`, named after the pictures `indexed`."""
+    seen, labelled = trials.indexed(indexed)
+    classifier = TypeClassifier.learn(labelled)
+    asked = np.flatnonzero(np.isin(trials.pictures, tested))
+    confidences = classifier.judge(trials.vectors[asked]).confidences
+    predicted, confidence = np.empty(len(tested), dtype=int), np.empty(len(tested))
+    for place, picture in enumerate(tested):
+        mine = trials.pictures[asked] == picture
+        voted = vote(confidences[mine], trials.masses[asked][mine])
+        predicted[place], confidence[place] = seen[voted.argmax()], voted.max()
+    return Outcome(trials.types[tested], predicted, confidence)

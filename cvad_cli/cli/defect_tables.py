@@ -1,0 +1,105 @@
+"""What `cvad index` and `cvad classify` found, as a person reads it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cvad_cli.tasks.classify import ClassifySummary
+    from cvad_cli.tasks.index import IndexListing, IndexSummary, TransferSummary
+
+MOST_ROWS = 200
+"""Pictures shown one by one; beyond, the counts say it and --json, --jsonl or --csv hold the rest."""
+
+
+def show_index(summary: IndexSummary) -> None:
+    """Which pictures were indexed, and what that changed."""
+    if summary.pictures:
+        table = _table("labelled pictures", "type", "pictures", "which")
+        for kind, keys in summary.pictures.items():
+            named = ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+            table.add_row(kind, str(len(keys)), named)
+        _print(table)
+    skipped = f", {len(summary.skipped)} pictures skipped" if summary.skipped else ""
+    changes = f"{summary.added} regions added, {summary.unchanged} there already, {summary.removed} removed"
+    _print(f"{summary.index}: {changes}; {summary.total} now{skipped}")
+
+
+def show_listing(listing: IndexListing) -> None:
+    """The types of an index, and each region where they were asked for."""
+    table = _table(listing.index, "type", "regions", "pictures")
+    for kind, counts in listing.types.items():
+        table.add_row(kind, str(counts["regions"]), str(counts["pictures"]))
+    _print(table)
+    if listing.entries:
+        entries = _table("labelled regions", "type", "picture", "box (top, left, bottom, right)", "area", "labelled")
+        for entry in listing.entries:
+            box = ", ".join(str(edge) for edge in entry.get("box", ()))
+            when = str(entry.get("labelled_at", ""))[:10]
+            who = f"{entry.get('labelled_by', '')}, {when}"
+            entries.add_row(
+                str(entry["defect_type"]), str(entry["source"]), box, f"{entry.get('area_px', 0):.0f} px", who
+            )
+        _print(entries)
+    _print(f"{listing.regions} regions of {listing.dimension} values, through bundle {listing.bundle[:12]}")
+
+
+def show_transfer(summary: TransferSummary) -> None:
+    """What went where."""
+    _print(f"{summary.index}: {summary.regions} regions {summary.what} ({summary.file}); {summary.total} in the index")
+
+
+def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
+    """A row for each region of each rejected picture, then the counts."""
+    table = _table(
+        f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions",
+        *("picture", "verdict", "defect", "confidence", "nearest labelled"),
+    )
+    shown = summary.images[:MOST_ROWS]
+    common = os.path.commonpath([Path(image.image).parent for image in shown]) if shown else ""
+    for image in shown:
+        name = str(Path(image.image).relative_to(common))
+        verdict = "rejected" if image.rejected else "passed"
+        for number, region in enumerate(image.regions):
+            first = (name, f"{verdict}: {image.defect_type}") if number == 0 else ("", "")
+            nearest = region.neighbours[0] if region.neighbours else None
+            near = f"{nearest.source} ({nearest.similarity:.2f})" if nearest else "-"
+            known = region.defect_type == region.likeliest
+            sure = f"{region.confidence:.2f}" if known else f"p = {region.p_value:.2f}"
+            table.add_row(*first, region.defect_type, sure, near)
+        if not image.regions:
+            table.add_row(name, verdict, "", "", "")
+    _print(table)
+    if common not in {"", "."}:
+        _print(f"pictures below {common}")
+    if len(summary.images) > MOST_ROWS:
+        _print(f"and {len(summary.images) - MOST_ROWS} more: --csv, --json and --jsonl hold them all")
+    counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
+    named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    passed = len(summary.images) - summary.rejected
+    _print(
+        f"{len(summary.images)} pictures: {passed} passed, {summary.rejected} rejected" + (f" ({named})" * bool(named))
+    )
+    for what, where in (("table", csv), ("marked pictures", overlays)):
+        if where is not None:
+            _print(f"{what}: {where}")
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        right = heading in {"pictures", "regions", "confidence"}
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _print(*parts: Any) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for part in parts:
+        console.print(part)

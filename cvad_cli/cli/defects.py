@@ -1,0 +1,125 @@
+"""The commands about defect types: `cvad index` and `cvad classify`."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.runs import Options, run_each
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The YAML config of a trained run.")]
+
+
+Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K pictures a type.")]
+ShotSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the pictures of --shots.")]
+LabelledBy = Annotated[str, typer.Option("--labelled-by", metavar="NAME", help="Who says so; kept with every region.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Also remove what the data set holds no longer, or otherwise.")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, as after training again.")]
+List = Annotated[bool, typer.Option("--list", help="Only list every labelled region of the index.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Only count regions and pictures of each type.")]
+Export = Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Only write the index to one file.")]
+Import = Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Only add what --export wrote.")]
+Delete = Annotated[str | None, typer.Option("--delete", metavar="TYPE", help="Only forget every region of a type.")]
+
+
+def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    config: Configs,
+    set_: Overrides = [],  # noqa: B006
+    shots: Shots = None,
+    seed: ShotSeed = 0,
+    labelled_by: LabelledBy = "dataset",
+    prune: Prune = False,
+    rebuild: Rebuild = False,
+    list_: List = False,
+    stats: Stats = False,
+    export: Export = None,
+    import_: Import = None,
+    delete: Delete = None,
+    device: Device = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Learn defect types from labelled pictures: describe their regions and keep them in the defect index."""
+    from cvad_cli.cli import defect_tables as tables
+
+    options = Options(tuple(set_), device, json, quiet, debug)
+    chosen = [list_ or stats, export is not None, import_ is not None, delete is not None]
+    if sum(chosen) > 1:
+        raise typer.BadParameter("give one of --list, --stats, --export, --import and --delete, not several")
+
+    def task() -> Callable[..., Any]:
+        from cvad_cli.tasks import index as tasks
+
+        if list_ or stats:
+            return partial(tasks.index_listing, entries=list_)
+        if export is not None:
+            return partial(tasks.export_index_to, path=export)
+        if import_ is not None:
+            return partial(tasks.import_index_from, path=import_)
+        if delete is not None:
+            return partial(tasks.delete_type, defect_type=delete)
+        request = tasks.IndexRequest(shots, seed, labelled_by, prune, rebuild)
+        return partial(tasks.index_defects, request=request)
+
+    show = tables.show_listing if chosen[0] else tables.show_transfer if any(chosen[1:3]) else tables.show_index
+    run_each(config, options, task, show)
+
+
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a region.")]
+Overlays = Annotated[
+    Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its defects marked.")
+]
+
+
+def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB...", help="Pictures, folders of them, or patterns.")
+    ],
+    config: ConfigFile,
+    set_: Overrides = [],  # noqa: B006
+    csv: Table = None,
+    overlays: Overlays = None,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="Exit with status 1 where a picture is rejected.")
+    ] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a picture, as it is judged.")] = False,
+    device: Device = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Judge pictures and name each of their defects: a type with its confidence and nearest examples, or unknown."""
+    from cvad_cli.cli.defect_tables import show_classification
+    from cvad_cli.cli.render import as_json
+
+    if json and jsonl:
+        raise typer.BadParameter("give --json or --jsonl, not both")
+    lines = sys.stdout
+
+    def tell(verdict: object) -> None:
+        if jsonl:
+            lines.write(json_module.dumps(as_json(verdict), ensure_ascii=False) + "\n")
+            lines.flush()
+
+    def task() -> Callable[..., Any]:
+        from cvad_cli.tasks.classify import ClassifyRequest, classify
+
+        return partial(classify, request=ClassifyRequest(tuple(images), csv, overlays), tell=tell)
+
+    def show(summary: Any) -> None:
+        if not jsonl:
+            show_classification(summary, csv=csv, overlays=overlays)
+
+    with contextlib.redirect_stdout(sys.stderr) if jsonl else contextlib.nullcontext():
+        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), task, show)
+    if fail_on_defect and result.rejected:
+        raise typer.Exit(1)

@@ -1,0 +1,23 @@
+"""Options that several commands share, with their help, written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvad_cli.cli.root import remember_debug
+
+Configs = Annotated[
+    list[Path], typer.Option("--config", "-c", metavar="FILE", help="A YAML config. May be given several times.")
+]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as in model.coreset_ratio=0.1.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps or xpu; over the config.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; warnings and errors only.")]
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=remember_debug, help="Show tracebacks and the libraries' own messages.")
+]

@@ -1,0 +1,178 @@
+"""`cvad classify`: a verdict for each picture, and a name for each of its defects."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
+from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
+from cvad_cli.assembly.inputs import distinct_names, expand
+from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.naming import Namer
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.errors import DataError
+from cvad_cli.files import replacing, require_writable
+from cvad_cli.ports import Reporter
+from cvad_cli.records import UNKNOWN, PictureVerdict, RegionVerdict, SkippedImage
+
+COLUMNS: Final = (
+    *("image", "rejected", "score", "threshold", "image_type", "image_confidence", "region", "type", "confidence"),
+    *("p_value", "likeliest", "top", "left", "bottom", "right", "area_px", "area_mm2", "peak", "nearest"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyRequest:
+    """Which pictures, and what to make of them."""
+
+    inputs: tuple[str, ...]
+    """Files, folders and patterns."""
+    csv: Path | None = None
+    """A table to write: a row a region, one for a part that passes."""
+    overlays: Path | None = None
+    """A folder for pictures with their defects marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifySummary:
+    """What `cvad classify` said."""
+
+    name: str
+    index: str
+    types: tuple[str, ...]
+    labelled_regions: int
+    images: tuple[PictureVerdict, ...]
+    skipped: tuple[SkippedImage, ...]
+    caveats: tuple[str, ...]
+
+    @property
+    def rejected(self) -> int:
+        """How many pictures have a defect."""
+        return sum(image.rejected for image in self.images)
+
+
+def classify(
+    settings: RunConfig,
+    reporter: Reporter,
+    *,
+    request: ClassifyRequest,
+    tell: Callable[[PictureVerdict], None] = lambda _: None,
+) -> ClassifySummary:
+    """Judge pictures, find the regions of those that are rejected, and name each after the labelled ones.
+
+    `tell` gets each verdict as it is made. Raises the CvadError that names what to mend.
+    """
+    paths = expand(request.inputs)
+    if request.overlays is not None:
+        require_writable(request.overlays)
+    inspector = Inspector.open(settings, choose_device(settings.device))
+    place = index_name(settings)
+    found = _Found([], [])
+    with open_index(settings) as store:
+        require_fitting(require_index(store, place), inspector, place)
+        namer = Namer(store, settings, place)
+        for caveat in namer.caveats:
+            reporter.warn(caveat)
+        colours = _colours(namer.types)
+        for name, picture, verdict in _judged(paths, inspector, namer, found, reporter):
+            tell(verdict)
+            if request.overlays is not None:
+                _draw(request.overlays / _png(name), picture, verdict, colours, title=name)
+    if request.csv is not None:
+        with replacing(request.csv) as staged, staged.open("w", newline="", encoding="utf-8") as file:
+            _write_rows(file, found.verdicts)
+    return ClassifySummary(
+        name=settings.name,
+        index=place,
+        types=namer.types,
+        labelled_regions=namer.regions,
+        images=tuple(found.verdicts),
+        skipped=tuple(found.skipped),
+        caveats=tuple(namer.caveats),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What has been said so far."""
+
+    verdicts: list[PictureVerdict]
+    skipped: list[SkippedImage]
+
+
+def _judged(
+    paths: Sequence[Path], inspector: Inspector, namer: Namer, found: _Found, reporter: Reporter
+) -> Iterator[tuple[str, np.ndarray, PictureVerdict]]:
+    """A name that no other picture has, the picture and its verdict, one after another."""
+    with reporter.stage("Judging the pictures", len(paths)) as advance:
+        for name, (path, picture) in zip(distinct_names(paths), inspector.pictures(paths), strict=True):
+            if isinstance(picture, DataError):
+                if inspector.stops_on_error:
+                    raise picture
+                found.skipped.append(SkippedImage(str(path), str(picture)))
+                reporter.warn(f"skipped {picture}")
+            else:
+                verdict = namer.verdict(str(path), inspector.inspect(picture), inspector.threshold)
+                found.verdicts.append(verdict)
+                yield name, picture, verdict
+            advance(1)
+
+
+def said_of(region: RegionVerdict) -> str:
+    """A region's name as it stands in a picture: 'thread 97 %', or 'unknown (most like thread)'."""
+    if region.defect_type == UNKNOWN:
+        return f"{UNKNOWN} (most like {region.likeliest})"
+    return f"{region.defect_type} {_percent(region.confidence)}"
+
+
+def _percent(share: float) -> str:
+    """Never 100 %: no labelled set is large enough to be certain."""
+    return "> 99 %" if share >= 0.995 else f"{share:.0%}".replace("%", " %")
+
+
+def _png(name: str) -> str:
+    """A picture's name with a suffix that says what is written: a.jpg and a.png stay two files."""
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
+def _colours(types: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(types)} | {UNKNOWN: NEUTRAL}
+
+
+def _draw(
+    path: Path, picture: np.ndarray, verdict: PictureVerdict, colours: dict[str, tuple[int, int, int]], *, title: str
+) -> None:
+    marks = [
+        Mark(region.box, [np.array(loop) for loop in region.contours], said_of(region), colours[region.defect_type])
+        for region in verdict.regions
+    ]
+    what = "passed" if not verdict.rejected else f"rejected: {verdict.defect_type}"
+    defect_overlay(
+        path, picture, marks, title=f"{title}   {what}   score {verdict.score:.3g}, threshold {verdict.threshold:.3g}"
+    )
+
+
+def _write_rows(file: IO[str], verdicts: Sequence[PictureVerdict]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    for verdict in verdicts:
+        image = (
+            *(verdict.image, int(verdict.rejected), f"{verdict.score:.6g}", f"{verdict.threshold:.6g}"),
+            *(verdict.defect_type or "", "" if verdict.confidence is None else f"{verdict.confidence:.4f}"),
+        )
+        for number, region in enumerate(verdict.regions, 1):
+            nearest = region.neighbours[0].source if region.neighbours else ""
+            area_mm2 = "" if region.area_mm2 is None else f"{region.area_mm2:.4g}"
+            named = (number, region.defect_type, f"{region.confidence:.4f}", f"{region.p_value:.4f}", region.likeliest)
+            writer.writerow(
+                [*image, *named, *region.box, f"{region.area_px:.1f}", area_mm2, f"{region.peak:.6g}", nearest]
+            )
+        if not verdict.regions:
+            writer.writerow([*image, *[""] * (len(COLUMNS) - len(image))])

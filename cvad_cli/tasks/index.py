@@ -1,0 +1,277 @@
+"""`cvad index`: labelled pictures into the defect index, and what else one does with an index."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.images import read_mask
+from cvad_cli.adapters.index_snapshots import export_index, import_index
+from cvad_cli.assembly.defect_index import (
+    DATASET,
+    Labeller,
+    content_hash,
+    index_name,
+    metadata_for,
+    open_index,
+    require_fitting,
+    require_index,
+    said,
+    same_label,
+)
+from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
+from cvad_cli.ports import DefectStore, Reporter
+from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRequest:
+    """What is to be indexed, and how."""
+
+    shots: int | None = None
+    """Pictures a type; None: all."""
+    seed: int = 0
+    """Draws the pictures where there are more than `shots`."""
+    labelled_by: str = DATASET
+    prune: bool = False
+    """Also remove regions of pictures that are gone from the data set, or changed."""
+    rebuild: bool = False
+    """Begin anew, also where the index was made through another bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """What `cvad index` did."""
+
+    index: str
+    pictures: Mapping[str, tuple[str, ...]]
+    """Type -> the pictures that were indexed, by their keys."""
+    added: int
+    """Regions that were not there, or were labelled otherwise."""
+    unchanged: int
+    removed: int
+    """Regions of the same pictures that are no longer found, and what was pruned."""
+    skipped: tuple[SkippedImage, ...]
+    total: int
+    """Regions in the index now."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexListing:
+    """What an index holds."""
+
+    index: str
+    bundle: str
+    descriptor: Any
+    dimension: int
+    regions: int
+    types: Mapping[str, Mapping[str, int]]
+    """Type -> its regions and pictures."""
+    entries: tuple[Mapping[str, Any], ...] = ()
+    """The payload of every region, with its id, where they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSummary:
+    """What an export wrote or an import read."""
+
+    index: str
+    file: Path
+    what: str
+    """'exported' or 'imported'."""
+    regions: int
+    total: int
+    """Regions in the index now."""
+
+
+def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequest) -> IndexSummary:
+    """Describe the regions of labelled pictures and keep them. Doing it twice changes nothing.
+
+    Raises the CvadError that names what to mend; what was acknowledged before stays.
+    """
+    if request.shots is not None and request.shots < 1:
+        raise ConfigError(f"--shots: expected a whole number from 1, got {request.shots}")
+    inspector = Inspector.open(settings, choose_device(settings.device))
+    dataset = open_dataset(settings.data)
+    defects = _labelled_defects(dataset.test, settings)
+    chosen = _draw(defects, request)
+    labeller = Labeller.of(inspector, dataset.name, request.labelled_by)
+    place = index_name(settings)
+    with open_index(settings) as store:
+        info = store.info()
+        if info is not None and request.rebuild:
+            store.drop()
+            info = None
+        if info is None:
+            store.create(inspector.describer.dimension, metadata_for(inspector, dataset.name))
+        else:
+            require_fitting(info, inspector, place)
+        before = {point.id: point.payload for point in store.scroll(where={"category": dataset.name})}
+        run = _Run(settings, inspector, labeller, before)
+        with reporter.stage("Describing labelled defects", len(chosen)) as advance:
+            for record, points in run.points(chosen):
+                store.upsert(points)
+                run.done.append(record)
+                advance(1)
+        removed = store.delete(ids=run.stale()) if run.stale() else 0
+        if request.prune:
+            removed += _prune(store, {key: held for key, held in before.items() if key not in run.found}, defects)
+        total = store.count()
+    for image in run.skipped:
+        reporter.warn(f"skipped {image.key}: {image.reason}")
+    return IndexSummary(place, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
+
+
+class _Run:
+    """One pass over labelled pictures, and what came of it."""
+
+    def __init__(
+        self, settings: RunConfig, inspector: Inspector, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self.done: list[ImageRecord] = []
+        self.skipped: list[SkippedImage] = []
+        self.added = self.unchanged = 0
+        self.found: set[str] = set()
+        self._data, self._inspector, self._labeller, self._before = settings.data, inspector, labeller, before
+
+    def points(self, records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, list[DefectPoint]]]:
+        """Each picture with the points that the index does not hold yet, in order."""
+        pictures = self._inspector.pictures([record.path for record in records])
+        for record, (_, picture) in zip(records, pictures, strict=True):
+            try:
+                if isinstance(picture, DataError):
+                    raise picture
+                found = self._describe(record, picture)
+            except DataError as error:
+                if self._inspector.stops_on_error:
+                    raise
+                self.skipped.append(SkippedImage(record.key, str(error)))
+                continue
+            self.found |= {point.id for point in found}
+            fresh = [p for p in found if p.id not in self._before or not same_label(self._before[p.id], p.payload)]
+            self.added += len(fresh)
+            self.unchanged += len(found) - len(fresh)
+            yield record, fresh
+
+    def stale(self) -> list[str]:
+        """Ids of regions that were indexed from the same pictures and are no longer found there."""
+        again = {record.key for record in self.done}
+        return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
+
+    def _describe(self, record: ImageRecord, picture: np.ndarray) -> list[DefectPoint]:
+        mask = None
+        if record.mask_path is not None:
+            mask = read_mask(record.mask_path, max_megapixels=self._data.max_megapixels)
+        inspection = self._inspector.inspect(picture, always=True)
+        regions, vectors = self._inspector.labelled(inspection, mask)
+        sha256 = content_hash(record)
+        return [self._labeller.point(record, sha256, *pair) for pair in zip(regions, vectors, strict=True)]
+
+
+def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> IndexListing:
+    """What the index of a config holds, with every region's payload if `entries`. Needs no trained bundle."""
+    del reporter
+    place = index_name(settings)
+    with open_index(settings) as store:
+        info = require_index(store, place)
+        points = list(store.scroll())
+    labels = [(said(point, "defect_type"), said(point, "source")) for point in points]
+    regions, pictures = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
+    types = {kind: {"regions": regions[kind], "pictures": pictures[kind]} for kind in sorted(regions)}
+    rows = sorted(
+        ({"id": point.id, **point.payload} for point in points),
+        key=lambda row: (str(row["defect_type"]), str(row["source"]), str(row["id"])),
+    )
+    held = info.metadata
+    return IndexListing(
+        index=place,
+        bundle=str(held.get("bundle")),
+        descriptor=held.get("descriptor"),
+        dimension=info.dimension,
+        regions=len(points),
+        types=types,
+        entries=tuple(rows) if entries else (),
+    )
+
+
+def delete_type(settings: RunConfig, reporter: Reporter, *, defect_type: str) -> IndexSummary:
+    """Forget every region of a type. Raises StoreError, with the near names, where the index holds none."""
+    del reporter
+    place = index_name(settings)
+    with open_index(settings) as store:
+        require_index(store, place)
+        removed = store.delete(where={"defect_type": defect_type})
+        if not removed:
+            known = sorted({said(point, "defect_type") for point in store.scroll()})
+            hint = did_you_mean(defect_type, known) or f" Its types: {', '.join(known) or 'none'}."
+            raise StoreError(f"{place}: holds no region of type {defect_type!r}.{hint}")
+        total = store.count()
+    return IndexSummary(place, {}, 0, 0, removed, (), total)
+
+
+def export_index_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+    """Write the whole index to one file, which any cvad with the same bundle can import."""
+    del reporter
+    place = index_name(settings)
+    with open_index(settings) as store:
+        require_index(store, place)
+        return TransferSummary(place, path, "exported", export_index(store, path), store.count())
+
+
+def import_index_from(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+    """Add what another index exported. Raises StoreError where it is damaged or of another bundle."""
+    del reporter
+    with open_index(settings) as store:
+        return TransferSummary(index_name(settings), path, "imported", import_index(store, path), store.count())
+
+
+def _labelled_defects(records: Sequence[ImageRecord], settings: RunConfig) -> list[ImageRecord]:
+    defects = [record for record in records if not record.is_normal]
+    if not defects:
+        raise DataError(f"{settings.data.root}: no picture with a defect type to index; see datasets/README.md")
+    for record in defects:
+        if record.defect_type.casefold() == UNKNOWN:
+            raise DataError(f"{record.path}: no type can be called {UNKNOWN!r}: that is the answer for what has none")
+    return defects
+
+
+def _draw(records: Sequence[ImageRecord], request: IndexRequest) -> list[ImageRecord]:
+    """All pictures, or `shots` of each type, in the data set's order."""
+    if request.shots is None:
+        return list(records)
+    rng = np.random.default_rng(request.seed)
+    chosen: set[str] = set()
+    for kind in sorted({record.defect_type for record in records}):
+        keys = [record.key for record in records if record.defect_type == kind]
+        chosen |= {keys[place] for place in rng.permutation(len(keys))[: request.shots]}
+    return [record for record in records if record.key in chosen]
+
+
+def _prune(store: DefectStore, before: Mapping[str, Mapping[str, Any]], records: Sequence[ImageRecord]) -> int:
+    """Remove regions whose picture is gone, was relabelled or holds something else now."""
+    current = {record.key: record for record in records}
+    hashes: dict[str, str] = {}
+    gone = []
+    for key, held in before.items():
+        record = current.get(str(held["source"]))
+        if record is not None and held["defect_type"] == record.defect_type:
+            if record.key not in hashes:
+                hashes[record.key] = content_hash(record)
+            if hashes[record.key] == held["source_sha256"]:
+                continue
+        gone.append(key)
+    return store.delete(ids=gone) if gone else 0
+
+
+def _by_type(records: Sequence[ImageRecord]) -> dict[str, tuple[str, ...]]:
+    kinds = sorted({record.defect_type for record in records})
+    return {kind: tuple(record.key for record in records if record.defect_type == kind) for kind in kinds}
