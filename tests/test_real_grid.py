@@ -25,7 +25,7 @@ def test_patchcore_on_grid_reaches_its_figures(cvad, tmp_path: Path, monkeypatch
     trained = cvad("train", *run, *here)
     assert trained.exit_code == 0, trained.output
     assert json.loads(trained.stdout)["details"]["memory_bank"] == [2703, 152]
-    evaluated = cvad("evaluate", *run, *here)
+    evaluated = cvad("evaluate", *run, *here, "--classification")
     assert evaluated.exit_code == 0, evaluated.output
     metrics = json.loads(evaluated.stdout)
     assert metrics["counts"]["test"] == 78
@@ -34,3 +34,7 @@ def test_patchcore_on_grid_reaches_its_figures(cvad, tmp_path: Path, monkeypatch
     assert metrics["pixel"]["auroc"] >= 0.970
     low, high = metrics["decision"]["false_alarm_interval"]
     assert low <= metrics["decision"]["stated_false_alarm_rate"] <= high
+    naming = metrics["classification"]
+    assert naming["leave_one_out"]["accuracy"] >= 0.90
+    assert naming["shots"]["5"]["accuracy_mean"] >= 0.82
+    assert naming["open_set"]["auroc_mean"] >= 0.80

@@ -26,7 +26,7 @@ def bundle_of(config: Path) -> Path:
 def test_a_bundle_holds_data_and_no_code(trained: Path) -> None:
     bundle = read_bundle(bundle_of(trained))
     names = sorted(path.suffix for path in bundle.folder.iterdir())
-    assert names == [".json", ".safetensors", ".safetensors"]
+    assert names == [".json", ".safetensors", ".safetensors", ".safetensors"]
     bank = load_file(bundle.file("memory_bank"))["features"]
     assert list(bank.shape) == bundle.manifest["training"]["memory_bank"]
     assert len(bank) == int(12 * 16 * 16 * 0.05)

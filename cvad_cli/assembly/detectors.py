@@ -20,6 +20,7 @@ from cvad_cli.records import Calibration
 DECIDES_SCORES: Final = {
     "model": ("name", "backbone", "layers", "coreset_ratio", "num_neighbors", "options"),
     "data": ("image_size",),
+    "classify": ("backbone",),
 }
 """Settings that are part of a trained detector. Others, such as where the data lies, may differ at evaluation."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import final
+from typing import Final, final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from cvad_cli.errors import StoreError
 from cvad_cli.ports import DefectStore
 from cvad_cli.records import UNKNOWN, DefectPoint, Neighbour, PictureVerdict, RegionVerdict
 
+MOST_LEARNT: Final = 2000
+"""Regions that names are learnt from: all pairs of them are compared, and each picture is left out in turn."""
+
 
 @final
 class Namer:
@@ -29,7 +32,7 @@ class Namer:
         points = list(store.scroll())
         if not points:
             raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
-        self.types, labelled = labelled_regions(points)
+        self.types, labelled = labelled_regions(thinned(points))
         self._classifier = TypeClassifier.learn(labelled)
         self._store = store
         self._home = dataset_home(settings.data)
@@ -121,6 +124,23 @@ def _can_hold_out(labelled: LabelledRegions) -> bool:
     """Whether some type has two pictures, so that one can be judged by the other."""
     pairs = np.unique(np.stack([labelled.types, labelled.pictures]), axis=1)
     return bool((np.bincount(pairs[0]) > 1).any())
+
+
+def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[DefectPoint]:
+    """At most `most` points, the same number of each type as far as there are so many. Neighbours are shown from all.
+
+    Points come ordered by id, which is a hash: the first of them are as good as drawn at random, and always the same.
+    """
+    if len(points) <= most:
+        return list(points)
+    by_type: dict[str, list[DefectPoint]] = {}
+    for point in points:
+        by_type.setdefault(said(point, "defect_type"), []).append(point)
+    in_turn = sorted(
+        ((place, point.id, point) for mine in by_type.values() for place, point in enumerate(mine)),
+        key=lambda entry: entry[:2],
+    )
+    return [point for _, _, point in in_turn[: max(most, len(by_type))]]
 
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:

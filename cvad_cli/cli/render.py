@@ -59,7 +59,9 @@ def show_evaluation(summary: EvaluationSummary) -> None:
     rate = _with_interval(decision["false_alarm_rate"], decision["false_alarm_interval"])
     table.add_row("false-alarm rate", f"{rate}; stated {decision['stated_false_alarm_rate']:.4f}")
     _print(table, _types_table(metrics))
-    for what, why in metrics["unavailable"].items():
+    if "classification" in metrics:
+        _print(_naming_table(metrics["classification"]))
+    for what, why in {**metrics["unavailable"], **metrics.get("classification", {}).get("unavailable", {})}.items():
         _print(f"{what}: {why}")
     _print(f"metrics, curves and {summary.pictures} pictures in {summary.folder}")
 
@@ -107,6 +109,20 @@ def _types_table(metrics: Any) -> Table:
         table.add_column(heading, justify="left" if heading == "type" else "right")
     for name, row in metrics["defect_types"].items():
         table.add_row(name, str(row["images"]), _figure(row["auroc"]), _figure(row["recall"]))
+    return table
+
+
+def _naming_table(found: Any) -> Table:
+    """How well types are named; what could not be measured is a dash here and a line below."""
+    table = _table(f"naming {found['pictures']} pictures of {len(found['types'])} defect types")
+    one, unknown = found["leave_one_out"] or {}, found["open_set"] or {}
+    table.add_row(
+        "each after all others", f"accuracy {_figure(one.get('accuracy'))}, F1 {_figure(one.get('macro_f1'))}"
+    )
+    for shots, row in found["shots"].items():
+        spread = "-" if row is None else f"accuracy {row['accuracy_mean']:.4f} ± {row['accuracy_std']:.4f}"
+        table.add_row(f"from {shots} a type", spread)
+    table.add_row("unknown against known", f"AUROC {_figure(unknown.get('auroc_mean'))}")
     return table
 
 

@@ -7,7 +7,7 @@ orientations, through a frozen backbone. The network is the caller's; from its f
     cells of the region --nearest normal cell--> residuals --whitened by good residuals--> mean over the region
     one block of length 1 a stage, pixel statistics beside them --> one unit vector an orientation
 
-The definition was chosen by measurement: docs/research/defect-types.md has what was compared and what each gave.
+The definition was chosen by measurement: docs/defect-types.md has what was compared and what each gave.
 """
 
 from __future__ import annotations
