@@ -28,6 +28,7 @@ from cvad_cli.adapters.frozen_networks import FeatureFunction, feature_function,
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
+from cvad_cli.assembly.teachers import PDN_BACKBONES
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, DataConfig, RunConfig
 from cvad_cli.core.coreset import k_center_greedy
 from cvad_cli.core.descriptors import (
@@ -224,6 +225,7 @@ def look_at(views: Sequence[np.ndarray], look: FeatureFunction) -> list[np.ndarr
 def _backbone_for(settings: RunConfig) -> Backbone:
     """The detector's own backbone for PatchCore, else that of `classify.backbone`, with all its stages."""
     own = settings.model.backbone or PATCHCORE_BACKBONE if settings.model.name == "patchcore" else None
+    own = None if own in PDN_BACKBONES else own  # one stage: too few
     name = settings.classify.backbone or own or PATCHCORE_BACKBONE
     feature_indices(BackboneSpec(name, ()))  # says in plain words where timm has no such feature network
     layers = layers_with_strides(name, STRIDES)

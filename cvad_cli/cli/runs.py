@@ -94,7 +94,7 @@ def run_demo(output: Path, seed: int, options: Options) -> None:
         metrics = {}
         for settings in prepare_demo(output, seed=seed, reporter=reporter):
             reporter.note(f"{settings.name}:")
-            train(settings, reporter)
+            train(settings, reporter, naming=False)
             metrics[settings.name] = evaluate(settings, reporter).metrics
     result = DemoSummary(output, PLAIN_WORDS, metrics)
     if options.json:

@@ -28,9 +28,10 @@ FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
 
 
-def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
+def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> TrainSummary:
     """Fit the model that the config names on the good training images, calibrate it, write the bundle.
 
+    Without `naming` the bundle gets no describer: it detects, and names no defect types.
     Raises the CvadError that names what to mend; a bundle of an earlier run stays as it was until the new one is whole.
     """
     started = time.perf_counter()
@@ -50,7 +51,7 @@ def train(settings: RunConfig, reporter: Reporter) -> TrainSummary:
         reporter.warn(calibration.caveat)
     skipped = {image.key for image in fitted.skipped}
     good = [record for record in dataset.train if record.key not in skipped]
-    describer = fit_describer(settings, good, device, reporter)
+    describer = fit_describer(settings, good, device, reporter) if naming else None
     details = {**fitted.details, "describer": None if describer is None else describer.summary}
     contents = {
         "name": settings.name,
