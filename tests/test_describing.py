@@ -123,7 +123,9 @@ def test_fitting_holds_no_more_features_than_its_bound(
 def test_a_describer_comes_out_of_its_bundle_as_it_went_in(fitted: FittedDescriber, describer: Describer) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
     regions = [region_at(slice(5, 9), slice(5, 20), (300, 280)), region_at(slice(40, 60), slice(50, 55), (300, 280))]
-    straight = Describer(describing.feature_function(fitted.backbone.network, describing.VIEW_PX, "cpu"), fitted.normal)
+    straight = Describer(
+        describing.feature_function(fitted.backbone.network, describing.VIEW_PX, "cpu"), fitted.normal, "cpu"
+    )
     found = describer.describe(picture, regions)
     assert found.shape == (2, ORIENTATIONS, describer.dimension)
     assert found.dtype == np.float32

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -78,8 +79,9 @@ FIT_BYTES: Final = 1 << 28
 class Describer:
     """Looks at regions of a picture through a frozen backbone."""
 
-    def __init__(self, look: FeatureFunction, normal: NormalModel) -> None:
+    def __init__(self, look: FeatureFunction, normal: NormalModel, device: str) -> None:
         self._look = look
+        self._device = device
         self._normal = normal
 
     @property
@@ -94,7 +96,7 @@ class Describer:
         for place, region in enumerate(regions):
             box = view_box(region.centre, size)
             view, own = _view(picture, box), own_cells(region.mask, size, box)
-            stages = look_at([orient(view, number) for number in range(ORIENTATIONS)], self._look)
+            stages = look_at([orient(view, number) for number in range(ORIENTATIONS)], self._look, self._device)
             pixels = _pixels(view).reshape(CELLS, CELLS, SURFACE_SIZE)  # turning moves them, and changes none
             for number in range(ORIENTATIONS):
                 found[place, number] = describe(
@@ -162,7 +164,7 @@ def fit_describer(
         return None
     look = feature_function(backbone.network, VIEW_PX, device)
     rng = np.random.default_rng([settings.seed, 3])
-    cells = _good_cells(look, records, settings.data, rng, reporter)
+    cells = _good_cells(partial(look_at, look=look, device=device), records, settings.data, rng, reporter)
     kept = min(NORMAL_CELLS, max(2, len(cells.pictures) // 4))
     with reporter.stage("Choosing normal cells", kept) as advance:
         rows = k_center_greedy(key_of(cells.stages), kept, rng=rng, advance=advance).rows
@@ -173,7 +175,6 @@ def fit_describer(
 def open_describer(bundle: Bundle, device: str) -> Describer:
     """The describer of a bundle. Raises BundleError, with the remedy, where it has none or one of another version."""
     import safetensors
-    import torch
     from safetensors.torch import load_file
 
     remedy = "run `cvad train` with the same config again"
@@ -204,18 +205,18 @@ def open_describer(bundle: Bundle, device: str) -> Describer:
         )
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise BundleError(f"{path}: is not a describer that this cvad can read ({error}); {remedy}") from error
-    return Describer(feature_function(network, VIEW_PX, torch.device(device).type), normal)
+    return Describer(feature_function(network, VIEW_PX, device), normal, device)
 
 
-def look_at(views: Sequence[np.ndarray], look: FeatureFunction) -> list[np.ndarray]:
+def look_at(views: Sequence[np.ndarray], look: FeatureFunction, device: str) -> list[np.ndarray]:
     """Views, uint8 RGB (256, 256, 3), to one array (b, 1024, d_s) a stage: 3x3 means on 32 x 32 cells."""
     import torch
     from torch.nn import functional
 
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     found = []
     with torch.inference_mode():
-        for layer in look((to_tensor(views, "cpu") - mean) / std):
+        for layer in look((to_tensor(views, device) - mean) / std):
             means = functional.avg_pool2d(layer, 3, 1, 1)
             cells = functional.interpolate(means, size=(CELLS, CELLS), mode="bilinear")
             found.append(cells.flatten(2).transpose(1, 2).contiguous().cpu().numpy())
@@ -238,7 +239,7 @@ def _backbone_for(settings: RunConfig) -> Backbone:
 
 
 def _good_cells(
-    look: FeatureFunction,
+    look: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
     records: Sequence[ImageRecord],
     data: DataConfig,
     rng: np.random.Generator,
@@ -251,7 +252,7 @@ def _good_cells(
     done = 0
     with reporter.stage("Looking at good parts closely", len(chosen)) as advance:
         for views in batched(_random_views([records[place] for place in chosen], turns, data, rng), ORIENTATIONS):
-            stages = look_at([view for _, view in views], look)
+            stages = look([view for _, view in views])
             width = sum(stage.shape[-1] for stage in stages) + SURFACE_SIZE
             per_view = int(np.clip(FIT_BYTES / (4 * width * len(chosen) * turns), 1, CELLS_OF_A_VIEW))
             for place, (number, view) in enumerate(views):
