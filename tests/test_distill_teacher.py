@@ -158,7 +158,7 @@ def test_a_run_killed_by_the_system_leaves_a_whole_checkpoint_and_the_former_tea
     assert wanted.output.read_bytes() == b"the former teacher"
     header = read_checkpoint(wanted.checkpoint, _settings_of(wanted.checkpoint))
     assert header is not None
-    steps = header.step + 2
+    steps = 2 * header.step + 10  # the rate does not fall yet: another number of steps is welcome
     summary = distill_teacher(dataclasses.replace(wanted, steps=steps), Recorder())
     assert (summary.steps, summary.resumed_from, summary.curve[-1][0]) == (steps, header.step, steps)
     assert load_teacher(wanted.output).channels == 8
