@@ -102,7 +102,12 @@ class EmbeddedStore:
         shard, count = self._require(), 0
         for batch in batches(points, self._batch_size, self._dimension, self._place):
             with self._engine():
-                rows = [_point(each) for each in batch]
+                # Lists, not arrays: the engine reads an array number by number, each a Python object of its own.
+                vectors = np.stack([unit(each.vector) for each in batch]).tolist()
+                rows = [
+                    edge.Point(id=each.id, vector=vector, payload=dict(each.payload))
+                    for each, vector in zip(batch, vectors, strict=True)
+                ]
                 shard.update(edge.UpdateOperation.upsert_points(rows))
             count += len(batch)
         with self._engine():
@@ -241,13 +246,6 @@ class EmbeddedStore:
                 f"{self._place}: the index engine refused: {text}. If it was damaged, import an export of it, or "
                 "index again"
             ) from error
-
-
-def _point(point: DefectPoint) -> Any:
-    import qdrant_edge as edge
-
-    vector: Any = unit(point.vector)  # the stubs ask for a list; the engine takes the array, without a copy
-    return edge.Point(id=point.id, vector=vector, payload=dict(point.payload))
 
 
 def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> Any:
