@@ -71,8 +71,10 @@ def show_demo(summary: DemoSummary) -> None:
     from rich.table import Table
 
     table = Table(title="cvad demo: PatchCore and EfficientAD on generated images", title_justify="left")
-    for heading in ("run", "model", "image AUROC", "pixel AUROC", "AUPRO", "recall", "false-alarm rate"):
-        table.add_column(heading, justify="left" if heading in ("run", "model") else "right")
+    for heading in ("run", "model"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("image AUROC", "pixel AUROC", "AUPRO", "recall", "false alarms"):
+        table.add_column(heading, justify="right")
     for name, metrics in summary.metrics.items():
         pixel, decision = metrics["pixel"], metrics["decision"]
         figures = (
