@@ -56,26 +56,19 @@ def show_transfer(summary: TransferSummary) -> None:
 
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
-    """A row for each region of each rejected picture, then the counts."""
-    table = _table(
-        f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions",
-        *("picture", "verdict", "defect", "confidence", "nearest labelled"),
-    )
+    """A line a picture and one for each of its regions, then the counts."""
+    _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
     shown = summary.images[:MOST_ROWS]
     common = os.path.commonpath([Path(image.image).parent for image in shown]) if shown else ""
     for image in shown:
-        name = str(Path(image.image).relative_to(common))
-        verdict = "rejected" if image.rejected else "passed"
-        for number, region in enumerate(image.regions):
-            first = (name, f"{verdict}: {image.defect_type}") if number == 0 else ("", "")
-            nearest = region.neighbours[0] if region.neighbours else None
-            near = f"{nearest.source} ({nearest.similarity:.2f})" if nearest else "-"
+        verdict = f"rejected: {image.defect_type}" if image.rejected else "passed"
+        _print(f"{Path(image.image).relative_to(common)}  {verdict}")
+        for region in image.regions:
             known = region.defect_type == region.likeliest
-            sure = f"{region.confidence:.2f}" if known else f"p = {region.p_value:.2f}"
-            table.add_row(*first, region.defect_type, sure, near)
-        if not image.regions:
-            table.add_row(name, verdict, "", "", "")
-    _print(table)
+            sure = f"{region.confidence:.2f}" if known else f"(p {region.p_value:.2f})"
+            nearest = region.neighbours[0] if region.neighbours else None
+            near = f", nearest {nearest.source} ({nearest.similarity:.2f})" if nearest else ""
+            _print(f"    {region.defect_type} {sure}{near}")
     if common not in {"", "."}:
         _print(f"pictures below {common}")
     if len(summary.images) > MOST_ROWS:
@@ -94,7 +87,7 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        right = heading in {"pictures", "regions", "confidence"}
+        right = heading in {"pictures", "regions"}
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
 
