@@ -15,7 +15,7 @@ or a defect was found where the caller asked for that, 70 is kept for our own bu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 
@@ -69,3 +69,13 @@ def did_you_mean(name: str, known: Iterable[str], *, count: int = 1) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def what_differs(former: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Each setting that changed, in words; '' where none did.
+
+    >>> what_differs({"seed": 1, "steps": 5}, {"seed": 2, "steps": 5})
+    'seed was 1, is now 2'
+    """
+    differing = [key for key in sorted(former.keys() | now.keys()) if former.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {former.get(key)!r}, is now {now.get(key)!r}" for key in differing)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvad_cli.errors import ConfigError, ModelError
+from cvad_cli.errors import ConfigError, ModelError, what_differs
 from cvad_cli.files import replacing
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint | Non
 
 
 def _require_same(path: Path, former: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differing = [key for key in sorted(former.keys() | wanted.keys()) if former.get(key) != wanted.get(key)]
-    if differing:
-        told = "; ".join(f"{key} was {former.get(key)!r}, is now {wanted.get(key)!r}" for key in differing)
+    told = what_differs(former, wanted)
+    if told:
         raise ConfigError(
             f"{path}: this run was begun under other settings: {told}. Give the former ones to go on, or --restart to "
             "begin anew."

@@ -91,6 +91,11 @@ class EfficientAdOptions:
         """The PDN's size."""
         return "medium" if self.model_size == "medium" else "small"
 
+    def teacher(self, settings: RunConfig) -> ChosenTeacher:
+        """The teacher that `model.weights` names, fit for these options. Raises ModelError where there is none."""
+        channels, weights = self.teacher_out_channels, settings.model.weights
+        return choose_teacher(self.size, weights, channels, padding=self.padding, seed=settings.seed)
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -119,13 +124,7 @@ def fit_efficient_ad(
     """
     options = EfficientAdOptions.of(settings)
     _require_possible(settings)
-    teacher = choose_teacher(
-        options.size,
-        settings.model.weights,
-        options.teacher_out_channels,
-        padding=options.padding,
-        seed=settings.seed,
-    )
+    teacher = options.teacher(settings)
     penalty = _penalty_folder(settings.model.penalty_images)
     stream = PictureStream(records, settings.data)
     readable, pictures = _read_all(stream, reporter)

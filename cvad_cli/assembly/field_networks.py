@@ -14,7 +14,7 @@ from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
 from cvad_cli.adapters.runtime_torch import TorchPatchcore
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
 from cvad_cli.assembly.efficient_ad import EfficientAdOptions
-from cvad_cli.assembly.teachers import PDN_BACKBONES, PDN_LAYER, choose_teacher, load_pdn_backbone
+from cvad_cli.assembly.teachers import PDN_BACKBONES, PDN_LAYER, load_pdn_backbone
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
 from cvad_cli.ports import Reporter
@@ -138,13 +138,7 @@ def _untrained(settings: RunConfig) -> tuple[Any, dict[str, str]]:
     from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
 
     options = EfficientAdOptions.of(settings)
-    teacher = choose_teacher(
-        options.size,
-        settings.model.weights,
-        options.teacher_out_channels,
-        padding=options.padding,
-        seed=settings.seed,
-    )
+    teacher = options.teacher(settings)
     with _seeded(settings.seed):
         model = new_model(options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps)
     model.teacher.load_state_dict(teacher.network.state_dict())

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec
 from cvad_cli.adapters.pdn import PdnSize, build_pdn, load_teacher
@@ -38,7 +38,9 @@ class ChosenTeacher:
     origin: str
 
 
-def choose_teacher(size: PdnSize, weights: str | None, channels: int | None, *, padding: bool, seed: int) -> Any:
+def choose_teacher(
+    size: PdnSize, weights: str | None, channels: int | None, *, padding: bool, seed: int
+) -> ChosenTeacher:
     """The teacher that `model.weights` names: null for the packaged one, a file, 'official' or 'random'.
 
     Raises ModelError where there is none of this size, or its channels are not `channels` (None: as it has).

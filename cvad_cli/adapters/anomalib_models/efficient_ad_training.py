@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cvad_cli.adapters.anomalib_models.efficient_ad import LocalEfficientAd, Schedule
 from cvad_cli.adapters.anomalib_models.lightning_runs import new_trainer, reason, run_fit
-from cvad_cli.errors import ConfigError, ModelError, ResourceError
+from cvad_cli.errors import ConfigError, ModelError, ResourceError, what_differs
 from cvad_cli.files import replacing
 
 STATE: Final = "cvad_run"
@@ -108,10 +108,8 @@ def steps_done(course: Course) -> int:
             f"{path}: is no checkpoint of this training ({reason(error)}); remove it, or begin anew with "
             "--set trainer.resume=false"
         ) from error
-    wanted = json.loads(json.dumps(dict(course.deciding)))
-    differing = [key for key in sorted(former.keys() | wanted.keys()) if former.get(key) != wanted.get(key)]
-    if differing:
-        told = "; ".join(f"{key} was {former.get(key)!r}, is now {wanted.get(key)!r}" for key in differing)
+    told = what_differs(former, json.loads(json.dumps(dict(course.deciding))))
+    if told:
         raise ConfigError(
             f"{path}: this training was begun under other settings: {told}. Give the former ones to go on, or begin "
             "anew with --set trainer.resume=false."
