@@ -237,6 +237,22 @@ def test_penalty_pictures_may_come_from_a_folder(cvad, config: Path, tmp_path: P
     assert cvad("train", "-c", config, "-q", *options).exit_code == 0
 
 
+def test_pictures_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
+    fingerprints = []
+    for bound in ("1GB", "1MB"):
+        options = (
+            "--set",
+            f"train.max_memory={bound}",
+            "--set",
+            "trainer.max_steps=1",
+            "--set",
+            "trainer.precision=32-true",
+        )
+        assert cvad("train", "-c", config, "-q", *options).exit_code == 0
+        fingerprints.append(read_bundle(config.parent / "runs" / "small" / "bundle").file("network").name)
+    assert fingerprints[0] == fingerprints[1]
+
+
 REFUSALS = [
     pytest.param("data.image_size=128", 2, "needs at least 256 pixels, got 128", id="too small a picture"),
     pytest.param("trainer.batch_size=8", 2, "trained on one picture a step", id="another batch size"),

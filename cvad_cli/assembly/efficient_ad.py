@@ -21,6 +21,7 @@ from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.generic import LazyPictures
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
 from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
@@ -127,7 +128,7 @@ def fit_efficient_ad(
     teacher = options.teacher(settings)
     penalty = _penalty_folder(settings.model.penalty_images)
     stream = PictureStream(records, settings.data)
-    readable, pictures = _read_all(stream, reporter)
+    readable, pictures = _read_all(stream, settings, reporter)
     run = _Run(settings, options, teacher, penalty, readable, pictures, device, reporter)
     if not settings.trainer.resume:
         shutil.rmtree(run.scratch, ignore_errors=True)
@@ -185,20 +186,29 @@ def _penalty_folder(penalty: str) -> RealPictures | None:
         raise DataError(f"model.penalty_images: {text}") from error
 
 
-def _read_all(stream: PictureStream, reporter: Reporter) -> tuple[list[ImageRecord], list[np.ndarray]]:
-    """Every good picture at the network's size, held in memory: at 256 pixels, 0.2 MB each."""
+def _read_all(stream: PictureStream, settings: RunConfig, reporter: Reporter) -> tuple[list[ImageRecord], Any]:
+    """Which good pictures can be read, and they themselves: in memory, or read again each time beyond its bound."""
+    room = settings.train.max_memory_bytes // (3 * settings.data.image_size**2)
+    held = len(stream.records) <= room
     readable, pictures = [], []
     with reporter.stage("Reading the images", len(stream.records)) as advance:
         for record, picture in stream:
             readable.append(record)
-            pictures.append(picture)
+            if held:
+                pictures.append(picture)
             advance(1)
     if len(readable) < 3:
         raise DataError(
             f"EfficientAD needs at least 3 good images, to learn, to validate and to calibrate; "
             f"{len(readable)} of {len(stream.records)} can be read"
         )
-    return readable, pictures
+    return readable, pictures if held else LazyPictures(readable, settings.data)
+
+
+def _subset(run: _Run, images: np.ndarray) -> Sequence[np.ndarray]:
+    if isinstance(run.pictures, LazyPictures):
+        return LazyPictures([run.records[image] for image in images], run.settings.data)
+    return [run.pictures[image] for image in images]
 
 
 def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
@@ -212,7 +222,8 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
     learning, held_out = _split(images, seed=settings.seed)
     course = _course(run, learning, held_out, label)
     done = efficient_ad_training.steps_done(course)
-    pl.seed_everything([settings.seed, settings.seed + 1][bool(done)], verbose=False)
+    # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
+    pl.seed_everything(settings.seed + done, verbose=False)
     model = efficient_ad.new_model(
         run.options.size, run.teacher.channels, padding=run.options.padding, pad_maps=run.options.pad_maps
     )
@@ -232,7 +243,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
     options = lightning_runs.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
-    chosen = ([run.pictures[image] for image in learning], [run.pictures[image] for image in held_out])
+    chosen = (_subset(run, learning), _subset(run, held_out))
     with run.reporter.stage("Training efficient_ad", course.steps - done) as advance:
         steps = efficient_ad_training.train_steps(module, course, options, chosen, advance)
     model = model.to(run.device).eval()
