@@ -35,6 +35,13 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def move_kernel(kernel: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, rate: float) -> None:
+    """One step, in place: the momentum takes the gradient up, the kernel moves by Nesterov's look ahead at it."""
+    momentum.mul_(MOMENTUM).add_(gradient)
+    ahead = gradient + MOMENTUM * momentum
+    kernel.sub_(orthogonalised(ahead.flatten(1)).view_as(kernel), alpha=rate)
+
+
 @final
 class Muon(torch.optim.Optimizer):
     """Two parameter groups: kernels (Muon, Nesterov's momentum) and biases (Adam), each with its own rate."""
@@ -64,9 +71,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[kernel]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(kernel)
-        state["momentum"].mul_(MOMENTUM).add_(gradient)
-        ahead = gradient + MOMENTUM * state["momentum"]
-        kernel.sub_(orthogonalised(ahead.flatten(1)).view_as(kernel), alpha=rate)
+        move_kernel(kernel, gradient, state["momentum"], rate)
 
     def _move_bias(self, bias: torch.Tensor, rate: float) -> None:
         gradient: Any = bias.grad

@@ -1,4 +1,4 @@
-"""PatchCore on torch: images to patch features on any device, and the detector that a bundle is opened into."""
+"""Detectors on torch, as bundles are opened into them: PatchCore with its patch features, and EfficientAD."""
 
 from __future__ import annotations
 
@@ -78,3 +78,28 @@ class TorchPatchcore:
         patches, grid = self._extractor(images)
         found = [self._bank.score(image_patches) for image_patches in patches]
         return [Prediction(score.image_score, anomaly_map(score.distances, grid, self.image_size)) for score in found]
+
+
+@final
+class TorchEfficientAd:
+    """A `Detector` around anomalib's torch model, float32, on one device."""
+
+    def __init__(self, model: Any, device: str, image_size: int) -> None:
+        self._model = model.to(device).eval()
+        self._device = device
+        self.image_size = (image_size, image_size)
+
+    @property
+    def network(self) -> Any:
+        """anomalib's torch model: teacher, student and autoencoder."""
+        return self._model
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        import torch
+
+        pictures = to_tensor(images, self._device).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            found = self._model(pictures)
+        scores, maps = found.pred_score.flatten().cpu().numpy(), found.anomaly_map[:, 0].float().cpu().numpy()
+        return [Prediction(float(score), picture) for score, picture in zip(scores, maps, strict=True)]

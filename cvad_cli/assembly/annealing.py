@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PEAK_RATE: Final = 6e-3
 STUDENT_RATE: Final = 6e-3
 BIAS_RATE: Final = 1e-3
-MOMENTUM: Final = 0.95
 WARM_UP_STEPS: Final = 50
 FALL: Final = 0.3  # of all steps
 
@@ -46,8 +45,7 @@ def annealed_schedule(steps: int) -> Callable[[Any], Any]:
 
         from cvad_cli.adapters.muon import Muon
 
-        learning = [*module.model.student.parameters(), *module.model.ae.parameters()]
-        optimiser = Muon(learning, kernel_rate=STUDENT_RATE, bias_rate=BIAS_RATE)
+        optimiser = Muon(module.learning(), kernel_rate=STUDENT_RATE, bias_rate=BIAS_RATE)
         rates = LambdaLR(optimiser, lambda step: learning_share(min(step, steps - 1), steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
@@ -75,7 +73,7 @@ class Optimiser:
         """Move the weights by their gradients, at this share of the peak rates."""
         import torch
 
-        from cvad_cli.adapters.muon import orthogonalised
+        from cvad_cli.adapters.muon import move_kernel
 
         for group in self._adam.param_groups:
             group["lr"] = BIAS_RATE * share
@@ -83,9 +81,7 @@ class Optimiser:
         with torch.no_grad():
             for name, kernel in self._kernels.items():
                 gradient: Any = kernel.grad
-                momentum = self._momentum[name].mul_(MOMENTUM).add_(gradient)
-                ahead = gradient + MOMENTUM * momentum  # Nesterov's
-                kernel.sub_(orthogonalised(ahead.flatten(1)).view_as(kernel), alpha=PEAK_RATE * share)
+                move_kernel(kernel, gradient, self._momentum[name], PEAK_RATE * share)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Quantity and name of a parameter -> that quantity."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from cvad_cli.adapters.prefetch import batched
 from cvad_cli.config.schema import CalibrationConfig
 from cvad_cli.core.calibration import conformal_threshold, cross_conformal_threshold, fold_assignment
+from cvad_cli.ports import Detector, Reporter
 from cvad_cli.records import Calibration
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -39,6 +41,19 @@ def plan_calibration(config: CalibrationConfig, images: int, *, seed: int, cheap
         (np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)
     )
     return CalibrationPlan(np.arange(images), folds)
+
+
+def held_out_scores(
+    detector: Detector, pictures: Iterable[np.ndarray], *, count: int, batch_size: int, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image scores and map peaks, (n,) each, of `count` good pictures that the detector was not fitted on."""
+    with reporter.stage("Calibrating the threshold", count) as advance:
+        found = []
+        for batch in batched(pictures, batch_size):
+            found += detector.predict(batch)
+            advance(len(batch))
+    scores = np.array([prediction.score for prediction in found])
+    return scores, np.array([prediction.anomaly_map.max() for prediction in found])
 
 
 def calibrate(held_out: Sequence[tuple[np.ndarray, np.ndarray]], *, false_alarm_rate: float) -> Calibration:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cvad_cli.adapters.backbones import BackboneSpec, build_network
+from cvad_cli.adapters.backbones import BackboneSpec
 from cvad_cli.adapters.bundles import Bundle, read_bundle
-from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
-from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchPatchcore
-from cvad_cli.assembly.teachers import PDN_BACKBONES, build_pdn_backbone
+from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchEfficientAd, TorchPatchcore
+from cvad_cli.assembly.teachers import build_backbone
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
@@ -75,7 +74,7 @@ def _open_patchcore(bundle: Bundle, device: str) -> Detector:
 
     model = bundle.manifest["model"]
     spec = BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"])
-    network = build_pdn_backbone(spec) if spec.name in PDN_BACKBONES else build_network(spec)
+    network = build_backbone(spec)
     network.load_state_dict(load_file(bundle.file("backbone")))
     bank = load_file(bundle.file("memory_bank"))["features"]
     return TorchPatchcore(

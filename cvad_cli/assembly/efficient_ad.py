@@ -16,10 +16,10 @@ from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.adapters.pdn import PdnSize
-from cvad_cli.adapters.prefetch import batched, prefetch
-from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
+from cvad_cli.adapters.prefetch import prefetch
+from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
-from cvad_cli.assembly.calibrating import plan_calibration
+from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.generic import LazyPictures
 from cvad_cli.assembly.pictures import PictureStream
@@ -180,10 +180,13 @@ def _penalty_folder(penalty: str) -> RealPictures | None:
     if penalty == GENERATED:
         return None
     try:
-        return find_real_pictures([Path(penalty).expanduser()], samples=False)
+        return find_real_pictures(
+            [Path(penalty).expanduser()],
+            samples=False,
+            remedy="model.penalty_images takes 'generated' or a folder of pictures",
+        )
     except DataError as error:
-        text = str(error).replace("--images takes", "model.penalty_images takes 'generated' or")
-        raise DataError(f"model.penalty_images: {text}") from error
+        raise DataError(f"model.penalty_images: {error}") from error
 
 
 def _read_all(stream: PictureStream, settings: RunConfig, reporter: Reporter) -> tuple[list[ImageRecord], Any]:
@@ -229,8 +232,9 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
     )
     model.teacher.load_state_dict(run.teacher.network.state_dict())
     model = model.to(run.device).to(memory_format=torch.channels_last)
-    _measure_teacher(run, model, learning)
-    if done:
+    if not done:  # a checkpoint holds it
+        _measure_teacher(run, model, learning)
+    else:
         run.reporter.note(f"going on from step {done} of {course.steps}: {course.checkpoint.name}")
     schedule = (
         annealed_schedule(course.steps)
@@ -245,7 +249,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
     )
     chosen = (_subset(run, learning), _subset(run, held_out))
     with run.reporter.stage("Training efficient_ad", course.steps - done) as advance:
-        steps = efficient_ad_training.train_steps(module, course, options, chosen, advance)
+        steps = efficient_ad_training.train_steps(module, course, options, chosen, advance, first=done)
     model = model.to(run.device).eval()
     with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
         efficient_ad.set_quantiles(model, _tensors(run, held_out, advance))
@@ -330,13 +334,8 @@ def _penalty_pictures(run: _Run, *, first: int) -> Iterator[torch.Tensor]:
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     detector = TorchEfficientAd(model, run.device, run.settings.data.image_size)
-    found = []
-    with run.reporter.stage("Calibrating the threshold", len(images)) as advance:
-        for batch in batched(images, run.settings.runtime.batch_size):
-            found += detector.predict([run.pictures[image] for image in batch])
-            advance(len(batch))
-    scores = np.array([prediction.score for prediction in found])
-    return scores, np.array([prediction.anomaly_map.max() for prediction in found])
+    pictures, batch = (run.pictures[image] for image in images), run.settings.runtime.batch_size
+    return held_out_scores(detector, pictures, count=len(images), batch_size=batch, reporter=run.reporter)
 
 
 def _write(model: Any, path: Path) -> None:

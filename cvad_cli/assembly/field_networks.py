@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cvad_cli.adapters.anomalib_models import new_patchcore, require_known
-from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, load_backbone, whole_network
+from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, whole_network
 from cvad_cli.adapters.pdn import build_pdn
 from cvad_cli.adapters.receptive_field.tables import patch_embedding, pooled
-from cvad_cli.adapters.runtime_efficient_ad import TorchEfficientAd
-from cvad_cli.adapters.runtime_torch import TorchPatchcore
+from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
 from cvad_cli.assembly.efficient_ad import EfficientAdOptions
-from cvad_cli.assembly.teachers import PDN_BACKBONES, PDN_LAYER, load_pdn_backbone
-from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
+from cvad_cli.assembly.teachers import PDN_BACKBONES, patchcore_backbone, patchcore_layers
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
 from cvad_cli.ports import Reporter
 
@@ -93,11 +92,10 @@ def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects
     config = settings.model
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
-    name = config.backbone or PATCHCORE_BACKBONE
-    network, origin = _trained(settings, device, reporter), TRAINED
-    layers, kwargs = config.layers or (PDN_LAYER,) if name in PDN_BACKBONES else config.layers or PATCHCORE_LAYERS, {}
+    name, layers = patchcore_layers(config)
+    network, origin, kwargs = _trained(settings, device, reporter), TRAINED, {}
     if network is None:
-        backbone = _backbone(settings, name, layers, reporter)
+        backbone = _backbone(settings, reporter)
         network, origin, kwargs = backbone.network, backbone.weights, dict(backbone.spec.kwargs)
     embedding = patch_embedding(new_patchcore(network, name, layers, config.num_neighbors).model).to(device)
     main = Network("patch features", embedding, origin, normalised=True, stages=tuple(layers))
@@ -107,14 +105,14 @@ def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects
     return Subjects((main,), pooled(candidates), names)
 
 
-def _backbone(settings: RunConfig, name: str, layers: tuple[str, ...], reporter: Reporter) -> Backbone:
-    load = load_pdn_backbone if name in PDN_BACKBONES else load_backbone
+def _backbone(settings: RunConfig, reporter: Reporter) -> Backbone:
+    model, seed = settings.model, settings.seed
     try:
-        return load(name, layers, settings.model.weights, seed=settings.seed)
+        return patchcore_backbone(model, seed=seed)
     except ModelError as error:
-        if settings.model.weights is not None:
+        if model.weights is not None:
             raise
-        random = load(name, layers, RANDOM_WEIGHTS, seed=settings.seed)  # a wrong name or layer ends here
+        random = patchcore_backbone(replace(model, weights=RANDOM_WEIGHTS), seed=seed)  # a wrong name ends here
         reporter.warn(f"{error}\nThe effective field is that of random weights: a guide to its shape, no more")
         return random
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from cvad_cli.adapters.anomalib_models import GenericModel, describe
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, find_weights
-from cvad_cli.adapters.prefetch import batched
-from cvad_cli.assembly.calibrating import plan_calibration
+from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.pictures import PictureStream, read_picture
 from cvad_cli.config.schema import DataConfig, RunConfig
 from cvad_cli.errors import DataError
@@ -99,14 +98,8 @@ def _fit(
 def _score(
     settings: RunConfig, model: GenericModel, records: Sequence[ImageRecord], reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
-    with reporter.stage("Calibrating the threshold", len(records)) as advance:
-        found = []
-        for batch in batched(_pictures(records, settings.data), settings.runtime.batch_size):
-            found += model.predict(batch)
-            advance(len(batch))
-    scores = np.array([prediction.score for prediction in found])
-    peaks = np.array([prediction.anomaly_map.max() for prediction in found])
-    return scores, peaks
+    pictures, batch = _pictures(records, settings.data), settings.runtime.batch_size
+    return held_out_scores(model, pictures, count=len(records), batch_size=batch, reporter=reporter)
 
 
 def _pictures(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[np.ndarray]:

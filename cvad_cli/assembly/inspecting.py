@@ -9,7 +9,7 @@ from typing import Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.images import read_image, resize_image, resize_map
+from cvad_cli.adapters.images import read_image, read_mask, resize_image, resize_map
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.describing import Describer, open_describer
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
@@ -17,7 +17,7 @@ from cvad_cli.config.schema import SMALLEST_MAP_PX, RunConfig
 from cvad_cli.core.descriptors import query_vector
 from cvad_cli.core.regions import Region, RegionRule, find_regions
 from cvad_cli.errors import ConfigError, DataError
-from cvad_cli.records import Calibration
+from cvad_cli.records import Calibration, ImageRecord
 
 READ_AHEAD: Final = 4
 """Pictures at their own size that wait for the network."""
@@ -105,6 +105,12 @@ class Inspector:
     def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         """float32 (n, d), length 1: what a region is indexed and searched by."""
         return query_vector(self.describer.describe(picture, regions)).astype(np.float32)
+
+    def mask_of(self, record: ImageRecord) -> np.ndarray | None:
+        """The defect mask, bool (h, w) at its own size; None where there is none. Raises DataError naming the file."""
+        if record.mask_path is None:
+            return None
+        return read_mask(record.mask_path, max_megapixels=self._data.max_megapixels)
 
     def labelled(self, inspection: Inspection, mask: np.ndarray | None) -> tuple[tuple[Region, ...], np.ndarray]:
         """The regions of a defective picture that its label is true of, and their vectors.

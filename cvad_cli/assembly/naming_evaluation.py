@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.adapters.charts import confusion_chart, reliability_chart
-from cvad_cli.adapters.images import read_mask
 from cvad_cli.assembly.describing import open_describer
 from cvad_cli.assembly.detectors import OpenBundle
 from cvad_cli.assembly.inspecting import Inspector
@@ -146,10 +145,7 @@ def _trial_set(
                 continue  # listed by the evaluation of the detector, which read it before
             number = len(found.kinds)
             inspection = inspector.inspect(picture, always=True)
-            mask = None
-            if record.mask_path is not None:
-                mask = read_mask(record.mask_path, max_megapixels=settings.data.max_megapixels)
-            _, labelled = inspector.labelled(inspection, mask)
+            _, labelled = inspector.labelled(inspection, inspector.mask_of(record))
             found.kinds.append(record.defect_type)
             found.vectors += list(inspection.vectors)
             found.masses += [region.mass for region in inspection.regions]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cvad_cli.adapters.anomalib_models import new_patchcore
-from cvad_cli.adapters.backbones import Backbone, load_backbone
+from cvad_cli.adapters.backbones import Backbone
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.pictures import PictureStream
-from cvad_cli.assembly.teachers import PDN_BACKBONES, load_pdn_backbone
-from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, RunConfig
+from cvad_cli.assembly.teachers import patchcore_backbone
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
 from cvad_cli.core.scoring import MemoryBank, anomaly_map
 from cvad_cli.errors import ConfigError, DataError, ResourceError
@@ -41,11 +41,7 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
     config, budget = settings.model, CoresetBudget.of(settings)
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
-    name = config.backbone or PATCHCORE_BACKBONE
-    if name in PDN_BACKBONES:
-        backbone = load_pdn_backbone(name, config.layers, config.weights, seed=settings.seed)
-    else:
-        backbone = load_backbone(name, config.layers or PATCHCORE_LAYERS, config.weights, seed=settings.seed)
+    backbone = patchcore_backbone(config, seed=settings.seed)
     model = new_patchcore(backbone.network, backbone.spec.name, backbone.spec.layers, config.num_neighbors)
     stream = PictureStream(records, settings.data)
     spool = bundle_folder(settings).parent

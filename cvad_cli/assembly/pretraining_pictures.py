@@ -54,7 +54,9 @@ class RealPictures:
     """Over names and sizes of the files: changes when pictures come or go."""
 
 
-def find_real_pictures(folders: Sequence[Path], *, samples: bool) -> RealPictures:
+def find_real_pictures(
+    folders: Sequence[Path], *, samples: bool, remedy: str = "--images takes a folder of pictures"
+) -> RealPictures:
     """List the pictures below `folders` and, with `samples`, scikit-image's own where it is installed.
 
     Raises DataError for a folder that is missing or holds no picture.
@@ -62,7 +64,7 @@ def find_real_pictures(folders: Sequence[Path], *, samples: bool) -> RealPicture
     found: list[Path] = []
     sources = []
     for folder in folders:
-        pictures = _pictures_below(folder)
+        pictures = _pictures_below(folder, remedy)
         sources.append((folder.resolve().name, len(pictures)))
         found += pictures
     if samples and (bundled := bundled_samples()):
@@ -85,9 +87,9 @@ def bundled_samples() -> tuple[Path, ...]:
     return tuple(folder / name for name in SAMPLES if (folder / name).is_file())
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _pictures_below(folder: Path, remedy: str) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --images takes a folder of pictures")
+        raise DataError(f"{folder}: no such folder; {remedy}")
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not pictures:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))

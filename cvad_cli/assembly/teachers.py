@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec
-from cvad_cli.adapters.pdn import PdnSize, build_pdn, load_teacher
+from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, build_network, load_backbone
+from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, build_pdn, load_teacher
+from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
+from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, ModelConfig
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,10 +48,9 @@ def choose_teacher(
     Raises ModelError where there is none of this size, or its channels are not `channels` (None: as it has).
     """
     if weights == RANDOM_WEIGHTS:
-        network = (
-            build_pdn(size, channels or 384, padding=padding, seed=seed).eval().requires_grad_(requires_grad=False)
-        )
-        return ChosenTeacher(network, channels or 384, f"random, seed {seed}")
+        channels = channels or TEACHER_CHANNELS
+        network = build_pdn(size, channels, padding=padding, seed=seed).eval().requires_grad_(requires_grad=False)
+        return ChosenTeacher(network, channels, f"random, seed {seed}")
     if weights == OFFICIAL_WEIGHTS:
         path = _official(size)
     elif weights is not None:
@@ -66,20 +67,31 @@ def choose_teacher(
     return ChosenTeacher(teacher.network, teacher.channels, f"{origin}, sha256 {_sha256(path)}")
 
 
-def load_pdn_backbone(name: str, layers: tuple[str, ...] | None, weights: str | None, *, seed: int) -> Backbone:
-    """A patch description network as PatchCore's backbone: its one layer is its answer, every second place.
+def patchcore_layers(model: ModelConfig) -> tuple[str, tuple[str, ...]]:
+    """The backbone and the layers of a PatchCore config, its defaults filled in."""
+    name = model.backbone or PATCHCORE_BACKBONE
+    return name, model.layers or ((PDN_LAYER,) if name in PDN_BACKBONES else PATCHCORE_LAYERS)
 
-    Raises ModelError for another layer, or where `choose_teacher` does.
+
+def patchcore_backbone(model: ModelConfig, *, seed: int) -> Backbone:
+    """The backbone of a PatchCore config with its weights: a timm network, or a PDN whose one layer is its answer.
+
+    Raises ModelError where the name, a layer or the weights cannot be had, with the remedies.
     """
-    if layers not in (None, (PDN_LAYER,)):
-        raise ModelError(f"model.layers: {name} has one layer, [{PDN_LAYER}], got [{', '.join(layers or ())}]")
-    teacher = choose_teacher(PDN_BACKBONES[name], weights, None, padding=True, seed=seed)
-    spec = BackboneSpec(name, (PDN_LAYER,), {"channels": teacher.channels})
+    name, layers = patchcore_layers(model)
+    if name not in PDN_BACKBONES:
+        return load_backbone(name, layers, model.weights, seed=seed)
+    if layers != (PDN_LAYER,):
+        raise ModelError(f"model.layers: {name} has one layer, [{PDN_LAYER}], got [{', '.join(layers)}]")
+    teacher = choose_teacher(PDN_BACKBONES[name], model.weights, None, padding=True, seed=seed)
+    spec = BackboneSpec(name, layers, {"channels": teacher.channels})
     return Backbone(spec, _as_features(teacher.network), teacher.origin)
 
 
-def build_pdn_backbone(spec: BackboneSpec) -> nn.Module:
-    """The network of `load_pdn_backbone` before its weights are filled in."""
+def build_backbone(spec: BackboneSpec) -> nn.Module:
+    """The network of `patchcore_backbone` before its weights are filled in."""
+    if spec.name not in PDN_BACKBONES:
+        return build_network(spec)
     network = build_pdn(PDN_BACKBONES[spec.name], int(spec.kwargs["channels"]), padding=True, seed=0)
     return _as_features(network.eval())
 
@@ -87,7 +99,7 @@ def build_pdn_backbone(spec: BackboneSpec) -> nn.Module:
 def _as_features(network: nn.Module) -> nn.Module:
     from cvad_cli.adapters.pdn_features import PdnFeatures
 
-    return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING)
+    return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def _official(size: PdnSize) -> Path:

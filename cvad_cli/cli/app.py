@@ -126,10 +126,16 @@ def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     Writes <output.root>/<name>/receptive_field/. Exit status 1: the measured field is not the theoretical one.
     """
     from cvad_cli.cli.field_tables import show_fields
-    from cvad_cli.cli.runs import field_analysis
+
+    def task() -> Callable[..., Any]:
+        from functools import partial
+
+        from cvad_cli.tasks.analyze_rf import FieldQuestion, analyze_rf
+
+        return partial(analyze_rf, FieldQuestion(defect_size, image))
 
     options = Options(tuple(set_), device, json, quiet, debug)
-    results = run_each(config, options, field_analysis(defect_size, image), show_fields)
+    results = run_each(config, options, task, show_fields)
     if not all(result.agrees for result in results):
         raise typer.Exit(1)
 

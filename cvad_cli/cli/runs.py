@@ -66,19 +66,6 @@ def run_each(
     return results
 
 
-def field_analysis(defect_size: str | None, image: Path | None) -> Callable[[], Callable[..., Any]]:
-    """The task of `analyze-rf` with what was asked of it, for `run_each`."""
-
-    def task() -> Callable[..., Any]:
-        from functools import partial
-
-        from cvad_cli.tasks.analyze_rf import FieldQuestion, analyze_rf
-
-        return partial(analyze_rf, FieldQuestion(defect_size, image))
-
-    return task
-
-
 def run_demo(output: Path, seed: int, options: Options) -> None:
     """Generate, train and evaluate each category; then the table."""
     from cvad_cli.cli.progress import reporter_for

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.images import read_mask
 from cvad_cli.adapters.index_snapshots import export_index, import_index
 from cvad_cli.assembly.defect_index import (
     DATASET,
@@ -116,7 +115,7 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
         else:
             require_fitting(info, inspector, place)
         before = {point.id: point.payload for point in store.scroll(where={"category": dataset.name})}
-        run = _Run(settings, inspector, labeller, before)
+        run = _Run(inspector, labeller, before)
         with reporter.stage("Describing labelled defects", len(chosen)) as advance:
             for record, points in run.points(chosen):
                 store.upsert(points)
@@ -134,14 +133,12 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
 class _Run:
     """One pass over labelled pictures, and what came of it."""
 
-    def __init__(
-        self, settings: RunConfig, inspector: Inspector, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, inspector: Inspector, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.done: list[ImageRecord] = []
         self.skipped: list[SkippedImage] = []
         self.added = self.unchanged = 0
         self.found: set[str] = set()
-        self._data, self._inspector, self._labeller, self._before = settings.data, inspector, labeller, before
+        self._inspector, self._labeller, self._before = inspector, labeller, before
 
     def points(self, records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, list[DefectPoint]]]:
         """Each picture with the points that the index does not hold yet, in order."""
@@ -168,9 +165,7 @@ class _Run:
         return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
 
     def _describe(self, record: ImageRecord, picture: np.ndarray) -> list[DefectPoint]:
-        mask = None
-        if record.mask_path is not None:
-            mask = read_mask(record.mask_path, max_megapixels=self._data.max_megapixels)
+        mask = self._inspector.mask_of(record)
         inspection = self._inspector.inspect(picture, always=True)
         regions, vectors = self._inspector.labelled(inspection, mask)
         sha256 = content_hash(record)

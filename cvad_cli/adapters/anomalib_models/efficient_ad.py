@@ -89,6 +89,10 @@ class LocalEfficientAd(EfficientAd):
         module.model, module._penalty, module._schedule = model, penalty, schedule
         return module
 
+    def learning(self) -> list[nn.Parameter]:
+        """What training moves: student and autoencoder."""
+        return [*self.model.student.parameters(), *self.model.ae.parameters()]
+
     def configure_optimizers(self) -> Any:
         """What the schedule says."""
         return self._schedule(self)

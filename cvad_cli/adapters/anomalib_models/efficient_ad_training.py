@@ -55,9 +55,12 @@ class Steps(IterableDataset[torch.Tensor]):
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         rank, world = _place_among_devices()
+        current, order = -1, np.empty(0, int)
         for step in range(self._first, self._steps):
             epoch, place = divmod(step * world + rank, len(self._pictures))
-            order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._pictures))
+            if epoch != current:
+                current = epoch
+                order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._pictures))
             yield as_tensor(self._pictures[int(order[place])])
 
 
@@ -84,8 +87,7 @@ def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
     """Adam, its rate divided by ten for the last 5 % of the steps: paper algorithm 1; anomalib's optimiser."""
 
     def schedule(module: LocalEfficientAd) -> Any:
-        learning = [*module.model.student.parameters(), *module.model.ae.parameters()]
-        optimiser = torch.optim.Adam(learning, lr=rate, weight_decay=weight_decay)
+        optimiser = torch.optim.Adam(module.learning(), lr=rate, weight_decay=weight_decay)
         rates = StepLR(optimiser, step_size=max(1, int(0.95 * steps)), gamma=0.1)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
@@ -123,13 +125,14 @@ def train_steps(
     options: Mapping[str, Any],
     pictures: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     advance: Callable[[int], None],
+    *,
+    first: int,
 ) -> int:
-    """Train from the checkpoint, if there is one, to the end of the course; the number of steps done.
+    """Train from step `first`, which `steps_done` gave, to the end of the course; the number of steps done.
 
     `pictures`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
     """
     learning, held_out = pictures
-    first = steps_done(course)
     callbacks: list[Any] = [_Keeper(course, advance)]
     if course.patience is not None:
         callbacks.append(EarlyStopping("held_out_distance", patience=course.patience, min_delta=IMPROVEMENT))
