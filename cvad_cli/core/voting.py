@@ -74,6 +74,54 @@ class LabelledRegions:
         centres: np.ndarray = mean / np.where(length > 0, length, 1)
         return centres
 
+    @cached_property
+    def spreads(self) -> np.ndarray:
+        """(C,) median distance, within each type, of a region to its nearest mate from another picture."""
+        mates = _gaps(self.centres, self.views)
+        mates[self.pictures[:, None] == self.pictures] = np.inf
+        mates[self.types[:, None] != self.types] = np.inf
+        nearest = mates.min(1)
+        spreads = np.asarray([np.median(nearest[self.types == kind]) for kind in range(self.count)])
+        measured = np.isfinite(spreads)
+        spreads[~measured] = np.median(spreads[measured]) if measured.any() else 1.0
+        return np.asarray(np.maximum(spreads, LEAST_SPREAD))
+
+    @cached_property
+    def ridge(self) -> Ridge:
+        """The regression on every orientation of every region."""
+        return Ridge.learn(*_flat(self.views, self.types))
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """A solved regression: scores are (queries - centre) @ solution."""
+
+    centre: np.ndarray
+    """(d,)."""
+    solution: np.ndarray
+    """(d, C)."""
+
+    @classmethod
+    def learn(cls, labelled: np.ndarray, types: np.ndarray) -> Ridge:
+        """From labelled vectors (n, d) of types (n,) in 0..C - 1, each present: see `ridge_scores`."""
+        counts = np.bincount(types)
+        weight = len(types) / (len(counts) * counts[types])
+        centre = weight @ labelled / weight.sum()
+        a = labelled - centre
+        target = (types[:, None] == np.arange(len(counts))).astype(float)
+        penalty = RIDGE * float((a * a).sum()) / len(a)
+        if penalty == 0:  # one vector, or copies of it: nothing tells types apart
+            return cls(centre, np.zeros((a.shape[1], len(counts))))
+        if len(a) <= a.shape[1]:
+            return cls(centre, a.T @ np.linalg.solve(a @ a.T + np.diag(penalty / weight), target))
+        weighted = a.T * weight
+        return cls(centre, np.linalg.solve(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target))
+
+    def scores(self, queries: np.ndarray) -> np.ndarray:
+        """(q, C) of queries (q, d)."""
+        scores: np.ndarray = (queries - self.centre) @ self.solution
+        return scores
+
 
 def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """(q, C) class scores of queries (q, d) from labelled vectors (n, d) of types (n,) in 0..C - 1, each present.
@@ -82,21 +130,7 @@ def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -
     target of 1 for a vector's own type and 0 for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
     the smaller of its two forms, (n, n) or (d, d); they give the same W. The scores of a query sum to 0.
     """
-    counts = np.bincount(types)
-    weight = len(types) / (len(counts) * counts[types])
-    centre = weight @ labelled / weight.sum()
-    a, b = labelled - centre, queries - centre
-    target = (types[:, None] == np.arange(len(counts))).astype(float)
-    penalty = RIDGE * float((a * a).sum()) / len(a)
-    if penalty == 0:  # one vector, or copies of it: nothing tells types apart
-        return np.zeros((len(queries), len(counts)))
-    if len(a) <= a.shape[1]:
-        solution = a.T @ np.linalg.solve(a @ a.T + np.diag(penalty / weight), target)
-    else:
-        weighted = a.T * weight
-        solution = np.linalg.solve(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target)
-    scores: np.ndarray = b @ solution
-    return scores
+    return Ridge.learn(labelled, types).scores(queries)
 
 
 def leave_one_out_scores(labelled: LabelledRegions) -> np.ndarray:
@@ -157,8 +191,7 @@ def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_pictures: 
     away = _gaps(queries, labelled.views)
     if query_pictures is not None:
         away[query_pictures[:, None] == labelled.pictures] = np.inf
-    spread = _spreads(labelled)
-    ratio = [away[:, labelled.types == kind].min(1) / spread[kind] for kind in range(labelled.count)]
+    ratio = [away[:, labelled.types == kind].min(1) / labelled.spreads[kind] for kind in range(labelled.count)]
     least: np.ndarray = np.min(ratio, axis=0)
     return least
 
@@ -232,8 +265,7 @@ class TypeClassifier:
 
     def judge(self, queries: np.ndarray) -> Verdicts:
         """Type, confidence and strangeness of queries (q, d), unit vectors."""
-        vectors, types = _flat(self.labelled.views, self.labelled.types)
-        confidences = softmax(ridge_scores(vectors, types, queries), self.temperature)
+        confidences = softmax(self.labelled.ridge.scores(queries), self.temperature)
         strange = strangeness(queries, self.labelled)
         return Verdicts(confidences, strange, conformal_p(self.own, strange))
 
@@ -250,15 +282,3 @@ def _gaps(queries: np.ndarray, views: np.ndarray) -> np.ndarray:
     likeness = (queries @ views.reshape(-1, width).T).reshape(len(queries), n, orientations).max(2)
     gaps: np.ndarray = np.sqrt(np.maximum(2 - 2 * likeness, 0))
     return gaps
-
-
-def _spreads(labelled: LabelledRegions) -> np.ndarray:
-    """(C,) median distance, within each type, of a region to its nearest mate from another picture."""
-    mates = _gaps(labelled.centres, labelled.views)
-    mates[labelled.pictures[:, None] == labelled.pictures] = np.inf
-    mates[labelled.types[:, None] != labelled.types] = np.inf
-    nearest = mates.min(1)
-    spreads = np.asarray([np.median(nearest[labelled.types == kind]) for kind in range(labelled.count)])
-    measured = np.isfinite(spreads)
-    spreads[~measured] = np.median(spreads[measured]) if measured.any() else 1.0
-    return np.asarray(np.maximum(spreads, LEAST_SPREAD))
