@@ -159,7 +159,11 @@ def _is_plain(kind: bytes, content: bytes) -> bool:
     """Whether a chunk leaves 8-bit gray or RGB levels as they are: no alpha, no palette, no orientation in metadata."""
     if kind == b"IHDR":
         return content[8:10] in {b"\x08\x00", b"\x08\x02"}
-    return kind in _HARMLESS or (kind == b"tEXt" and not content.startswith((b"Raw profile", b"XML")))
+    if kind in {b"tEXt", b"iTXt"}:
+        keyword, _, rest = content.partition(b"\0")
+        packed = kind == b"iTXt" and not rest.startswith(b"\0")
+        return not (packed or keyword.startswith(b"Raw profile") or b"rientation" in rest)
+    return kind in _HARMLESS
 
 
 @contextmanager
