@@ -35,6 +35,7 @@ __all__ = [
     "resize_map",
     "resize_mask",
     "write_image",
+    "write_map",
 ]
 
 REDUCED_MARGIN: Final = 2
@@ -135,6 +136,19 @@ def write_image(path: Path, image: np.ndarray) -> None:
     levels = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     with replacing(path) as temporary:
         Image.fromarray(np.ascontiguousarray(levels)).save(temporary, "PNG")
+
+
+def write_map(path: Path, values: np.ndarray) -> None:
+    """Write a map (h, w) as TIFF of one 32-bit float channel, every value as it is, whole or not at all.
+
+    Raises ResourceError where the file cannot be written.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"map: expected (h, w), got {values.shape}")
+    with replacing(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).save(
+            temporary, "TIFF", compression="tiff_adobe_deflate"
+        )
 
 
 def _require_rgb(image: np.ndarray) -> None:
