@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, final
@@ -21,7 +21,7 @@ import numpy as np
 
 from cvad_cli.adapters.images import read_image, read_reduced, resize_image
 from cvad_cli.adapters.prefetch import Prefetch, ready_batches
-from cvad_cli.assembly.sources import Shot, Subject
+from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.errors import DataError
 from cvad_cli.ports import Detector, TimedDetector
 from cvad_cli.records import Prediction
@@ -118,7 +118,7 @@ class Pipeline:
         *,
         live: bool = False,
         stop: threading.Event | None = None,
-    ) -> Iterator[Result | Failed]:
+    ) -> Generator[Result | Failed, None, None]:
         """Yield `finish` of each picture that was judged, and each failure, in the order of the shots.
 
         `load` says None for a shot that is to be left out. `live`: pictures are judged as they come, else in full

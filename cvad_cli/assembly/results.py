@@ -17,7 +17,7 @@ from cvad_cli.assembly.detectors import OpenBundle
 from cvad_cli.assembly.inputs import with_suffix_added
 from cvad_cli.assembly.inspecting import region_rule, regions_of
 from cvad_cli.assembly.pipeline import Judged
-from cvad_cli.assembly.sources import Subject
+from cvad_cli.assembly.shots import Subject
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.latency import StageTimes
 from cvad_cli.core.regions import Region

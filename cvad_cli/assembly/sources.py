@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import select
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
+from typing import Final, final
 
 from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
 from cvad_cli.adapters.prefetch import WAKE_S
 from cvad_cli.adapters.videos import VIDEO_SUFFIXES, read_frames
 from cvad_cli.assembly.inputs import meant
+from cvad_cli.assembly.pipeline import Failed, Loaded, Loader
+from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.errors import ConfigError, DataError
 
 STDIN: Final = "-"
@@ -24,41 +25,14 @@ _ELSEWHERE: Final = "_elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """Which content of a file is meant: a file that is written again is another one."""
-
-    name: str
-    """Below the watched folder, with forward slashes."""
-    size: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Which picture is spoken of."""
-
-    image: str
-    """What results call it: the path as it was given, `line.mp4#12`, `camera:0#12`."""
-    name: str
-    """Relative, of this picture alone: what files about it are called."""
-    stamp: Stamp | None = None
-    """Of a watched file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture to inspect: a file, a frame, or what could not even be listed."""
-
-    subject: Subject
-    origin: Path | np.ndarray | DataError
-
-
-@dataclass(frozen=True, slots=True)
 class Listing:
     """Where a list of paths comes from: an open file, and what stands between two of them."""
 
     descriptor: int
     separator: bytes = b"\n"
+
+
+STANDARD_INPUT: Final = Listing(0)
 
 
 def camera_number(source: str) -> int | None:
@@ -83,62 +57,82 @@ def require_meaning(sources: Sequence[str]) -> None:
             next(meant(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES), None)
 
 
-def shots(
-    sources: Sequence[str], ended: Callable[[], bool], *, listing: Listing, max_megapixels: float = 100.0
-) -> Iterator[Shot]:
-    """Each source's pictures, one source after another; `-` stands for the paths of `listing`. Ends when `ended`.
+@final
+class Sources:
+    """Shots of what was named, for the pipeline: one source after another, until `enough` is set.
 
-    A folder gives its images, a file or a pattern also videos, frame by frame.
+    A folder gives its images, a file or a pattern also videos, frame by frame; `-` the paths of `listing`.
     """
-    naming = _Naming(sources)
-    for source in sources:
-        camera = camera_number(source)
+
+    def __init__(
+        self, names: Sequence[str], enough: threading.Event, *, listing: Listing, max_megapixels: float = 100.0
+    ) -> None:
+        self._names = names
+        self._enough = enough
+        self._listing = listing
+        self._max_megapixels = max_megapixels
+        self._naming = _Naming(names)
+        self.is_live = any(map(is_live, names))
+
+    def shots(self) -> Iterator[Shot]:
+        """Every picture, found as it is asked for."""
+        for name in self._names:
+            for shot in self._of(name):
+                if self._enough.is_set():
+                    return
+                yield shot
+
+    @staticmethod
+    def load(loader: Loader, shot: Shot) -> Loaded | Failed:
+        """Read a picture; what cannot be read comes as its error."""
+        try:
+            return loader(shot)
+        except DataError as error:
+            return Failed(shot.subject, error)
+
+    def _of(self, name: str) -> Iterator[Shot]:
+        camera = camera_number(name)
         if camera is not None:
-            found = _frames(camera, source, naming, max_megapixels)
-        elif source == STDIN:
-            found = _listed(listing, ended, naming, max_megapixels)
+            yield from self._frames(camera, name)
+        elif name == STDIN:
+            for line in _lines(self._listing, self._enough):
+                yield from self._of_path(Path(os.fsdecode(line)))
         else:
-            found = _named(source, naming, max_megapixels)
-        for shot in found:
-            if ended():
-                return
-            yield shot
+            suffixes = IMAGE_SUFFIXES if Path(name).expanduser().is_dir() else IMAGE_SUFFIXES | VIDEO_SUFFIXES
+            for path in meant(name, suffixes):
+                if isinstance(path, DataError):
+                    yield Shot(Subject(name, self._naming.of(Path(name))), path)
+                else:
+                    yield from self._of_path(path)
 
-
-def _named(source: str, naming: _Naming, max_megapixels: float) -> Iterator[Shot]:
-    suffixes = IMAGE_SUFFIXES if Path(source).expanduser().is_dir() else IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    for path in meant(source, suffixes):
-        if isinstance(path, DataError):
-            yield Shot(Subject(source, naming.of(Path(source))), path)
+    def _of_path(self, path: Path) -> Iterator[Shot]:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            yield from self._frames(path, str(path))
         else:
-            yield from _of_path(path, naming, max_megapixels)
+            yield Shot(Subject(str(path), self._naming.of(path)), path)
+
+    def _frames(self, place: Path | int, source: str) -> Iterator[Shot]:
+        name = self._naming.of(place) if isinstance(place, Path) else f"camera_{place}"
+        try:
+            for number, frame in enumerate(read_frames(place, max_megapixels=self._max_megapixels)):
+                yield Shot(Subject(f"{source}#{number}", f"{name}/{number:08d}"), frame)
+        except DataError as error:
+            yield Shot(Subject(source, name), error)
 
 
-def _listed(listing: Listing, ended: Callable[[], bool], naming: _Naming, max_megapixels: float) -> Iterator[Shot]:
-    for line in _lines(listing, ended):
-        yield from _of_path(Path(os.fsdecode(line)), naming, max_megapixels)
+def require_outside(folder: Path, sources: Sequence[str], option: str) -> None:
+    """What is written must not be read as a picture in turn. Raises ConfigError where `folder` lies in a source."""
+    whole = folder.expanduser().resolve()
+    for source in sources:
+        inside = Path(source).expanduser()
+        if inside.is_dir() and whole.is_relative_to(inside.resolve()):
+            raise ConfigError(f"{option} {folder}: lies in {source}, which is read; name a folder outside it")
 
 
-def _of_path(path: Path, naming: _Naming, max_megapixels: float) -> Iterator[Shot]:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        yield from _frames(path, str(path), naming, max_megapixels)
-    else:
-        yield Shot(Subject(str(path), naming.of(path)), path)
-
-
-def _frames(place: Path | int, source: str, naming: _Naming, max_megapixels: float) -> Iterator[Shot]:
-    name = naming.of(place) if isinstance(place, Path) else f"camera_{place}"
-    try:
-        for number, frame in enumerate(read_frames(place, max_megapixels=max_megapixels)):
-            yield Shot(Subject(f"{source}#{number}", f"{name}/{number:08d}"), frame)
-    except DataError as error:
-        yield Shot(Subject(source, name), error)
-
-
-def _lines(listing: Listing, ended: Callable[[], bool]) -> Iterator[bytes]:
+def _lines(listing: Listing, enough: threading.Event) -> Iterator[bytes]:
     """What stands between the separators, as soon as it is there; empty lines are none."""
     rest = b""
-    while not ended():
+    while not enough.is_set():
         if not _can_read(listing.descriptor):
             continue
         block = os.read(listing.descriptor, 1 << 16)

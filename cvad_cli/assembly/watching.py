@@ -24,7 +24,7 @@ from cvad_cli.adapters.images import proves_itself
 from cvad_cli.adapters.journals import ResultJournal
 from cvad_cli.assembly.inputs import walk
 from cvad_cli.assembly.pipeline import Failed, Loaded, Loader
-from cvad_cli.assembly.sources import Shot, Stamp, Subject
+from cvad_cli.assembly.shots import Shot, Stamp, Subject
 from cvad_cli.config.schema import WatchConfig
 from cvad_cli.errors import DataError
 
@@ -89,6 +89,11 @@ class Watcher:
                     path = self._folder / stamp.name
                     yield Shot(Subject(str(path), stamp.name, stamp), path)
             self._enough.wait(max(self._config.poll_s, looked * (1 / SCAN_SHARE - 1)))
+
+    @property
+    def is_live(self) -> bool:
+        """Files come when they will."""
+        return True
 
     def load(self, loader: Loader, shot: Shot) -> Loaded | Failed | None:
         """Read a file; None where it is to be tried again later."""
