@@ -10,7 +10,7 @@ import numpy as np
 from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
 from cvad_cli.adapters.images import read_reduced, resize_image
 from cvad_cli.adapters.prefetch import prefetch
-from cvad_cli.config.schema import DataConfig
+from cvad_cli.config.schema import DataConfig, default_workers
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
 
@@ -50,7 +50,8 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
         """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
-        for record, outcome in zip(self.records, prefetch(self.records, self._read), strict=True):
+        outcomes = prefetch(self.records, self._read, workers=default_workers())
+        for record, outcome in zip(self.records, outcomes, strict=True):
             if isinstance(outcome, DataError):
                 if self._data.on_error == "stop":
                     raise outcome

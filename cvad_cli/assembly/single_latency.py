@@ -1,4 +1,4 @@
-"""How long one picture takes from its file to its verdict, alone, part by part: no queue, no batch, no threads of ours."""
+"""How long one picture takes from its file to its verdict, alone, part by part: no queue, no batch, no thread."""
 
 from __future__ import annotations
 
