@@ -121,6 +121,10 @@ class TrainSummary:
     """What is worth knowing of this kind of model: the size of the memory bank and its covering radius, say."""
 
 
+Verdict = Literal["passed", "failed", "cannot tell", "skipped"]
+"""`cannot tell`: the test set is too small to say; `skipped`: the figure is missing and the gate optional."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """What one gate says of one run."""
@@ -137,8 +141,7 @@ class GateResult:
     """Whether the build may go on. False for a figure that is missing or not a number."""
     reason: str
     """One sentence: the figures, and why a gate failed, was skipped, or cannot tell."""
-    verdict: Literal["passed", "failed", "cannot tell", "skipped"]
-    """`cannot tell`: the test set is too small to say; `skipped`: the figure is missing and the gate optional."""
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
