@@ -14,7 +14,7 @@ import numpy as np
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
-from cvad_cli.adapters.pdn import PdnSize
+from cvad_cli.adapters.pdn import PdnSize, fold_linear
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
@@ -25,6 +25,7 @@ from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
 from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
 from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError, did_you_mean
 from cvad_cli.ports import Reporter
 from cvad_cli.records import FittedModel, ImageRecord
@@ -67,6 +68,8 @@ class EfficientAdOptions:
     pad_maps: bool = True
     lr: float = 1e-4
     weight_decay: float = 1e-5
+    whitening: float = 0.0
+    """0: the paper's standardisation by channel; up to 1: the teacher's features vary alike in all directions."""
 
     @classmethod
     def of(cls, settings: RunConfig) -> EfficientAdOptions:
@@ -288,12 +291,16 @@ def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -
 
 
 def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
-    from cvad_cli.adapters.anomalib_models.efficient_ad import teacher_statistics
+    """Whiten the teacher on the pictures to learn from, and keep the statistics of what it says then."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad import set_statistics, teacher_moments
 
     with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
-        found = teacher_statistics(model.teacher, _tensors(run, learning, advance))
-    model.mean_std["mean"].data.copy_(found.mean)
-    model.mean_std["std"].data.copy_(found.std)
+        mean, covariance = teacher_moments(model.teacher, _tensors(run, learning, advance)).result()
+    if run.options.whitening:
+        matrix = whitening(covariance, run.options.whitening)
+        fold_linear(model.teacher, matrix)
+        mean, covariance = matrix @ mean, matrix @ covariance @ matrix
+    set_statistics(model, mean, covariance)
 
 
 def _precision(wanted: str, device: str) -> str:
