@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cvad_cli.adapters.datasets import fingerprint
-from cvad_cli.adapters.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.adapters.pdn import PdnSize
 from cvad_cli.adapters.prefetch import prefetch
@@ -156,6 +156,7 @@ def fit_efficient_ad(
         used=len(readable),
         skipped=tuple(stream.skipped),
         details=details,
+        judge=TorchEfficientAd(model, device, settings.data.image_size).predict,
         scratch=run.scratch,
     )
 
