@@ -17,15 +17,17 @@ from cvad_cli.adapters.anomalib_models import new_patchcore
 from cvad_cli.adapters.backbones import Backbone
 from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
+from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, TorchPatchcore, to_tensor
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.pictures import PictureStream
+from cvad_cli.assembly.probes import Judge
 from cvad_cli.assembly.teachers import PDN_BACKBONES, patchcore_backbone
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
 from cvad_cli.core.feature_targets import Moments
-from cvad_cli.core.scoring import MemoryBank, anomaly_map
+from cvad_cli.core.maps import anomaly_map
+from cvad_cli.core.scoring import MemoryBank
 from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError, ResourceError
 from cvad_cli.ports import Reporter
@@ -79,6 +81,7 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
             "covering_radius": bank.radius,
             "coreset": bank.how,
         },
+        judge=_judge(backbone, bank.features, settings, device),
     )
 
 
@@ -96,6 +99,19 @@ def _whiten(features: PatchFeatures, images: np.ndarray, backbone: Backbone) -> 
     for patches in features.values:
         patches[:] = patches @ matrix.astype(np.float32)
     fold_linear(backbone.network, matrix)
+
+
+def _judge(backbone: Backbone, bank: np.ndarray, settings: RunConfig, device: str) -> Judge:
+    import torch
+
+    detector = TorchPatchcore(
+        backbone.network,
+        torch.from_numpy(bank),
+        num_neighbors=settings.model.num_neighbors,
+        image_size=settings.data.image_size,
+        device=device,
+    )
+    return detector.predict
 
 
 def _fit_and_hold_out(

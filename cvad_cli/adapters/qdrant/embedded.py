@@ -257,7 +257,8 @@ def _packed(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(packed: dict[str, Any]) -> dict[str, Any]:
-    return packed | json.loads(packed.pop(_REST, "{}"))
+    rest: dict[str, Any] = json.loads(packed.pop(_REST, "{}"))
+    return packed | rest
 
 
 def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> Any:
