@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -248,13 +249,15 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
             course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, range(done, course.steps)), schedule)
+    penalty = _penalty_pictures(run, range(done, course.steps))
+    module = efficient_ad.LocalEfficientAd.around(model, penalty, schedule)
     options = lightning_runs.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
-    chosen = (_subset(run, learning), _subset(run, held_out))
-    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance:
-        steps = efficient_ad_training.train_steps(module, course, options, chosen, advance, first=done)
+    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance, closing(penalty):
+        steps = efficient_ad_training.train_steps(
+            module, course, options, (_subset(run, learning), _subset(run, held_out)), advance, first=done
+        )
     model = model.to(run.device).eval()
     with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
         efficient_ad.set_quantiles(model, _tensors(run, held_out, advance))
@@ -325,16 +328,16 @@ def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tens
         advance(1)
 
 
-def _penalty_pictures(run: _Run, steps: range) -> Iterator[torch.Tensor]:
+def _penalty_pictures(run: _Run, steps: range) -> Generator[torch.Tensor]:
     """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
 
-    nothing = RealPictures((), (), (), "")
-    share = 1.0 if run.penalty is None else 0.0
-    source = PictureSource(run.penalty or nothing, generated_share=share, seed=run.settings.seed)
+    real, share = (RealPictures((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)
+    source = PictureSource(real, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
-    for pictures in training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None):
-        yield as_tensor(resize_image(pictures[0], (side, side)))[None]
+    with closing(training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None)) as batches:
+        for pictures in batches:
+            yield as_tensor(resize_image(pictures[0], (side, side)))[None]
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
