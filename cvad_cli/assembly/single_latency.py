@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvad_cli.assembly.detectors import OpenBundle
-from cvad_cli.assembly.inspecting import region_rule, regions_of
 from cvad_cli.assembly.pipeline import Loader, split_of
+from cvad_cli.assembly.region_rules import region_rule, regions_of
 from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.latency import Spread, StageTimes

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cvad_cli import __version__
-from cvad_cli.cli import defects, inspection
+from cvad_cli.cli import defects, inspection, measuring
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.root import RootGroup
 from cvad_cli.cli.runs import Options, run_each
@@ -40,6 +40,9 @@ Backbones = Annotated[
 WeightFiles = Annotated[
     list[str], typer.Option("--weights", metavar="FILE", help="Weights of each backbone, in the same order.")
 ]
+Balanced = Annotated[
+    bool, typer.Option("--balanced", help="Let a faint texture count as much as a loud one, picture by picture.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume/--restart", help="Go on from the checkpoint beside the output, or begin anew.")
 ]
@@ -61,49 +64,8 @@ def cvad(
     del version
 
 
-@app.command()
-def train(
-    config: Configs,
-    set_: Overrides = [],  # noqa: B006
-    device: Device = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Train a detector on good images, calibrate its threshold, write its bundle."""
-    from cvad_cli.cli.render import show_training
-
-    def task() -> Callable[..., Any]:
-        from cvad_cli.tasks.train import train
-
-        return train
-
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_training)
-
-
-@app.command()
-def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
-    config: Configs,
-    set_: Overrides = [],  # noqa: B006
-    device: Device = None,
-    classification: Annotated[
-        bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
-    ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Measure a trained detector on labelled test images: AUROC, precision, recall, false alarms, AUPRO."""
-    from cvad_cli.cli.render import show_evaluation
-
-    def task() -> Callable[..., Any]:
-        from functools import partial
-
-        from cvad_cli.tasks.evaluate import evaluate
-
-        return partial(evaluate, classification=classification)
-
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_evaluation)
+app.command()(measuring.train)
+app.command()(measuring.evaluate)
 
 
 @app.command()
@@ -171,6 +133,7 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     generated_share: Annotated[float, typer.Option(help="Share of generated pictures, 0 to 1.")] = 0.5,
     calibration_images: Annotated[int, typer.Option(help="Pictures that the targets are standardised over.")] = 1024,
     held_out_images: Annotated[int, typer.Option(help="Pictures that the loss is reported on.")] = 48,
+    balanced: Balanced = False,
     resume: Resume = True,
     json: Json = False,
     quiet: Quiet = False,
@@ -196,6 +159,7 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
         generated_share=generated_share,
         calibration_images=calibration_images,
         held_out_images=held_out_images,
+        balanced=balanced,
         restart=not resume,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,11 @@ def show_prediction(summary: PredictSummary) -> None:
         _print(f"the stages' means explain {summary.explained:.1%} of the whole")
     if summary.results is not None:
         _print(f"results: {summary.results}")
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Text as it is, at any width."""
+    _print(*lines)
 
 
 def _types_table(metrics: Any) -> Table:

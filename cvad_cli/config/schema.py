@@ -146,8 +146,10 @@ MOST_WORKERS: Final = 256
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How images reach the network at inference."""
+    """What judges images, and how they reach it. `auto` takes the quickest that proves itself: docs/serving.md."""
 
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
     batch_size: int = 8
     workers: str = "auto"
 
