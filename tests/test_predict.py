@@ -325,7 +325,7 @@ def test_an_interrupted_run_leaves_no_thread_and_no_half_file(trained: Path, goo
     request = PredictRequest((str(good),), csv=tmp_path / "table.csv", maps=tmp_path / "maps")
     with pytest.raises(KeyboardInterrupt):
         predict(settings, QuietReporter(), request=request, tell=interrupt)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cvad-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("cvad-load", "cvad-feed"))]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".tiff"}
 
 
