@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from cvad_cli.core.metrics import BATCH_ELEMENTS, RESAMPLES, auroc_along
 from cvad_cli.records import GOOD
 
+SAME_SCORE: Final = 1e-5
+"""Relative: float32 on other hardware, or with another number of threads, differs by less; training again by more."""
+
 Floats = NDArray[np.float64]
 
 
@@ -135,7 +138,7 @@ def worsening(metric: str, runs: PairedRuns, *, confidence: float, rng: np.rando
         del axis  # SciPy puts the images last
         rows = good_rows.astype(np.intp), defective_rows.astype(np.intp)
         before, now = (described.measure(_drawn(runs, run, good[rows[0]], defective[rows[1]])) for run in (0, 1))
-        return described.worse * (now - before)
+        return described.worse * (now - before) + 0.0  # no -0.0
 
     places = np.arange(len(good), dtype=np.float64), np.arange(len(defective), dtype=np.float64)
     estimate = float(difference(places[0], places[1], axis=-1))
@@ -186,9 +189,9 @@ def _drawn(runs: PairedRuns, run: int, good: NDArray[np.intp], defective: NDArra
 
 
 def _same(runs: PairedRuns, rows: NDArray[np.intp]) -> bool:
-    """Whether both runs say the very same of these images: then it is one detector, and there is no doubt."""
+    """Whether both runs say the same of these images, but for rounding: then it is one detector, without a doubt."""
     return bool(
-        np.array_equal(runs.scores[0, rows], runs.scores[1, rows])
+        np.allclose(runs.scores[0, rows], runs.scores[1, rows], rtol=SAME_SCORE, atol=0)
         and np.array_equal(runs.rejected[0, rows], runs.rejected[1, rows])
     )
 
