@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvad_cli.config.gate_metrics import METRICS, find_metric
-from cvad_cli.config.gates import DEFAULT_COMPARED, Gate, GateRequest, read_gates
+from cvad_cli.config.gates import DEFAULT_TOLERANCES, Gate, GateRequest, read_gates
 from cvad_cli.errors import ConfigError
 
 BASELINE = Path("earlier")
@@ -61,8 +61,8 @@ def test_tolerances_count_only_beside_a_baseline(tmp_path):
 @pytest.mark.parametrize(
     ("tolerances", "expected"),
     [
-        pytest.param([], dict.fromkeys(DEFAULT_COMPARED, 0.01), id="none: the usual metrics by the usual one"),
-        pytest.param(["0.03"], dict.fromkeys(DEFAULT_COMPARED, 0.03), id="a number: the usual metrics"),
+        pytest.param([], DEFAULT_TOLERANCES, id="none: the usual ones"),
+        pytest.param(["0.03"], dict.fromkeys(DEFAULT_TOLERANCES, 0.03), id="a number: the usual metrics"),
         pytest.param(["pixel.auroc=0.02"], {"pixel.auroc": 0.02}, id="a metric: that alone"),
         pytest.param(["0.03", "pixel.auroc=0.02"], {"pixel.auroc": 0.02}, id="a named metric keeps its own"),
     ],
