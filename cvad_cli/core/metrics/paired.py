@@ -89,10 +89,13 @@ def why_undecidable(metric: str, runs: PairedRuns, *, confidence: float) -> str 
 
     As in a sign test: k images that all change for the worse are evidence where k coin flips would all fall on one
     side less often than 1 - confidence, so fewer images of a class than that say nothing, whatever their scores.
+    Only the same detector again is no worse on any number of images.
     """
     described = _require_described(metric)
     least = images_needed(confidence)
     good, defective = _classes(metric, runs)
+    if _same(runs, np.concatenate([good, defective])):
+        return None
     for needed, found, kind in (
         (described.of_good, len(good), "good"),
         (described.of_defective, len(defective), "defective"),
@@ -133,6 +136,8 @@ def worsening(metric: str, runs: PairedRuns, *, confidence: float, rng: np.rando
     if reason:
         raise ValueError(f"{metric}: {reason}")
     good, defective = _classes(metric, runs)
+    if _same(runs, np.concatenate([good, defective])):
+        return Worsening(0.0, 0.0, 0.0)
 
     def difference(good_rows: Floats, defective_rows: Floats, axis: int) -> Floats:
         del axis  # SciPy puts the images last
@@ -153,7 +158,7 @@ def worsening(metric: str, runs: PairedRuns, *, confidence: float, rng: np.rando
         rng=rng,
     )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    if low == high and not _same(runs, np.concatenate([good, defective])):
+    if low == high:
         classes = [len(good)] * described.of_good + [len(defective)] * described.of_defective
         high = estimate + 1 - (1 - confidence) ** (1 / min(classes))
     return Worsening(estimate, low, high)
