@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How often a comparison with a baseline fails: by chance, and where the detector is truly worse.
 
-    python scripts/simulate_gates.py [--trials 600] [--drop 0.03]
+    python scripts/simulate_gates.py [--trials 400] [--drop 0.03]
 
 Two detectors score the same images with normal scores of a known true AUROC and a known correlation. Compared are four
 ways to a one-sided lower limit of the lost AUROC at 95 %; a run fails where the limit is above 0. cvad uses the
@@ -68,7 +68,7 @@ def failing(aurocs: tuple[float, float], correlation: float, trials: int, rng: n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=600)
+    parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--drop", type=float, default=0.03)
     options = parser.parse_args()
     heads = [f"{title}, {method}" for title in ("unchanged", f"{options.drop:g} worse") for method in METHODS]
