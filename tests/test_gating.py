@@ -227,6 +227,13 @@ def test_a_figure_that_the_baseline_lacks_fails_unless_it_is_optional(tmp_path):
     assert verdict(Gate("pixel.aupro", tolerance=0.1, optional=True), scores, earlier, aupro=0.9).verdict == "skipped"
 
 
+def test_a_baseline_that_is_not_a_number_fails_optional_or_not(tmp_path):
+    scores = detector()
+    earlier = store(tmp_path, scores, aupro=math.nan)
+    result = verdict(Gate("pixel.aupro", tolerance=0.1, optional=True), scores, earlier, aupro=0.9)
+    assert (result.passed, result.verdict) == (False, "failed")
+
+
 def test_a_baseline_is_found_by_file_folder_run_and_folder_of_runs(tmp_path):
     folder = store(tmp_path / "runs" / "line7" / "evaluation", detector())
     for path in (folder / "metrics.json", folder, folder.parent, folder.parents[1]):

@@ -135,7 +135,8 @@ def _compared(
     if figure.value is None:
         return question.unanswered(figure.why_missing)
     if before.value is None:
-        return question.unanswered(f"the baseline has no such figure: {before.why_missing}")
+        why = f"the baseline has no such figure: {before.why_missing}"
+        return question.answered("failed", why) if before.not_finite else question.unanswered(why)
     other = _measured_otherwise(metric, metrics, comparison.baseline.metrics)
     if other:
         return question.answered("failed", other)
