@@ -3,7 +3,7 @@
 Both runs judged the same pictures, so what is resampled is the picture, with both of its scores: what makes a picture
 hard for both cancels out of the difference. Good and defective pictures are drawn apart, as in the interval of a single
 run. The limits are percentiles of the bootstrap distribution: on 80 nearly separated pictures BCa and studentised
-limits fail up to 16 % of unchanged detectors where 5 % are meant, percentile limits 1 to 7 % (simulated: docs/gates.md).
+limits fail up to 16 % of unchanged detectors where 5 % are meant, percentiles 1 to 7 % (docs/gates.md).
 """
 
 from __future__ import annotations
