@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-MOST_SHIFT: Final = 0.05
+MOST_SHIFT: Final = 0.1
 MOST_NOISE: Final = 0.25
 """Spreads. Independent noise of 0.25 widens the distribution of good scores by 3 %."""
 
