@@ -62,7 +62,7 @@ def test_another_bundle_or_another_version_is_built_anew_and_the_stale_entry_goe
     fresh = open_once(bundle, workshop, **changed)
     assert workshop.built == 2
     assert stale != fresh
-    assert [path for path in (bundle / "cache").iterdir()] == [fresh]
+    assert list((bundle / "cache").iterdir()) == [fresh]
 
 
 @pytest.mark.parametrize("other", [{"processor": "q"}, {"precision": "f32"}])

@@ -1,9 +1,9 @@
 """The memory bank's nearest neighbours by faiss: exact where that is quick, else a structure of measured recall.
 
-An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can be
-settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another patch
-still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall is; maps
-have the recall's share of patches a little too strange.
+An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can
+be settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another
+patch still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall
+is; in maps, one patch in a hundred at most looks a little stranger than it is.
 
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
 graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011 (inverted lists).

@@ -1,7 +1,8 @@
 """A bundle opened for a CPU: networks compiled by OpenVINO, the memory bank searched by faiss, both from a cache.
 
 The first opening on a machine converts the network with torch, builds the search structure and lets both prove
-themselves on the bundle's probes; what was made is kept beside the bundle. Later ones import neither torch nor anomalib.
+themselves on the bundle's probes; what was made is kept beside the bundle. Later openings import neither torch nor
+anomalib.
 """
 
 from __future__ import annotations

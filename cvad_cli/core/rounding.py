@@ -1,9 +1,9 @@
 """What a coarser precision does to patch features on average, measured on good probes and taken back.
 
 Rounding shifts each channel a little, always the same way, and adds noise e of its own to every patch. The shift is
-subtracted (bias correction: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
-2019). The noise is independent of the way to the nearest neighbour, so it lengthens squared distances by E|e|^2, the
-floor, which is subtracted too: a good part then scores as it did when the threshold was calibrated.
+subtracted (bias correction: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+ICCV 2019). The noise hardly depends on the way to the nearest neighbour, so it lengthens squared distances by about
+E|e|^2, the floor, which is subtracted too: a good part then scores as it did when the threshold was calibrated.
 """
 
 from __future__ import annotations
