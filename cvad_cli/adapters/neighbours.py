@@ -145,8 +145,8 @@ class BankSearch:
 class _Pool:
     """Searches on every core, each thread of ours on a share of the queries and faiss without threads of its own.
 
-    faiss's own threads spin for milliseconds after their work, and the network that runs next would share its cores with
-    them.
+    faiss's own threads may spin for milliseconds after their work, and the network that runs next would share its cores
+    with them.
     """
 
     def __init__(self) -> None:

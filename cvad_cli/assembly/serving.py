@@ -38,7 +38,7 @@ class Plan:
 
 
 def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
-    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they do not go together."""
+    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they clash."""
     kind = device.partition(":")[0]
     engine = _engine(runtime, kind)
     possible = _openvino_precisions() if engine == "openvino" else TORCH_PRECISIONS[kind]
@@ -66,8 +66,8 @@ def prove(
     if probes is None:
         if plan.chosen and plan.precisions != ("f32",):
             raise ModelError(
-                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not hold: "
-                "it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
+                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not "
+                "hold: it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
             )
         note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
         return build("f32"), "f32", None, note
