@@ -157,6 +157,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "data_root": settings.data.root,
             "test_fingerprint": fingerprint(scored.records),
             "bundle_fingerprint": opened.bundle.fingerprint,
+            "serving": _serving_of(opened),
             "image_size": settings.data.image_size,
             "pixel_metrics_at": settings.evaluation.resolution,
             "calibration": {"method": calibration.method, "images": calibration.images},
@@ -176,6 +177,12 @@ def _training_of(opened: OpenBundle) -> dict[str, Any]:
         "fingerprint": manifest["data"]["fingerprint"],
         "seed": manifest["settings"]["seed"],
     }
+
+
+def _serving_of(opened: OpenBundle) -> dict[str, Any]:
+    """What judged the pictures, and how it was shown to judge as the trained model does."""
+    said = dataclasses.asdict(opened.serving)
+    return {key: value for key, value in said.items() if key != "cache"}
 
 
 def _counts(opened: OpenBundle, scored: _Scored) -> dict[str, Any]:
