@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cvad_cli.tasks.distill_teacher import DistillSummary
+    from cvad_cli.tasks.predict import PredictSummary
 
 
 def as_json(record: object) -> Any:
@@ -102,6 +103,29 @@ def show_distillation(summary: DistillSummary) -> None:
     table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
     table.add_row("teacher", str(summary.output))
     _print(table)
+
+
+def show_prediction(summary: PredictSummary) -> None:
+    """How many, how fast, and where the time of a picture goes."""
+    from rich.table import Table
+
+    share = f" ({summary.rejected / summary.images:.1%})" if summary.images else ""
+    unreadable = f", {summary.unreadable} unreadable" if summary.unreadable else ""
+    _print(
+        f"{summary.name}: {summary.images} pictures in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
+        f"second; {summary.rejected} rejected{share}{unreadable}"
+    )
+    if summary.images:
+        table = Table(title="latency of a picture, ms", title_justify="left")
+        for heading in ("", "mean", "p50", "p95", "p99"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for name, spread in (*summary.stages.items(), ("whole", summary.latency)):
+            figures = (spread.mean_ms, spread.p50_ms, spread.p95_ms, spread.p99_ms)
+            table.add_row(name, *(f"{value:.1f}" for value in figures))
+        _print(table)
+        _print(f"the stages' means explain {summary.explained:.1%} of the whole")
+    if summary.results is not None:
+        _print(f"results: {summary.results}")
 
 
 def show_lines(lines: Sequence[str]) -> None:

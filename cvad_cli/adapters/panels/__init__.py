@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, write_png, written
+from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, one_line, write_png, written
 
 TILE_PX: Final = 360  # longer side of a picture
 LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
@@ -64,7 +64,7 @@ def anomaly_panel(
         _truth_cell(mask, width, height),
         _cell(f"above the threshold: {above.mean():.1%}" if above.any() else "nothing above", _outlined(part, above)),
     ]
-    write_png(path, _sheet(title, cells, stacked=width > 2 * height))
+    write_png(path, _sheet(one_line(title), cells, stacked=width > 2 * height))
 
 
 def _check_panel(image: Pixels, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
