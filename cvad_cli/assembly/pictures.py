@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
+
+Loaded = TypeVar("Loaded")
+View = TypeVar("View")
 
 
 def open_dataset(data: DataConfig) -> Dataset:
@@ -50,19 +54,31 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
         """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
-        for record, outcome in zip(self.records, prefetch(self.records, self._read), strict=True):
+        return self._stream(lambda record: read_picture(record.path, self._data))
+
+    def with_views(self, view: Callable[[np.ndarray], View]) -> Iterator[tuple[ImageRecord, tuple[np.ndarray, View]]]:
+        """Yield (record, (picture, `view` of it at its own size)): decoded once; `view` runs in the reading threads."""
+
+        def read(record: ImageRecord) -> tuple[np.ndarray, View]:
+            image = read_image(record.path, max_megapixels=self._data.max_megapixels)
+            return resize_image(image, (self._data.image_size, self._data.image_size)), view(image)
+
+        return self._stream(read)
+
+    def _stream(self, read: Callable[[ImageRecord], Loaded]) -> Iterator[tuple[ImageRecord, Loaded]]:
+        def attempt(record: ImageRecord) -> Loaded | DataError:
+            try:
+                return read(record)
+            except DataError as error:
+                return error
+
+        for record, outcome in zip(self.records, prefetch(self.records, attempt), strict=True):
             if isinstance(outcome, DataError):
                 if self._data.on_error == "stop":
                     raise outcome
                 self.skipped.append(SkippedImage(record.key, str(outcome)))
             else:
                 yield record, outcome
-
-    def _read(self, record: ImageRecord) -> np.ndarray | DataError:
-        try:
-            return read_picture(record.path, self._data)
-        except DataError as error:
-            return error
 
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
