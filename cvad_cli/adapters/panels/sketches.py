@@ -18,13 +18,14 @@ from cvad_cli.adapters.panels.lettering import Pixels, as_pixels
 PHOTO_PX: Final = 480  # side of a square photo; others have as many pixels
 PHOTO_BYTES: Final = 64_000
 HEAT_PX: Final = 160
-HEAT_BYTES: Final = 8_000
-PATH_CHARACTERS: Final = 3_000
+HEAT_BYTES: Final = 4_000
+PATH_CHARACTERS: Final = 2_500
 UNITS: Final = 512  # longer side of the picture in the units of paths
 
 _LONGEST_SHARE: Final = 2.5  # a line-scan picture's longer side, in sides of a square photo
 _BYTES_PER_PIXEL: Final = 0.22  # of a JPEG of a fine texture at quality 80, measured on MVTec AD grid and leather
 _SMALLEST_PX: Final = 64
+_MOST_LOOPS: Final = 150  # of a map that is noise, the longest
 _QUALITIES: Final = (80, 65, 50)
 
 
@@ -111,7 +112,7 @@ def _path(inside: NDArray[np.bool_]) -> str:
     if not inside.any():
         return ""
     loops, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    loops = sorted(loops, key=len, reverse=True)
+    loops = sorted(loops, key=len, reverse=True)[:_MOST_LOOPS]
     for tolerance in (0.7, 1.5, 3.0, 6.0):
         path = "".join(_loop(_corners(cv2.approxPolyDP(loop, tolerance, closed=True))) for loop in loops)
         if len(path) <= PATH_CHARACTERS:
