@@ -76,7 +76,7 @@ def histogram(axis: Axis, scores: Sequence[float], defective: Sequence[bool], th
     edges = np.concatenate([[axis.low], inner[(inner > axis.low) & (inner < axis.high)], [axis.high]])
     values, labels = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=np.bool_)
     shares = {kind: _shares(values[labels == is_bad], edges) for kind, is_bad in (("good", False), ("bad", True))}
-    top = max(max(share.max(initial=0.0) for share in shares.values()), 1e-9)
+    top = max(*(share.max(initial=0.0) for share in shares.values()), 1e-9)
     return {
         "half": HALF_PX,
         "bars": {kind: _bars(axis, edges, share / top) for kind, share in shares.items()},

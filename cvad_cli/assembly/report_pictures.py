@@ -55,9 +55,7 @@ class ReportPictures:
 
     def add(self, record: ImageRecord, view: np.ndarray, prediction: Prediction, mask: np.ndarray | None) -> None:
         """Draw one image. `mask` may have any size: empty for a good part, None where it is not known."""
-        drawn = sketch(
-            view, prediction.anomaly_map, mask, threshold=self._threshold, photo_bytes=self._photo_bytes
-        )
+        drawn = sketch(view, prediction.anomaly_map, mask, threshold=self._threshold, photo_bytes=self._photo_bytes)
         number = len(self.rows) + 1
         photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
         (self.folder / photo).write_bytes(drawn.photo)
