@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cvad_cli.adapters.panels.sketches import UNITS
-from cvad_cli.assembly.report import PICTURES_NAME, REPORT_NAME, Findings, write_report
+from cvad_cli.assembly.drawing import REPORT_PICTURES_NAME
+from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.assembly.report_pictures import ReportPictures
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
@@ -45,11 +46,11 @@ def generated(
     seed: int = 7,
     **found: object,
 ) -> dict:
-    """Write a report of the records into `folder` and give back its metrics. Every fourth defect scores like a good part."""
+    """Write a report of the records into `folder`; its metrics. Every fourth defect scores like a good part."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = ReportPictures(
-        folder / PICTURES_NAME, images=len(records), pixel_threshold=THRESHOLD, portable=portable
+        folder / REPORT_PICTURES_NAME, images=len(records), pixel_threshold=THRESHOLD, portable=portable
     )
     pixels, scores = PixelScores(), []
     weave = 128 + 60 * np.sin(np.arange(side) / 3.0)[:, None] * np.sin(np.arange(side) / 2.0)[None, :]
@@ -139,4 +140,6 @@ if __name__ == "__main__":
     seconds = time.perf_counter() - began
     size = (target / REPORT_NAME).stat().st_size / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{count} images: {seconds:.1f} s with their generation, {size:.1f} MB, peak memory {peak:.0f} MB")
+    sys.stdout.write(
+        f"{count} images: {seconds:.1f} s with their generation, {size:.1f} MB, peak memory {peak:.0f} MB\n"
+    )

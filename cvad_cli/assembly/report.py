@@ -50,7 +50,6 @@ def write_report(folder: Path, found: Findings, pictures: ReportPictures) -> Non
         "facts": _facts(found),
         "verdict": _verdict(found.metrics),
         "gates": found.gates,
-        "located": False,
         "naming": found.naming,
         "cards": _cards(rows, found, pictures),
         "square": SQUARE,
@@ -137,8 +136,8 @@ def _facts(found: Findings) -> dict[str, str]:
         "Test data": f"{provenance['data']}, {counts['test']} images",
         "Trained on": f"{trained['data']}, {counts['train']} good images",
         "Seed": str(provenance["seed"]) if len(seeds) == 1 else f"{provenance['seed']} (training: {trained['seed']})",
-        "Bundle": provenance["bundle_fingerprint"][:12],
-        "Test set": provenance["test_fingerprint"][:12],
+        "Bundle fingerprint": provenance["bundle_fingerprint"][:12],
+        "Test set fingerprint": provenance["test_fingerprint"][:12],
         "Software": ", ".join(
             [f"cvad {provenance['cvad_version']}", *(f"{name} {number}" for name, number in _versions(manifest))]
         ),

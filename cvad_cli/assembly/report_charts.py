@@ -18,7 +18,8 @@ from cvad_cli.core.curves import Curve, thinned
 from cvad_cli.records import GOOD
 
 BINS: Final = 48
-HALF_PX: Final = 84  # height of each half of the histogram
+TALLEST_PX: Final = 96  # bar of either half of the histogram
+LEAST_HALF_PX: Final = 24.0
 LEAST_BAR_PX: Final = 2.0  # a single image must be seen
 RUG_UNITS: Final = 1000
 SQUARE: Final = 300
@@ -76,13 +77,10 @@ def histogram(axis: Axis, scores: Sequence[float], defective: Sequence[bool], th
     edges = np.concatenate([[axis.low], inner[(inner > axis.low) & (inner < axis.high)], [axis.high]])
     values, labels = np.asarray(scores, dtype=np.float64), np.asarray(defective, dtype=np.bool_)
     shares = {kind: _shares(values[labels == is_bad], edges) for kind, is_bad in (("good", False), ("bad", True))}
-    top = max(*(share.max(initial=0.0) for share in shares.values()), 1e-9)
-    return {
-        "half": HALF_PX,
-        "bars": {kind: _bars(axis, edges, share / top) for kind, share in shares.items()},
-        "top": float(top),
-        "ticks": axis.ticks,
-    }
+    tallest = max(*(share.max(initial=0.0) for share in shares.values()), 1e-9)
+    bars = {kind: _bars(axis, edges, share / tallest) for kind, share in shares.items()}
+    up, down = (max([LEAST_HALF_PX, *(bar["height"] for bar in bars[kind])]) for kind in ("good", "bad"))
+    return {"bars": bars, "up": up, "down": down, "ticks": axis.ticks}
 
 
 def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,7 +95,7 @@ def _bars(axis: Axis, edges: NDArray[np.float64], heights: NDArray[np.float64]) 
         {
             "x": axis.place(float(left)),
             "width": round(max(axis.place(float(right)) - axis.place(float(left)) - gap, 0.1), 3),
-            "height": round(max(float(height) * HALF_PX, LEAST_BAR_PX), 1),
+            "height": round(max(float(height) * TALLEST_PX, LEAST_BAR_PX), 1),
         }
         for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)
         if height > 0

@@ -19,13 +19,13 @@ from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.assembly.drawing import Drawer
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.drawing import Drawer
 from cvad_cli.assembly.gatekeeper import open_gates
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
-from cvad_cli.config.gates import GatePlan
 from cvad_cli.assembly.report import Findings, write_report
+from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
