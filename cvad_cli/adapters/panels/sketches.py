@@ -112,12 +112,15 @@ def _path(inside: NDArray[np.bool_]) -> str:
     if not inside.any():
         return ""
     loops, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    loops = sorted(loops, key=len, reverse=True)[:_MOST_LOOPS]
-    for tolerance in (0.7, 1.5, 3.0, 6.0):
-        path = "".join(_loop(_corners(cv2.approxPolyDP(loop, tolerance, closed=True))) for loop in loops)
+    longest = sorted(loops, key=len, reverse=True)[:_MOST_LOOPS]
+    tolerance = 0.7
+    while True:
+        path = "".join(_loop(_corners(cv2.approxPolyDP(loop, tolerance, closed=True))) for loop in longest)
         if len(path) <= PATH_CHARACTERS:
             return path
-    return path[: path.rindex("z", 0, PATH_CHARACTERS) + 1]  # the longest loops
+        tolerance *= 2
+        if tolerance > UNITS / 16:
+            longest = longest[: (len(longest) + 1) // 2]
 
 
 def _corners(polygon: object) -> list[list[int]]:
