@@ -8,6 +8,7 @@ import json
 import re
 import tracemalloc
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -208,7 +209,7 @@ def test_gates_are_shown_with_their_reasons(tmp_path):
     assert "0.87 < 0.99 & so on" in page.text
 
 
-def test_a_hundred_of_a_thousand_fine_textures_take_a_tenth_of_30_megabytes(tmp_path, monkeypatch):
+def test_forty_of_a_thousand_fine_textures_take_their_share_of_30_megabytes(tmp_path, monkeypatch):
     noise = np.random.default_rng(0)
     monkeypatch.setattr(
         "generated_report.scene",
@@ -218,8 +219,8 @@ def test_a_hundred_of_a_thousand_fine_textures_take_a_tenth_of_30_megabytes(tmp_
             noise.random((128, 128)) > 0.5,
         ),
     )
-    generated(tmp_path, usual(100), portable=True, images=1000)
-    assert (tmp_path / "report.html").stat().st_size < 3e6
+    generated(tmp_path, usual(40), portable=True, images=1000)
+    assert (tmp_path / "report.html").stat().st_size < 30e6 * 40 / 1000
 
 
 def test_a_portable_page_is_never_held_in_memory_as_a_whole(tmp_path):
@@ -273,3 +274,30 @@ def test_measured_values_are_written_to_four_places(value, text):
 def test_shares_are_written_to_a_tenth_of_a_percent():
     assert [percent(share).replace("\u00a0", " ") for share in (0.0476, 1.0, 0.0)] == ["4.8 %", "100 %", "0 %"]
     assert data_uri(b"abc", "text/plain") == "data:text/plain;base64,YWJj"
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2, 1.4.3: from 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_marks_have_the_contrast_that_wcag_aa_asks_for(scheme):
+    style = resources.files("cvad_cli").joinpath("templates", "style.css").read_text("utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(blocks) == 2
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))
+    for text in ("ink", "muted", "good", "bad"):
+        for ground in ("ground", "paper"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for fill in ("good", "bad"):
+        assert contrast(colours["on-fill"], colours[fill]) >= 4.5, fill
+    for mark in ("edge", "focus"):
+        assert contrast(colours[mark], colours["ground"]) >= 3, mark
