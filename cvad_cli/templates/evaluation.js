@@ -16,14 +16,13 @@
     tag: element.querySelector(".tag"),
     outcome: null,
   }));
-  const byScore = [...cards].sort((one, other) => one.score - other.score);
-  const scores = [...new Set(byScore.map((card) => card.score))];
+  const scores = [...new Set(cards.map((card) => card.score))].sort((one, other) => one - other);
   const rugs = [...document.querySelectorAll(".rug")];
   let threshold = calibrated;
 
   const measured = (value) => {
     const size = Math.abs(value);
-    if (value !== 0 && size < 1e-3) return value.toExponential(3);
+    if (value !== 0 && size < 1e-3) return value.toExponential(3).replace(/-(\d)$/, "-0$1");
     return size < 1e4 ? value.toFixed(4) : String(Number(value.toPrecision(6)));
   };
   const percent = (share) => `${(100 * share).toFixed(1).replace(/\.0$/, "")}\u00a0%`;
@@ -34,6 +33,8 @@
     element.append(...children);
     return element;
   };
+
+  const breakable = (path) => path.split(/(?<=\/)/).flatMap((part, place) => (place ? [make("wbr"), part] : [part]));
 
   // --- What each image comes to at the threshold -------------------------------------------------------------------
   const OUTCOMES = {
@@ -83,7 +84,7 @@
     slider.setAttribute("aria-valuetext", said);
     byId("warning").hidden = threshold === calibrated;
     byId("reset").disabled = threshold === calibrated;
-    byId("lower").disabled = !scores.some((score) => score < threshold);
+    byId("lower").disabled = !scores.some((score) => score <= threshold);
     byId("higher").disabled = !scores.some((score) => score > threshold);
     for (const rug of rugs) {
       const above = cards.filter((card) => card.type === rug.dataset.type && card.score > threshold).length;
@@ -100,7 +101,7 @@
       const shown = threshold !== calibrated && Number.isFinite(x) && Number.isFinite(y);
       dot.setAttribute("visibility", shown ? "visible" : "hidden");
       if (!shown) return;
-      const square = dot.ownerSVGElement.viewBox.baseVal.width - 60;
+      const square = Number(dot.ownerSVGElement.dataset.square);
       dot.setAttribute("cx", x * square);
       dot.setAttribute("cy", (1 - y) * square);
     };
@@ -137,6 +138,10 @@
 
   function fillStrip(listId, countId, outcome, order) {
     const chosen = cards.filter((card) => card.outcome === outcome).sort(order);
+    const list = byId(listId);
+    const signature = chosen.map((card) => card.key).join("\n");
+    if (list.signature === signature) return; // a portable photo is not decoded anew while the slider moves
+    list.signature = signature;
     byId(countId).textContent = chosen.length ? `(${chosen.length})` : "";
     const shown = chosen.slice(0, STRIP_MOST).map((card) => stripItem(card, measured(card.score)));
     if (!chosen.length) shown.push(make("li", { className: "muted", textContent: "none at this threshold" }));
@@ -151,12 +156,12 @@
       });
       shown.push(make("li", {}, more));
     }
-    byId(listId).replaceChildren(...shown);
+    list.replaceChildren(...shown);
   }
 
   function stripItem(card, note) {
     const photo = make("img", { src: card.element.querySelector("img").src, alt: "", loading: "lazy" });
-    const button = make("button", { type: "button" }, photo, make("span", {}, card.key, make("small", { textContent: note })));
+    const button = make("button", { type: "button" }, photo, make("span", {}, ...breakable(card.key), make("small", { textContent: note })));
     button.addEventListener("click", () => open(card, button));
     return make("li", {}, button);
   }
@@ -166,17 +171,20 @@
     const value = step === atCalibrated ? calibrated : low + (step / STEPS) * (high - low);
     setThreshold(value, { moveThumb: false });
   });
+  slider.addEventListener("change", () => sort());
+  const jump = (value) => {
+    setThreshold(value);
+    sort();
+  };
   byId("reset").addEventListener("click", () => {
-    setThreshold(calibrated);
+    jump(calibrated);
     slider.focus();
   });
   // A part whose score is the threshold itself passes: one more or one fewer is rejected.
-  byId("higher").addEventListener("click", () => setThreshold(scores.find((score) => score > threshold)));
+  byId("higher").addEventListener("click", () => jump(scores.find((score) => score > threshold)));
   byId("lower").addEventListener("click", () => {
-    const below = scores.filter((score) => score < threshold);
-    const aboveNow = byScore.filter((card) => card.score > threshold).length;
-    const next = below.reverse().find((score) => byScore.filter((card) => card.score > score).length > aboveNow);
-    setThreshold(next ?? Math.min(low, scores[0] - (high - low) / STEPS));
+    const passed = scores.filter((score) => score <= threshold);
+    jump(passed.length > 1 ? passed[passed.length - 2] : low);
   });
 
   // --- The gallery -------------------------------------------------------------------------------------------------
@@ -209,7 +217,8 @@
       shown += card.element.hidden ? 0 : 1;
     }
     const all = shown === cards.length ? "" : ` of ${cards.length}`;
-    byId("count").textContent = `${shown}${all} ${cards.length === 1 ? "image" : "images"}`;
+    const count = `${shown}${all} ${cards.length === 1 ? "image" : "images"}`;
+    if (byId("count").textContent !== count) byId("count").textContent = count;
     byId("nothing").hidden = shown > 0;
   }
 
@@ -221,6 +230,7 @@
   const viewer = byId("viewer");
   let shownCard = null;
   let opener = null;
+  let openedCard = null;
 
   const overlay = (card, ...paths) => {
     const svg = card.element.querySelector("svg").cloneNode(false);
@@ -253,7 +263,7 @@
     for (const pane of viewer.querySelectorAll(".pane")) pane.replaceChildren(...panes[pane.dataset.view]);
     const image = card.element.querySelector("img");
     byId("views").classList.toggle("wide", image.getAttribute("width") > 2 * image.getAttribute("height"));
-    byId("viewer-title").textContent = card.key;
+    byId("viewer-title").replaceChildren(...breakable(card.key));
     const tag = card.tag.cloneNode(true);
     byId("viewer-line").replaceChildren(`${card.type}, score ${measured(card.score)}, threshold ${measured(threshold)} `, tag);
     byId("peak").textContent = `highest ${measured(Number(peak))}`;
@@ -287,7 +297,7 @@
     byId("previous").disabled = at <= 0;
     byId("next").disabled = at < 0 || at === sequence.length - 1;
     if (viewer.open) return;
-    opener = from;
+    [opener, openedCard] = [from, card];
     viewer.showModal();
     byId("close").focus();
   }
@@ -310,8 +320,8 @@
     if (event.key === "ArrowRight") step(1);
   });
   viewer.addEventListener("close", () => {
-    const back = shownCard?.element.hidden === false ? shownCard.element.querySelector(".open") : opener;
-    back?.focus();
+    const moved = shownCard !== openedCard && !shownCard.element.hidden;
+    (moved ? shownCard.element.querySelector(".open") : opener)?.focus();
   });
 
   for (const control of document.querySelectorAll("#slider, #controls select")) control.disabled = false;
