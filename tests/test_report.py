@@ -73,7 +73,10 @@ def at(metrics: dict, path: str):
 @pytest.fixture(scope="module")
 def usual_report(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("usual")
-    generated(folder, usual(24))
+    named = {
+        item.key: {"named": "bent", "confidence": 0.5, "neighbours": []} for item in usual(24) if not item.is_normal
+    }
+    generated(folder, usual(24), naming=named)
     return folder
 
 
@@ -83,6 +86,7 @@ def test_every_figure_of_the_page_is_that_of_metrics_json(usual_report):
     assert {"image.auroc", "pixel.aupro", "decision.recall", "decision.threshold", "image.auroc_low"} <= set(
         page.figures
     )
+    assert {"classification.leave_one_out.accuracy", "classification.leave_one_out.recall.bent"} <= set(page.figures)
     assert {f"defect_types.{name}.recall" for name in ("bent", "glue", "thread")} <= set(page.figures)
     for name, shown in page.figures.items():
         value = at(metrics, name)

@@ -24,7 +24,7 @@ from cvad_cli.assembly.drawing import Drawer
 from cvad_cli.assembly.gatekeeper import open_gates
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
-from cvad_cli.assembly.report import Findings, write_report
+from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
@@ -94,7 +94,8 @@ def evaluate(
             write_report(staged, found, drawer.report)
     for image in stream.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
-    return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn, gates=gates)
+    report = None if drawer.report is None else folder / REPORT_NAME
+    return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
 
 def _judge(

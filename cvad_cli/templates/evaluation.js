@@ -248,6 +248,8 @@
     return make("img", { src: image.src, alt: "", className, width: image.getAttribute("width"), height: image.getAttribute("height") });
   };
 
+  const NAMES = { photo: "Picture", map: "Anomaly map", mask: "Mask", outline: "Outline of what is above the threshold" };
+
   function fill(card) {
     const { heat, truth, peak, above } = card.element.dataset;
     const outline = card.element.querySelector(".outline").getAttribute("d");
@@ -260,7 +262,10 @@
       mask: [mask],
       outline: [photoOf(card), overlay(card, path("seam", outline), path("outline", outline))],
     };
-    for (const pane of viewer.querySelectorAll(".pane")) pane.replaceChildren(...panes[pane.dataset.view]);
+    for (const pane of viewer.querySelectorAll(".pane")) {
+      pane.setAttribute("aria-label", `${NAMES[pane.dataset.view]} of ${card.key}`);
+      pane.replaceChildren(...panes[pane.dataset.view]);
+    }
     const image = card.element.querySelector("img");
     byId("views").classList.toggle("wide", image.getAttribute("width") > 2 * image.getAttribute("height"));
     byId("viewer-title").replaceChildren(...breakable(card.key));
