@@ -133,6 +133,7 @@ class EvaluationConfig:
     """What `cvad evaluate` measures and how many pictures it draws."""
 
     pictures: int = 24
+    report: Literal["beside", "portable", "none"] = "beside"
     resolution: Literal["input", "original"] = "input"
     aupro_limit: float = 0.3
 
