@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
+
+Shard = TypeVar("Shard", contravariant=True)
+Outcome = TypeVar("Outcome", covariant=True)
 
 Where = Mapping[str, str | Sequence[str]]
 """Payload field -> the value, or the values of which one must be there. All fields must hold."""
@@ -75,5 +79,46 @@ class DefectStore(Protocol):
         """Let go of files and connections. Closing twice does no harm."""
 
     def __enter__(self) -> DefectStore: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class Job(Protocol[Shard, Outcome]):
+    """Work that is done shard by shard, wherever an executor puts it.
+
+    A job travels to each worker by pickle, once; what it opens there stays open from shard to shard.
+    """
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder that has to be on the worker's disk, if any."""
+
+    def at(self, bundle: Path) -> Job[Shard, Outcome]:
+        """The same work, with the bundle in another place."""
+
+    def __call__(self, shard: Shard) -> Outcome:
+        """Do one shard. The same shard gives the same outcome, so that it can be done again."""
+
+
+class Executor(Protocol):
+    """Where shards of a job are done: here, in processes, on a cluster. A context manager that lets the workers go."""
+
+    @property
+    def workers(self) -> int:
+        """How many shards are done at a time."""
+
+    def map(
+        self, job: Job[Any, Any], shards: Iterable[Any], *, watch: Callable[[int, Any], None] = ...
+    ) -> Iterator[Any]:
+        """Yield each shard's outcome, in order. A shard whose worker dies is done again by another.
+
+        `watch` gets a shard's place and None when it is begun, its place and outcome when it is done, out of order.
+        Raises what the job raises, and ResourceError for a shard that no worker survives.
+        """
+
+    def close(self) -> None:
+        """End the workers. Closing twice does no harm."""
+
+    def __enter__(self) -> Executor: ...
 
     def __exit__(self, *exception: object) -> None: ...

@@ -1,0 +1,116 @@
+"""Shards handed to whichever worker is free, outcomes given back in order, what a dead worker held done again."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from cvad_cli.errors import ResourceError
+
+AHEAD: Final = 2
+"""Shards a worker that may be under way or wait for their turn: what bounds the memory of the process that collects."""
+
+Watch = Callable[[int, Any], None]
+"""Gets a shard's place and None when a worker takes it, its place and outcome when it is done."""
+
+
+class Lane(Protocol):
+    """One worker: takes a shard at a time."""
+
+    def submit(self, shard: Any) -> Future[Any]:
+        """Begin work on a shard."""
+
+    def fault_of(self, error: BaseException) -> BaseException | None:
+        """What the work itself raised; None where the worker is gone, so that another can do the shard."""
+
+    def replace(self) -> None:
+        """Put a fresh worker in the place of one that is gone, or whose shard nobody wants any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a shard may lose its worker, and who is told."""
+
+    retries: int
+    warn: Callable[[str], None]
+
+
+def in_order(lanes: Sequence[Lane], shards: Iterable[Any], *, patience: Patience, watch: Watch) -> Iterator[Any]:
+    """Yield the outcome of each shard, in the order of the shards, as soon as those before it are there.
+
+    What the work raises is raised at once, and shards under way are dropped. Raises ResourceError for a shard that
+    has lost its worker more than `patience.retries` times: it is most likely the shard that kills them.
+    """
+    spread = _Spread(deque(lanes), enumerate(shards), patience, watch)
+    turn = 0
+    try:
+        while spread.hand_out(before=turn + AHEAD * len(lanes)):
+            spread.collect()
+            while turn in spread.finished:
+                yield spread.finished.pop(turn)
+                turn += 1
+    finally:
+        spread.drop()
+
+
+class _Spread:
+    """Which worker has which shard."""
+
+    def __init__(self, idle: deque[Lane], source: Iterator[tuple[int, Any]], patience: Patience, watch: Watch) -> None:
+        self.finished: dict[int, Any] = {}
+        self._idle, self._source, self._patience, self._watch = idle, source, patience, watch
+        self._running: dict[Future[Any], tuple[int, Any, Lane]] = {}
+        self._again: deque[tuple[int, Any]] = deque()
+        self._losses: Counter[int] = Counter()
+        self._next = next(source, None)
+
+    def hand_out(self, *, before: int) -> bool:
+        """Give each idle worker a shard whose place is below `before`; False once nothing is under way."""
+        while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
+            place, shard = self._again.popleft() if self._again else self._take()
+            lane = self._idle.popleft()
+            self._watch(place, None)
+            self._running[lane.submit(shard)] = (place, shard, lane)
+        return bool(self._running)
+
+    def collect(self) -> None:
+        """Wait for some shard to end, one way or another."""
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        for future in done:
+            place, shard, lane = self._running.pop(future)
+            error = future.exception()
+            if error is None:
+                self.finished[place] = future.result()
+                self._watch(place, self.finished[place])
+            else:
+                self._lost(place, shard, lane, error)
+            self._idle.append(lane)
+
+    def drop(self) -> None:
+        """Stop what is still under way."""
+        for _, _, lane in self._running.values():
+            lane.replace()
+        self._running.clear()
+
+    def _take(self) -> tuple[int, Any]:
+        taken, self._next = self._next, next(self._source, None)
+        if taken is None:
+            raise AssertionError("asked for a shard beyond the last")
+        return taken
+
+    def _lost(self, place: int, shard: Any, lane: Lane, error: BaseException) -> None:
+        fault = lane.fault_of(error)
+        if fault is not None:
+            raise fault
+        self._losses[place] += 1
+        if self._losses[place] > self._patience.retries:
+            raise ResourceError(
+                f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for "
+                "want of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
+            ) from error
+        lane.replace()
+        self._again.append((place, shard))
+        self._patience.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
