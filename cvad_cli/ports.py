@@ -11,8 +11,8 @@ import numpy as np
 
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
 
-Shard = TypeVar("Shard", contravariant=True)
-Outcome = TypeVar("Outcome", covariant=True)
+Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them, in whatever words
+Outcome = TypeVar("Outcome", covariant=True)  # noqa: PLC0105
 
 Where = Mapping[str, str | Sequence[str]]
 """Payload field -> the value, or the values of which one must be there. All fields must hold."""
@@ -83,37 +83,38 @@ class DefectStore(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class Job(Protocol[Shard, Outcome]):
-    """Work that is done shard by shard, wherever an executor puts it.
+class Job(Protocol[Item, Outcome]):
+    """Work on items, wherever an executor puts it.
 
-    A job travels to each worker by pickle, once; what it opens there stays open from shard to shard.
+    A job travels to each worker by pickle, once; what it opens there stays open from one call to the next.
     """
 
     @property
     def bundle(self) -> Path | None:
         """The folder that has to be on the worker's disk, if any."""
 
-    def at(self, bundle: Path) -> Job[Shard, Outcome]:
+    def at(self, bundle: Path) -> Job[Item, Outcome]:
         """The same work, with the bundle in another place."""
 
-    def __call__(self, shard: Shard) -> Outcome:
-        """Do one shard. The same shard gives the same outcome, so that it can be done again."""
+    def __call__(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """One outcome an item, in order. The same items give the same outcomes, so that they can be done again."""
 
 
 class Executor(Protocol):
-    """Where shards of a job are done: here, in processes, on a cluster. A context manager that lets the workers go."""
+    """Where a job is done: here, in processes, on a cluster. A context manager that lets the workers go."""
 
     @property
     def workers(self) -> int:
         """How many shards are done at a time."""
 
     def map(
-        self, job: Job[Any, Any], shards: Iterable[Any], *, watch: Callable[[int, Any], None] = ...
+        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Callable[[int, Any], None] = ...
     ) -> Iterator[Any]:
-        """Yield each shard's outcome, in order. A shard whose worker dies is done again by another.
+        """Yield each item's outcome, in order; workers get `shard` items at a time.
 
-        `watch` gets a shard's place and None when it is begun, its place and outcome when it is done, out of order.
-        Raises what the job raises, and ResourceError for a shard that no worker survives.
+        What a worker had that died is done again by another. `watch` gets an item's place and None when it is begun,
+        its place and outcome when it is done, in whatever order. Raises what the job raises, and ResourceError for
+        items that no worker survives.
         """
 
     def close(self) -> None:

@@ -44,9 +44,12 @@ def evaluation_folder(settings: RunConfig) -> Path:
     return Path(settings.output.root).expanduser() / settings.name / "evaluation"
 
 
-def open_detector(settings: RunConfig, device: str) -> OpenBundle:
-    """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings."""
-    bundle = read_bundle(bundle_folder(settings))
+def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:
+    """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings.
+
+    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy.
+    """
+    bundle = read_bundle(folder or bundle_folder(settings))
     _require_same_input(bundle, settings)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])

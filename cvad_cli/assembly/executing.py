@@ -1,18 +1,16 @@
-"""From settings to an executor, and the jobs that it spreads."""
+"""From settings to an executor, and to what it may be given."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import replace
 
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
-from cvad_cli.config.schema import ExecutorConfig, RunConfig
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Executor
-
-Item = TypeVar("Item")
 
 
 def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
@@ -33,8 +31,11 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     return Processes(workers, threads=config.threads or max(1, (os.cpu_count() or 1) // workers), patience=patience)
 
 
-def in_shards(items: Sequence[Item], config: ExecutorConfig, *, batch_size: int) -> Iterator[Sequence[Item]]:
-    """Cut items into shards of whole batches: whoever does them, the network sees the same pictures together."""
-    size = max(1, config.shard_images // batch_size) * batch_size
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def shard_size(settings: RunConfig) -> int:
+    """`executor.shard_images` in whole batches: whoever does them, the network sees the same pictures together."""
+    return max(1, settings.executor.shard_images // settings.runtime.batch_size) * settings.runtime.batch_size
+
+
+def without_secrets(settings: RunConfig) -> RunConfig:
+    """The settings as they may leave this machine: workers never speak to the defect index."""
+    return replace(settings, qdrant=replace(settings.qdrant, api_key=None))

@@ -20,17 +20,18 @@ from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
 from cvad_cli.adapters.panels import anomaly_panel
-from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.executing import open_executor, shard_size
+from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
-from cvad_cli.assembly.pictures import PictureStream, open_dataset
+from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction
+from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction, SkippedImage
 
 
 @dataclass
@@ -41,6 +42,7 @@ class _Scored:
     scores: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
+    skipped: list[SkippedImage] = field(default_factory=list)
 
 
 def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = False) -> EvaluationSummary:
@@ -58,41 +60,48 @@ def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = 
     trained_on = opened.bundle.manifest["data"]["name"]
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
-    stream = PictureStream(dataset.test, settings.data)
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
         drawer = _Drawer(staged / "pictures", settings, opened, dataset.test)
-        scored = _judge(settings, opened, stream, drawer, reporter)
+        scored = _judge(settings, opened, dataset.test, drawer, reporter)
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
-        metrics["counts"]["skipped"] = len(stream.skipped)
-        metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
+        metrics["counts"]["skipped"] = len(scored.skipped)
+        metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
         if classification:
             metrics["classification"] = measure_naming(settings, opened, scored.records, staged, reporter)
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
-    for image in stream.skipped:
+    for image in scored.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
     return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn)
 
 
 def _judge(
-    settings: RunConfig, opened: OpenBundle, stream: PictureStream, drawer: _Drawer, reporter: Reporter
+    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: _Drawer, reporter: Reporter
 ) -> _Scored:
+    """Workers judge, here is counted and drawn, in the records' order: the figures do not depend on who judged."""
     scored = _Scored()
-    with reporter.stage("Judging the test images", len(stream.records)) as advance:
-        for batch in batched(stream, settings.runtime.batch_size):
-            predictions = opened.detector.predict([picture for _, picture in batch])
-            for (record, _), prediction in zip(batch, predictions, strict=True):
-                mask = _mask_of(record, settings)
-                scored.records.append(record)
-                scored.scores.append(prediction.score)
-                scored.peaks.append(float(prediction.anomaly_map.max()))
-                scored.pixels.add(*_aligned(prediction, mask, settings))
-                drawer.offer(record, prediction, mask)
-            advance(len(batch))
+    job = JudgeJob(settings, opened.bundle.folder, opened)
+    with (
+        open_executor(settings, reporter.warn) as executor,
+        reporter.stage("Judging the test images", len(records)) as advance,
+    ):
+        for record, outcome in zip(records, executor.map(job, records, shard=shard_size(settings)), strict=True):
+            advance(1)
+            if isinstance(outcome, DataError):
+                if settings.data.on_error == "stop":
+                    raise outcome
+                scored.skipped.append(SkippedImage(record.key, str(outcome)))
+                continue
+            mask = _mask_of(record, settings)
+            scored.records.append(record)
+            scored.scores.append(outcome.score)
+            scored.peaks.append(float(outcome.anomaly_map.max()))
+            scored.pixels.add(*_aligned(outcome, mask, settings))
+            drawer.offer(record, outcome, mask)
     return scored
 
 

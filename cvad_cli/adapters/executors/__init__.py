@@ -1,1 +1,1 @@
-"""Where shards of work run: in this process, in processes beside it, or on a Ray cluster. One contract, `ports.Executor`."""
+"""Where shards of work are done: in this process, in processes beside it, on a Ray cluster; behind `ports.Executor`."""

@@ -92,5 +92,5 @@ def _digest(files: Mapping[str, np.ndarray]) -> str:
     whole = hashlib.sha256()
     for name, content in files.items():
         whole.update(f"{name}\0{len(content)}\0".encode())
-        whole.update(memoryview(content))
+        whole.update(content.data)
     return whole.hexdigest()

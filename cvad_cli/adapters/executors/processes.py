@@ -1,4 +1,4 @@
-"""This process, or processes beside it."""
+"""The command's own process, or processes beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, final
@@ -24,19 +24,20 @@ from cvad_cli.ports import Job
 
 @final
 class InProcess:
-    """One shard after another, here: the libraries' own threads use the cores already."""
+    """One item after another, here: the libraries' own threads use the cores already."""
 
     workers = 1
 
     def __init__(self, *, threads: int | None) -> None:
         self._threads = threads
 
-    def map(self, job: Job[Any, Any], shards: Iterable[Any], *, watch: Watch = lambda *_: None) -> Iterator[Any]:
-        """Yield the outcome of each shard."""
+    def map(
+        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, as one stream: there is nobody to share the items out to."""
+        del shard
         with limited_threads(self._threads):
-            for place, shard in enumerate(shards):
-                watch(place, None)
-                outcome = job(shard)
+            for place, outcome in enumerate(job(_begun(items, watch))):
                 watch(place, outcome)
                 yield outcome
 
@@ -50,6 +51,12 @@ class InProcess:
         self.close()
 
 
+def _begun(items: Sequence[Any], watch: Watch) -> Iterator[Any]:
+    for place, item in enumerate(items):
+        watch(place, None)
+        yield item
+
+
 @final
 class Processes:
     """Processes of this machine, started when first needed, with `threads` threads each."""
@@ -60,13 +67,15 @@ class Processes:
         self._lanes: list[_Process] = []
         self._tokens = itertools.count()
 
-    def map(self, job: Job[Any, Any], shards: Iterable[Any], *, watch: Watch = lambda *_: None) -> Iterator[Any]:
-        """Yield the outcome of each shard, in order; a killed process is replaced and its shard done again."""
+    def map(
+        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
         self._lanes = self._lanes or [_Process(self._threads) for _ in range(self.workers)]
         token = next(self._tokens)
         for lane in self._lanes:
             lane.job = (token, job)
-        yield from in_order(self._lanes, shards, patience=self._patience, watch=watch)
+        yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch)
 
     def close(self) -> None:
         """End the processes."""
@@ -88,9 +97,10 @@ class _Process:
     def __init__(self, threads: int) -> None:
         self.job: tuple[int, Job[Any, Any]] | None = None
         self._threads = threads
+        self._work: Future[Any] | None = None
         self._start()
 
-    def submit(self, shard: Any) -> Future[Any]:
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard."""
         if self.job is None:
             raise AssertionError("a shard without a job")
@@ -122,7 +132,6 @@ class _Process:
         context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locks and threads
         quiet = logging.root.manager.disable >= logging.ERROR
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_settle, initargs=(self._threads, quiet))
-        self._work: Future[Any] | None = None
         self._pid = self._pool.submit(os.getpid)
 
 
@@ -130,11 +139,11 @@ _held: dict[int, Job[Any, Any]] = {}
 """In a worker: the job it has opened, so that the next shard finds it open."""
 
 
-def _work(token: int, job: Job[Any, Any], shard: Any) -> Any:
+def _work(token: int, job: Job[Any, Any], shard: Sequence[Any]) -> list[Any]:
     if token not in _held:
         _held.clear()
         _held[token] = job
-    return _held[token](shard)
+    return list(_held[token](shard))
 
 
 def _settle(threads: int, quiet: bool) -> None:

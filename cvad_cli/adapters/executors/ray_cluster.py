@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,16 @@ class RayCluster:
         self._actors: list[_Actor] = []
         self._tokens = itertools.count()
 
-    def map(self, job: Job[Any, Any], shards: Iterable[Any], *, watch: Watch = lambda *_: None) -> Iterator[Any]:
-        """Yield the outcome of each shard, in order; a worker that is lost is replaced and its shard done again."""
+    def map(
+        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
         self._actors = self._actors or [_Actor(self._ray, self._options) for _ in range(self.workers)]
         parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
         order = _Order(next(self._tokens), self._ray.put(job), parcel)
         for actor in self._actors:
             actor.order = order
-        yield from in_order(self._actors, shards, patience=self._patience, watch=watch)
+        yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch)
 
     def close(self) -> None:
         """End the workers, and the cluster where it is ours."""
@@ -91,7 +93,7 @@ class _Actor:
         self._ray, self._options = ray, options
         self._start()
 
-    def submit(self, shard: Any) -> Future[Any]:
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard."""
         future: Future[Any] = self._handle.work.remote(self.order, shard).future()
         return future
@@ -142,7 +144,7 @@ class _Worker:
         self._token = -1
         self._job: Job[Any, Any] | None = None
 
-    def work(self, order: _Order, shard: Any) -> Any:
+    def work(self, order: _Order, shard: Sequence[Any]) -> list[Any]:
         """Do a shard of a job."""
         import ray
 
@@ -154,7 +156,7 @@ class _Worker:
                 parcel: Parcel = ray.get(order.parcel)
                 self._job = self._job.at(unpack(parcel, _cache()))
             self._token = order.token
-        return self._job(shard)
+        return list(self._job(shard))
 
 
 def _cache() -> Path:

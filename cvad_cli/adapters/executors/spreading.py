@@ -1,9 +1,9 @@
-"""Shards handed to whichever worker is free, outcomes given back in order, what a dead worker held done again."""
+"""Shards handed to whichever worker is free, outcomes given back in order, what a dead worker had done again."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,7 +14,7 @@ AHEAD: Final = 2
 """Shards a worker that may be under way or wait for their turn: what bounds the memory of the process that collects."""
 
 Watch = Callable[[int, Any], None]
-"""Gets a shard's place and None when a worker takes it, its place and outcome when it is done."""
+"""Gets an item's place and None when a worker takes it, its place and outcome when it is done."""
 
 
 class Lane(Protocol):
@@ -38,19 +38,27 @@ class Patience:
     warn: Callable[[str], None]
 
 
-def in_order(lanes: Sequence[Lane], shards: Iterable[Any], *, patience: Patience, watch: Watch) -> Iterator[Any]:
-    """Yield the outcome of each shard, in the order of the shards, as soon as those before it are there.
+def in_order(
+    lanes: Sequence[Lane], items: Sequence[Any], *, shard: int, patience: Patience, watch: Watch
+) -> Iterator[Any]:
+    """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
 
     What the work raises is raised at once, and shards under way are dropped. Raises ResourceError for a shard that
     has lost its worker more than `patience.retries` times: it is most likely the shard that kills them.
     """
-    spread = _Spread(deque(lanes), enumerate(shards), patience, watch)
+
+    def seen(place: int, outcomes: Sequence[Any] | None) -> None:
+        for within in range(len(shards[place])):
+            watch(place * shard + within, None if outcomes is None else outcomes[within])
+
+    shards = [items[start : start + shard] for start in range(0, len(items), shard)]
+    spread = _Spread(deque(lanes), enumerate(shards), patience, seen)
     turn = 0
     try:
         while spread.hand_out(before=turn + AHEAD * len(lanes)):
             spread.collect()
             while turn in spread.finished:
-                yield spread.finished.pop(turn)
+                yield from spread.finished.pop(turn)
                 turn += 1
     finally:
         spread.drop()
