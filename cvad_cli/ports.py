@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from cvad_cli.errors import ResourceError
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
 
 Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them, in whatever words
@@ -108,13 +109,19 @@ class Executor(Protocol):
         """How many shards are done at a time."""
 
     def map(
-        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Callable[[int, Any], None] = ...
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Callable[[int, Any], None] = ...,
+        lost: Callable[[Any, ResourceError], Any] | None = None,
     ) -> Iterator[Any]:
         """Yield each item's outcome, in order; workers get `shard` items at a time.
 
         What a worker had that died is done again by another. `watch` gets an item's place and None when it is begun,
-        its place and outcome when it is done, in whatever order. Raises what the job raises, and ResourceError for
-        items that no worker survives.
+        its place and outcome when it is done, in whatever order. Raises what the job raises. An item that no worker
+        survives gets the outcome that `lost` makes of it; without `lost`, ResourceError is raised.
         """
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
-from cvad_cli.config.schema import RunConfig
+from cvad_cli.config.schema import ExecutorConfig, RayConfig, RunConfig
 from cvad_cli.ports import Executor
 
 
@@ -39,3 +39,8 @@ def shard_size(settings: RunConfig) -> int:
 def without_secrets(settings: RunConfig) -> RunConfig:
     """The settings as they may leave this machine: workers never speak to the defect index."""
     return replace(settings, qdrant=replace(settings.qdrant, api_key=None))
+
+
+def run_here(settings: RunConfig) -> RunConfig:
+    """The settings of a run that a worker does by itself."""
+    return replace(settings, executor=ExecutorConfig(), ray=RayConfig())

@@ -7,13 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from cvad_cli.cli.batches import Batch, Categories, Force, Models, leave, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.runs import Options, run_each
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
+    categories: Categories = None,
+    models: Models = None,
+    force: Force = False,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -27,12 +31,25 @@ def train(
 
         return train
 
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_training)
+    options, batch = Options(tuple(set_), device, json, quiet, debug), Batch(config, categories, models, force)
+    if not batch.wanted:
+        run_each(config, options, task, show_training)
+        return
+
+    def earlier() -> Callable[..., Any]:
+        from cvad_cli.assembly.earlier_results import earlier_training
+
+        return earlier_training
+
+    leave(run_batch_of(batch, "train", options, task, earlier))
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
+    categories: Categories = None,
+    models: Models = None,
+    force: Force = False,
     device: Device = None,
     classification: Annotated[
         bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
@@ -51,4 +68,16 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         return partial(evaluate, classification=classification)
 
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_evaluation)
+    options, batch = Options(tuple(set_), device, json, quiet, debug), Batch(config, categories, models, force)
+    if not batch.wanted:
+        run_each(config, options, task, show_evaluation)
+        return
+
+    def earlier() -> Callable[..., Any]:
+        from functools import partial
+
+        from cvad_cli.assembly.earlier_results import earlier_evaluation
+
+        return partial(earlier_evaluation, classification=classification)
+
+    leave(run_batch_of(batch, "evaluate", options, task, earlier))

@@ -25,6 +25,7 @@ from cvad_cli.assembly.executing import open_executor, shard_size
 from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
@@ -165,6 +166,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "auroc_interval": "95 % stratified percentile bootstrap over test images",
             "false_alarm_interval": "95 % Clopper-Pearson",
             "cvad_version": __version__,
+            "settings": to_plain(settings),
             "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         },
     }

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, final
 
-from cvad_cli.adapters.executors.spreading import Patience, Watch, in_order
+from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
 from cvad_cli.ports import Job
 
@@ -32,10 +32,16 @@ class InProcess:
         self._threads = threads
 
     def map(
-        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, as one stream: there is nobody to share the items out to."""
-        del shard
+        del shard, lost
         with limited_threads(self._threads):
             for place, outcome in enumerate(job(_begun(items, watch))):
                 watch(place, outcome)
@@ -68,14 +74,20 @@ class Processes:
         self._tokens = itertools.count()
 
     def map(
-        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
         self._lanes = self._lanes or [_Process(self._threads) for _ in range(self.workers)]
         token = next(self._tokens)
         for lane in self._lanes:
             lane.job = (token, job)
-        yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch)
+        yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
 
     def close(self) -> None:
         """End the processes."""

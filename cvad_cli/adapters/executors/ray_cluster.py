@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 from cvad_cli import __version__
 from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
-from cvad_cli.adapters.executors.spreading import Patience, Watch, in_order
+from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
 from cvad_cli.errors import ConfigError, ResourceError
 from cvad_cli.ports import Job
@@ -49,7 +49,13 @@ class RayCluster:
         self._tokens = itertools.count()
 
     def map(
-        self, job: Job[Any, Any], items: Sequence[Any], *, shard: int = 1, watch: Watch = lambda *_: None
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
         self._actors = self._actors or [_Actor(self._ray, self._options) for _ in range(self.workers)]
@@ -57,7 +63,7 @@ class RayCluster:
         order = _Order(next(self._tokens), self._ray.put(job), parcel)
         for actor in self._actors:
             actor.order = order
-        yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch)
+        yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
 
     def close(self) -> None:
         """End the workers, and the cluster where it is ours."""

@@ -17,10 +17,14 @@ Watch = Callable[[int, Any], None]
 """Gets an item's place and None when a worker takes it, its place and outcome when it is done."""
 
 
+Lost = Callable[[Any, ResourceError], Any]
+"""Makes the outcome of an item that no worker survives."""
+
+
 class Lane(Protocol):
     """One worker: takes a shard at a time."""
 
-    def submit(self, shard: Any) -> Future[Any]:
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard."""
 
     def fault_of(self, error: BaseException) -> BaseException | None:
@@ -39,12 +43,13 @@ class Patience:
 
 
 def in_order(
-    lanes: Sequence[Lane], items: Sequence[Any], *, shard: int, patience: Patience, watch: Watch
+    lanes: Sequence[Lane], items: Sequence[Any], *, shard: int, patience: Patience, watch: Watch, lost: Lost | None
 ) -> Iterator[Any]:
     """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
 
-    What the work raises is raised at once, and shards under way are dropped. Raises ResourceError for a shard that
-    has lost its worker more than `patience.retries` times: it is most likely the shard that kills them.
+    What the work raises is raised at once, and shards under way are dropped. A shard that has lost its worker more
+    than `patience.retries` times most likely kills them: `lost` makes the outcomes of its items, or, where that is
+    None, ResourceError is raised.
     """
 
     def seen(place: int, outcomes: Sequence[Any] | None) -> None:
@@ -52,7 +57,7 @@ def in_order(
             watch(place * shard + within, None if outcomes is None else outcomes[within])
 
     shards = [items[start : start + shard] for start in range(0, len(items), shard)]
-    spread = _Spread(deque(lanes), enumerate(shards), patience, seen)
+    spread = _Spread(deque(lanes), enumerate(shards), patience, seen, lost)
     turn = 0
     try:
         while spread.hand_out(before=turn + AHEAD * len(lanes)):
@@ -67,11 +72,18 @@ def in_order(
 class _Spread:
     """Which worker has which shard."""
 
-    def __init__(self, idle: deque[Lane], source: Iterator[tuple[int, Any]], patience: Patience, watch: Watch) -> None:
-        self.finished: dict[int, Any] = {}
-        self._idle, self._source, self._patience, self._watch = idle, source, patience, watch
-        self._running: dict[Future[Any], tuple[int, Any, Lane]] = {}
-        self._again: deque[tuple[int, Any]] = deque()
+    def __init__(
+        self,
+        idle: deque[Lane],
+        source: Iterator[tuple[int, Sequence[Any]]],
+        patience: Patience,
+        watch: Watch,
+        lost: Lost | None,
+    ) -> None:
+        self.finished: dict[int, list[Any]] = {}
+        self._idle, self._source, self._patience, self._watch, self._lost = idle, source, patience, watch, lost
+        self._running: dict[Future[Any], tuple[int, Sequence[Any], Lane]] = {}
+        self._again: deque[tuple[int, Sequence[Any]]] = deque()
         self._losses: Counter[int] = Counter()
         self._next = next(source, None)
 
@@ -91,10 +103,9 @@ class _Spread:
             place, shard, lane = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self.finished[place] = future.result()
-                self._watch(place, self.finished[place])
+                self._finish(place, future.result())
             else:
-                self._lost(place, shard, lane, error)
+                self._again_or_lost(place, shard, lane, error)
             self._idle.append(lane)
 
     def drop(self) -> None:
@@ -103,22 +114,30 @@ class _Spread:
             lane.replace()
         self._running.clear()
 
-    def _take(self) -> tuple[int, Any]:
+    def _take(self) -> tuple[int, Sequence[Any]]:
         taken, self._next = self._next, next(self._source, None)
         if taken is None:
             raise AssertionError("asked for a shard beyond the last")
         return taken
 
-    def _lost(self, place: int, shard: Any, lane: Lane, error: BaseException) -> None:
+    def _finish(self, place: int, outcomes: list[Any]) -> None:
+        self.finished[place] = outcomes
+        self._watch(place, outcomes)
+
+    def _again_or_lost(self, place: int, shard: Sequence[Any], lane: Lane, error: BaseException) -> None:
         fault = lane.fault_of(error)
         if fault is not None:
             raise fault
-        self._losses[place] += 1
-        if self._losses[place] > self._patience.retries:
-            raise ResourceError(
-                f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for "
-                "want of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
-            ) from error
         lane.replace()
-        self._again.append((place, shard))
-        self._patience.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
+        self._losses[place] += 1
+        if self._losses[place] <= self._patience.retries:
+            self._again.append((place, shard))
+            self._patience.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
+            return
+        reason = ResourceError(
+            f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for want "
+            "of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
+        )
+        if self._lost is None:
+            raise reason from error
+        self._finish(place, [self._lost(item, reason) for item in shard])
