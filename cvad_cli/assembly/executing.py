@@ -9,7 +9,8 @@ from dataclasses import replace
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
-from cvad_cli.config.schema import ExecutorConfig, RayConfig, RunConfig
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Executor
 
 

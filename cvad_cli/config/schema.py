@@ -8,25 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.checks import require as _require
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+
 RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 PATCHCORE_BACKBONE: Final = "tf_efficientnet_lite0"
 PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
 """Above WRN50's published figure on grid at a fraction of the cost: docs/benchmarks.md."""
-
-
-class BadSettingError(ValueError):
-    """A value of the right type outside its range. `config.load` turns it into a message with the file's name."""
-
-    def __init__(self, section: type, key: str, expected: str, got: object) -> None:
-        super().__init__(f"{key}: expected {expected}, got {got!r}")
-        self.section, self.key, self.expected, self.got = section, key, expected, got
-
-
-def _require(settings: object, key: str, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise BadSettingError(type(settings), key, expected, getattr(settings, key))
 
 
 @dataclass(frozen=True)
@@ -223,38 +214,6 @@ class ClassifyConfig:
         _require(self, "hysteresis", 0 < self.hysteresis <= 1, "a share of the map's threshold above 0 and at most 1")
         for key in ("bridge_px", "min_area_px", "min_area_mm2"):
             _require(self, key, (getattr(self, key) or 0) >= 0, "a number from 0")
-
-
-@dataclass(frozen=True)
-class ExecutorConfig:
-    """Where work on many pictures, or on many runs, is done.
-
-    `workers` left null: one for `local`, whose libraries use every core already; for `ray` what the CPUs allow.
-    `threads` left null: the cores shared out among local workers; one for each of Ray's.
-    """
-
-    kind: Literal["local", "ray"] = "local"
-    workers: int | None = None
-    threads: int | None = None
-    retries: int = 3
-    shard_images: int = 16
-
-    def __post_init__(self) -> None:
-        _require(self, "retries", 0 <= self.retries <= 20, "a whole number from 0 to 20")
-        for key in ("workers", "threads", "shard_images"):
-            value = getattr(self, key)
-            _require(self, key, value is None or value >= 1, "a whole number from 1")
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Which Ray cluster, where `executor.kind` is ray. `address` left null: RAY_ADDRESS, else one started here."""
-
-    address: str | None = None
-    gpus_per_worker: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(self, "gpus_per_worker", self.gpus_per_worker >= 0, "a number from 0, such as 0.25 or 1")
 
 
 @dataclass(frozen=True)

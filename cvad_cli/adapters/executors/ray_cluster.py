@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -183,11 +185,14 @@ def _connect(options: ClusterOptions) -> tuple[Any, bool]:
     if options.address is None and not os.environ.get("RAY_ADDRESS"):
         workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
         wanted = {"num_cpus": workers * options.threads, "object_store_memory": STORE_BYTES}
+    former = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**wanted, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
         where = options.address or os.environ.get("RAY_ADDRESS") or "here"
         raise ResourceError(f"ray.address: no Ray cluster can be used at {where}: {_first_line(error)}") from error
+    with contextlib.suppress(ValueError):  # Ray takes the signal for itself; outside the main thread it cannot
+        signal.signal(signal.SIGTERM, former)
     return ray, True
 
 

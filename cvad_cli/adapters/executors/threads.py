@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -16,13 +17,13 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def pin_threads(threads: int) -> None:
-    """Keep this process, for good, to `threads` threads in torch, BLAS and OpenMP."""
+    """Keep this process, for good, to `threads` threads in torch, BLAS and OpenMP, loaded or yet to be."""
     import threadpoolctl
-    import torch
 
     os.environ.update(thread_variables(threads))
     threadpoolctl.threadpool_limits(threads)
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # to load it takes seconds, and it reads the environment when it is
+        sys.modules["torch"].set_num_threads(threads)
 
 
 @contextmanager
