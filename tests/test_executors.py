@@ -122,11 +122,11 @@ def executor(request: pytest.FixtureRequest, said: list[str]) -> Iterator[Execut
         with Processes(2, threads=1, patience=patience) as opened:
             yield opened
         return
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where workers find the jobs of these tests
         warnings.simplefilter("ignore")  # of Ray's own start-up
-        opened = RayCluster(ClusterOptions(None, 2, 1, 0.0), patience)
-    with opened:
-        yield opened
+        with RayCluster(ClusterOptions(None, 2, 1, 0.0), patience) as opened:
+            yield opened
 
 
 def test_outcomes_come_in_order_whatever_the_shards(executor: Executor) -> None:

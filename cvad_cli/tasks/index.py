@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.index_snapshots import export_index, import_index
+from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.defect_index import (
     DATASET,
     Labeller,
@@ -33,6 +34,10 @@ from cvad_cli.core.regions import Region
 from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
 from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
+
+
+SOURCES_AT_ONCE: Final = 200
+"""Pictures whose regions are asked for in one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
             store.create(inspector.describer.dimension, metadata_for(inspector, dataset.name))
         else:
             require_fitting(info, inspector, place)
-        before = {point.id: point.payload for point in store.scroll(where={"category": dataset.name})}
+        before = _indexed_before(store, dataset.name, None if request.prune else [record.key for record in chosen])
         run = _Run(labeller, before)
         for record, described in _described(chosen, inspector, settings, run.skipped, reporter):
             store.upsert(run.fresh(record, *described))
@@ -129,6 +134,17 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
     for image in run.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
     return IndexSummary(place, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
+
+
+def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
+    """Payloads by id of what the index holds of some pictures, or of all: an index may be larger than memory."""
+    if sources is None:
+        return {point.id: point.payload for point in store.scroll(where={"category": category})}
+    return {
+        point.id: point.payload
+        for some in batched(sources, SOURCES_AT_ONCE)
+        for point in store.scroll(where={"category": category, "source": some})
+    }
 
 
 def _described(
