@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +14,18 @@ import numpy as np
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
-from cvad_cli.adapters.pdn import PdnSize
-from cvad_cli.adapters.prefetch import prefetch
+from cvad_cli.adapters.pdn import PdnSize, fold_linear
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.generic import LazyPictures
+from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
 from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
 from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError, did_you_mean
 from cvad_cli.ports import Reporter
 from cvad_cli.records import FittedModel, ImageRecord
@@ -68,6 +68,8 @@ class EfficientAdOptions:
     pad_maps: bool = True
     lr: float = 1e-4
     weight_decay: float = 1e-5
+    whitening: float = 0.0
+    """0: the paper's standardisation by channel; up to 1: the teacher's features vary alike in all directions."""
 
     @classmethod
     def of(cls, settings: RunConfig) -> EfficientAdOptions:
@@ -243,7 +245,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
             course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, first=done), schedule)
+    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, range(done, course.steps)), schedule)
     options = lightning_runs.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
@@ -289,12 +291,16 @@ def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -
 
 
 def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
-    from cvad_cli.adapters.anomalib_models.efficient_ad import teacher_statistics
+    """Whiten the teacher on the pictures to learn from, and keep the statistics of what it says then."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad import set_statistics, teacher_moments
 
     with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
-        found = teacher_statistics(model.teacher, _tensors(run, learning, advance))
-    model.mean_std["mean"].data.copy_(found.mean)
-    model.mean_std["std"].data.copy_(found.std)
+        mean, covariance = teacher_moments(model.teacher, _tensors(run, learning, advance)).result()
+    if run.options.whitening:
+        matrix = whitening(covariance, run.options.whitening)
+        fold_linear(model.teacher, matrix)
+        mean, covariance = matrix @ mean, matrix @ covariance @ matrix
+    set_statistics(model, mean, covariance)
 
 
 def _precision(wanted: str, device: str) -> str:
@@ -316,20 +322,16 @@ def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tens
         advance(1)
 
 
-def _penalty_pictures(run: _Run, *, first: int) -> Iterator[torch.Tensor]:
-    """The penalty's picture of each step from `first` on, for ever, read ahead: (1, 3, h, w) in 0..1."""
+def _penalty_pictures(run: _Run, steps: range) -> Iterator[torch.Tensor]:
+    """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
 
     nothing = RealPictures((), (), (), "")
     share = 1.0 if run.penalty is None else 0.0
     source = PictureSource(run.penalty or nothing, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
-
-    def load(step: int) -> np.ndarray:
-        return resize_image(source.picture("training", step, 0), (side, side))
-
-    for picture in prefetch(itertools.count(first), load, ahead=8, workers=1):
-        yield as_tensor(picture)[None]
+    for pictures in training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None):
+        yield as_tensor(resize_image(pictures[0], (side, side)))[None]
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cvad_cli.cli import gating
 from cvad_cli.cli.batches import Batch, Categories, Force, Models, leave, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.runs import Options, run_each
@@ -54,24 +55,33 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     classification: Annotated[
         bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
     ] = False,
+    gate: gating.GateFile = None,
+    min_: gating.Minimums = [],  # noqa: B006
+    max_: gating.Maximums = [],  # noqa: B006
+    baseline: gating.BaselinePath = None,
+    tolerance: gating.Tolerances = [],  # noqa: B006
+    undecided: gating.Undecided = None,
+    junit: gating.JunitFile = None,
+    summary: gating.SummaryFile = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a trained detector on labelled test images: AUROC, precision, recall, false alarms, AUPRO."""
-    from cvad_cli.cli.render import show_evaluation
+    """Measure a trained detector on labelled test images: AUROC, precision, recall, false alarms, AUPRO.
+
+    Exit status 1: a gate (--gate, --min, --max, --baseline) failed.
+    """
+    from cvad_cli.config.gates import GateRequest, read_gates
+
+    plan = read_gates(GateRequest(gate, min_, max_, baseline, tolerance, undecided))
+    verdicts = gating.Verdicts(junit, summary, tell=json or quiet)
 
     def task() -> Callable[..., Any]:
         from functools import partial
 
         from cvad_cli.tasks.evaluate import evaluate
 
-        return partial(evaluate, classification=classification)
-
-    options, batch = Options(tuple(set_), device, json, quiet, debug), Batch(config, categories, models, force)
-    if not batch.wanted:
-        run_each(config, options, task, show_evaluation)
-        return
+        return partial(evaluate, classification=classification, plan=plan)
 
     def earlier() -> Callable[..., Any]:
         from functools import partial
@@ -80,4 +90,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         return partial(earlier_evaluation, classification=classification)
 
-    leave(run_batch_of(batch, "evaluate", options, task, earlier))
+    options = Options(tuple(set_), device, json, quiet, debug)
+    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
+    with verdicts.written():
+        if batch.wanted:
+            found = run_batch_of(batch, "evaluate", options, task, earlier)
+            verdicts.add(found)
+            leave(found)
+        else:
+            run_each(config, options, lambda: verdicts.watch(task()), gating.show)
+    verdicts.exit_on_failure()

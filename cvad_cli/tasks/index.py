@@ -35,7 +35,6 @@ from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
 from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
 
-
 SOURCES_AT_ONCE: Final = 200
 """Pictures whose regions are asked for in one request."""
 

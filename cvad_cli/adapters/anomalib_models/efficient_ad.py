@@ -7,20 +7,30 @@ term uses, and the hard features are selected instead of sorted. `tests/test_eff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from anomalib.models import EfficientAd
+from anomalib.models.image.efficient_ad import torch_model
 from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
 from torch import nn
 from torch.func import functional_call
 
+from cvad_cli.core.feature_targets import Moments
+
 HARD_SHARE: Final = 0.999
 """Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
 
+RECORDED_PRECISIONS: Final[Mapping[str, torch.dtype | None]] = {"32-true": None, "bf16-mixed": torch.bfloat16}
+"""Lightning's names of the precisions whose steps can be recorded; gradient scaling (16-mixed) is not among them."""
+
 Size = Literal["small", "medium"]
+Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""A good picture, one for the penalty and the good one recoloured, to the three losses of `training_losses`."""
 Schedule = Callable[["LocalEfficientAd"], Any]
 """Gives what Lightning's `configure_optimizers` returns."""
 
@@ -41,7 +51,8 @@ def training_losses(
     """
     channels = model.teacher_out_channels
     with torch.no_grad():
-        taught = model._normalize_teacher(model.teacher(torch.cat([image, augmented])))  # noqa: SLF001
+        mean, deviation = model.mean_std["mean"], model.mean_std["std"]
+        taught = (model.teacher(torch.cat([image, augmented])) - mean) / deviation
     said = _student(model, torch.cat([image, penalty]), slice(0, channels))
     loss_hard = hard_feature_loss((taught[:1] - said[:1]) ** 2)
     loss_penalty = torch.mean(said[1:] ** 2)
@@ -73,11 +84,53 @@ def _student(model: EfficientAdModel, images: torch.Tensor, part: slice) -> torc
     return answer
 
 
+class _Losses(nn.Module):
+    """`training_losses` as a module, which is what torch records as a CUDA graph."""
+
+    def __init__(self, model: EfficientAdModel, precision: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self._precision = model, precision
+
+    def forward(self, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor) -> Any:
+        # Casts of weights that autocast remembers from one call to the next would be missing in the record.
+        kind, enabled = image.device.type, self._precision is not None
+        with torch.autocast(kind, self._precision or torch.bfloat16, enabled=enabled, cache_enabled=False):
+            return training_losses(self.model, image, penalty, augmented)
+
+
+def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torch.dtype | None) -> Losses:
+    """`training_losses` recorded once as CUDA graphs, forward and backward, for pictures of the shape of `like`.
+
+    One picture a step leaves a GPU waiting for Python: hundreds of small kernels, each started by hand.
+    """
+    sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
+    losses = _Losses(model, precision).train()
+    with _statistics_on(like.device), torch.autocast(like.device.type, enabled=False):  # its own is inside
+        recorded: Any = torch.cuda.make_graphed_callables(losses, sample, allow_unused_input=True)
+    model.zero_grad(set_to_none=True)
+    return recorded  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _statistics_on(device: torch.device) -> Iterator[None]:
+    """anomalib makes ImageNet's statistics anew on the CPU at each call, which a record cannot hold."""
+    former = torch_model.imagenet_norm_batch
+    offset = former(torch.zeros(1, 3, 1, 1, device=device))
+    factor = former(torch.ones(1, 3, 1, 1, device=device)) - offset
+    torch_model.imagenet_norm_batch = lambda x: x * factor + offset
+    try:
+        yield
+    finally:
+        torch_model.imagenet_norm_batch = former
+
+
 class LocalEfficientAd(EfficientAd):
     """anomalib's Lightning module, without its downloads. Teacher and statistics must be in the model already."""
 
     _penalty: Iterator[torch.Tensor]
     _schedule: Schedule
+    _recorded: tuple[Losses, ...] = ()
+    """In a tuple, so that torch does not count the model's weights twice."""
 
     @classmethod
     def around(cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], schedule: Schedule) -> LocalEfficientAd:
@@ -98,16 +151,26 @@ class LocalEfficientAd(EfficientAd):
         return self._schedule(self)
 
     def on_train_start(self) -> None:
-        """Nothing is left to prepare; anomalib would fetch here."""
+        """Nothing is left to fetch; anomalib would do that here."""
         self.model.teacher.eval()
+        self._recorded = ()
 
     def training_step(self, batch: Any, *_: Any, **__: Any) -> Any:
         """The sum of the three losses on one good picture (1, 3, h, w)."""
         image = batch.to(memory_format=torch.channels_last)
         penalty = next(self._penalty).to(image.device).contiguous(memory_format=torch.channels_last)
         augmented = self.model.choose_random_aug_image(image)
-        losses = training_losses(self.model, image, penalty, augmented)
+        losses = self._losses(image)(image, penalty, augmented)
         return losses[0] + losses[1] + losses[2]
+
+    def _losses(self, image: torch.Tensor) -> Losses:
+        """`training_losses` of this model: recorded where there is one CUDA device, else step by step."""
+        precision = RECORDED_PRECISIONS.get(str(self.trainer.precision), ...)
+        if image.device.type != "cuda" or self.trainer.world_size > 1 or precision is ...:
+            return partial(training_losses, self.model)
+        if not self._recorded:
+            self._recorded = (recorded_losses(self.model, image, precision),)
+        return self._recorded[0]
 
     def on_validation_start(self) -> None:
         """The maps' quantiles are taken once, after training."""
@@ -123,24 +186,25 @@ class LocalEfficientAd(EfficientAd):
         checkpoint.pop("hyper_parameters", None)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Channel mean and deviation of a teacher over good pictures, (1, c, 1, 1) each."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
+@torch.no_grad()
+def teacher_moments(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Moments:
+    """Mean and covariance of what a teacher says, over every place of every picture (1, 3, h, w)."""
+    moments: Moments | None = None
+    for picture in pictures:
+        said = teacher(picture).flatten(2)[0].T.float().cpu().numpy()
+        moments = moments or Moments(said.shape[1])
+        moments.add(said)
+    if moments is None:
+        raise ValueError("pictures: expected at least one")
+    return moments
 
 
 @torch.no_grad()
-def teacher_statistics(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Statistics:
-    """Over every place of every picture (1, 3, h, w), in float64: paper algorithm 1, lines 4-9."""
-    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for picture in pictures:
-        said = teacher(picture).transpose(0, 1).flatten(1).double().cpu()
-        count, total, squares = count + said.shape[1], total + said.sum(1), squares + (said**2).sum(1)
-    mean = total / count
-    std = (squares / count - mean**2).clamp(min=1e-12).sqrt()
-    return Statistics(mean.float()[None, :, None, None], std.float()[None, :, None, None])
+def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.ndarray) -> None:
+    """Keep the channels' mean and deviation, (c,) and (c, c), in `model`: paper algorithm 1, lines 4-9."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    for name, values in (("mean", mean), ("std", deviation)):
+        model.mean_std[name].data.copy_(torch.from_numpy(values.astype(np.float32))[None, :, None, None])
 
 
 @torch.no_grad()
