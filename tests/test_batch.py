@@ -9,6 +9,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from cvad_cli.adapters.bundles import read_bundle
 from cvad_cli.adapters.sample_data import write_sample_dataset
 from cvad_cli.assembly.batch_plan import plan_batch
 from cvad_cli.config.load import load_config
@@ -35,7 +39,7 @@ runtime: {{batch_size: 2}}
 executor: {{threads: 1, shard_images: 2}}
 output: {{root: {output}}}
 """
-TEN_AND_TWO = "grid,leather"
+BOTH = "grid,leather"
 NEEDS_RAY = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'cvad[ray]'"
 )
@@ -120,7 +124,7 @@ def test_what_is_there_is_kept_and_force_does_it_again(own_copy: Path, verb: str
     part = "bundle/manifest.json" if verb == "train" else "evaluation/metrics.json"
     file = own_copy.parent / "runs" / "small_grid" / part
     before = file.stat().st_mtime_ns
-    again = cvad(verb, "-c", own_copy, "--categories", TEN_AND_TWO)
+    again = cvad(verb, "-c", own_copy, "--categories", BOTH)
     assert again.exit_code == 0, again.output
     assert "small_grid: kept, as its settings and pictures have not changed" in again.stderr
     assert file.stat().st_mtime_ns == before
@@ -133,7 +137,7 @@ def test_other_settings_pictures_or_a_lost_file_are_reason_to_do_a_run_again(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
     def states(*options: object, verb: str = "evaluate") -> list[str]:
-        result = cvad(verb, "-c", own_copy, "--categories", TEN_AND_TWO, "--json", *options)
+        result = cvad(verb, "-c", own_copy, "--categories", BOTH, "--json", *options)
         assert result.exit_code == 0, result.output
         return [run["state"] for run in json.loads(result.stdout)["runs"]]
 
@@ -174,26 +178,71 @@ def test_a_bug_in_one_run_is_told_and_costs_no_other(own_copy: Path, cvad, monke
         return evaluate(settings, reporter, **options)
 
     monkeypatch.setattr("cvad_cli.tasks.evaluate.evaluate", broken)
-    result = cvad("evaluate", "-c", own_copy, "--categories", TEN_AND_TWO, "--force", "--json")
+    result = cvad("evaluate", "-c", own_copy, "--categories", BOTH, "--force", "--json")
     assert result.exit_code == 70
     assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["failed", "done"]
     assert "ZeroDivisionError: by zero" in result.stdout
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=NEEDS_RAY)])
-def test_workers_give_the_figures_of_this_process_to_the_last_bit(
-    batch_config: Path, own_copy: Path, kind: str, cvad
+def test_runs_spread_over_processes_give_the_figures_of_this_process_to_the_last_bit(
+    batch_config: Path, own_copy: Path, cvad
 ) -> None:
-    spread = ("--set", f"executor.kind={kind}", "--set", "executor.workers=2", "--force", "--json")
-    for verb in ("train", "evaluate"):
-        result = cvad(verb, "-c", own_copy, "--categories", TEN_AND_TWO, *spread)
-        assert result.exit_code == 0, result.output
-        assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["done", "done"]
+    spread = ("--set", "executor.workers=2", "--force", "--json")
+    result = cvad("evaluate", "-c", own_copy, "--categories", BOTH, *spread)
+    assert result.exit_code == 0, result.output
+    assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["done", "done"]
     for name in ("small_grid", "small_leather"):
         assert figures(own_copy, name) == figures(batch_config, name)
-    one = cvad("evaluate", "-c", own_copy, "--categories", "grid", *spread)
+
+
+@NEEDS_RAY
+def test_runs_and_pictures_spread_over_ray_give_the_figures_of_this_process_to_the_last_bit(
+    batch_config: Path, own_copy: Path, cvad
+) -> None:
+    spread = ("--set", "executor.kind=ray", "--set", "executor.workers=2", "--force", "--json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own start-up
+        trained = cvad("train", "-c", own_copy, "--categories", BOTH, *spread)
+        one = cvad("evaluate", "-c", own_copy, "--categories", "grid", *spread)
+    assert trained.exit_code == 0, trained.output
+    assert [run["state"] for run in json.loads(trained.stdout)["runs"]] == ["done", "done"]
+    for name in ("small_grid", "small_leather"):
+        ours, theirs = (read_bundle(config.parent / "runs" / name / "bundle") for config in (own_copy, batch_config))
+        assert ours.fingerprint == theirs.fingerprint
+        assert ours.manifest["created"] != theirs.manifest["created"]
     assert one.exit_code == 0, one.output
-    assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "pictures spread, not runs"
+    assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "its pictures spread"
+
+
+def test_index_and_classify_say_the_same_with_workers(
+    own_copy: Path, two_categories: Path, tmp_path: Path, cvad
+) -> None:
+    said = {}
+    pictures = two_categories / "grid" / "test"
+    for workers in (1, 2):
+        here = ("--set", f"executor.workers={workers}", "--set", f"qdrant.path={tmp_path / str(workers)}")
+        indexed = cvad("index", "-c", own_copy, *here, "--json")
+        assert indexed.exit_code == 0, indexed.output
+        classified = cvad("classify", pictures, "-c", own_copy, *here, "--json", "--overlays", tmp_path / f"o{workers}")
+        assert classified.exit_code == 0, classified.output
+        said[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)]
+        assert len(list((tmp_path / f"o{workers}").rglob("*.png"))) == len(said[workers][1]["images"])
+    assert said[1][0]["added"] > 0
+    assert said[1] == said[2]
+
+
+def test_a_batch_that_was_killed_goes_on_where_it_was(tmp_path: Path, two_categories: Path, cvad) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG.format(root=two_categories, output=tmp_path / "runs"), encoding="utf-8")
+    command = [sys.executable, "-m", "cvad_cli", "train", "-c", str(config), "--categories", BOTH]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("[1/2] small_grid: done"):
+                process.kill()
+                break
+    assert not (tmp_path / "runs" / "small_leather" / "bundle" / "manifest.json").exists()
+    result = cvad("train", "-c", config, "--categories", BOTH, "--json")
+    assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["kept", "done"]
 
 
 class KillsAWorker:

@@ -69,8 +69,8 @@ class Processes:
 
     def __init__(self, workers: int, *, threads: int, patience: Patience) -> None:
         self.workers = workers
-        self._threads, self._patience = threads, patience
-        self._lanes: list[_Process] = []
+        self._patience = patience
+        self._lanes = [_Process(threads) for _ in range(workers)]
         self._tokens = itertools.count()
 
     def map(
@@ -83,7 +83,6 @@ class Processes:
         lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
-        self._lanes = self._lanes or [_Process(self._threads) for _ in range(self.workers)]
         token = next(self._tokens)
         for lane in self._lanes:
             lane.job = (token, job)
@@ -93,7 +92,6 @@ class Processes:
         """End the processes."""
         for lane in self._lanes:
             lane.end()
-        self._lanes = []
 
     def __enter__(self) -> Processes:
         return self
@@ -109,42 +107,42 @@ class _Process:
     def __init__(self, threads: int) -> None:
         self.job: tuple[int, Job[Any, Any]] | None = None
         self._threads = threads
-        self._work: Future[Any] | None = None
-        self._start()
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: Future[int]
+        self._shard: Future[Any]
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard."""
+        """Begin work on a shard, by a fresh process where there is none."""
         if self.job is None:
             raise AssertionError("a shard without a job")
         try:
-            self._work = self._pool.submit(_work, *self.job, shard)
+            self._shard = self._running().submit(_work, *self.job, shard)
         except BrokenProcessPool:  # it died idle, between two shards
-            self.replace()
-            self._work = self._pool.submit(_work, *self.job, shard)
-        return self._work
+            self.end()
+            self._shard = self._running().submit(_work, *self.job, shard)
+        return self._shard
 
     def fault_of(self, error: BaseException) -> BaseException | None:
         """None for a process that is gone, or was told to go."""
         return None if isinstance(error, (BrokenProcessPool, SystemExit)) else error
 
-    def replace(self) -> None:
-        """End the process, whatever it does, and start another."""
-        self.end()
-        self._start()
-
     def end(self) -> None:
-        """Stop the process; the shard under way is broken off, and tidies up after itself."""
-        busy = self._work is not None and not self._work.done()
-        if busy and self._pid.done() and self._pid.exception() is None:
+        """Stop the process; a shard under way is broken off, and tidies up after itself."""
+        if self._pool is None:
+            return
+        if not self._shard.done() and self._pid.done() and self._pid.exception() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid.result(), signal.SIGTERM)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locks and threads
-        quiet = logging.root.manager.disable >= logging.ERROR
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_settle, initargs=(self._threads, quiet))
-        self._pid = self._pool.submit(os.getpid)
+    def _running(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locks and threads
+            settled = (self._threads, logging.root.manager.disable >= logging.ERROR)
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_settle, initargs=settled)
+            self._pid = self._shard = self._pool.submit(os.getpid)
+        return self._pool
 
 
 _held: dict[int, Job[Any, Any]] = {}

@@ -43,11 +43,11 @@ class RayCluster:
 
     def __init__(self, options: ClusterOptions, patience: Patience) -> None:
         """Connect. Raises ConfigError where Ray is not installed, ResourceError where the cluster cannot be reached."""
-        self._options, self._patience = options, patience
+        self._patience = patience
         self._ray, self._ours = _connect(options)
         fitting = int(self._ray.cluster_resources().get("CPU", 0)) // options.threads
         self.workers = options.workers or max(1, fitting)
-        self._actors: list[_Actor] = []
+        self._actors = [_Actor(self._ray, options) for _ in range(self.workers)]
         self._tokens = itertools.count()
 
     def map(
@@ -60,7 +60,6 @@ class RayCluster:
         lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
-        self._actors = self._actors or [_Actor(self._ray, self._options) for _ in range(self.workers)]
         parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
         order = _Order(next(self._tokens), self._ray.put(job), parcel)
         for actor in self._actors:
@@ -71,7 +70,6 @@ class RayCluster:
         """End the workers, and the cluster where it is ours."""
         for actor in self._actors:
             actor.end()
-        self._actors = []
         if self._ours:
             self._ray.shutdown()
             self._ours = False
@@ -99,10 +97,11 @@ class _Actor:
     def __init__(self, ray: Any, options: ClusterOptions) -> None:
         self.order: _Order | None = None
         self._ray, self._options = ray, options
-        self._start()
+        self._handle: Any = None
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard."""
+        """Begin work on a shard, by a fresh worker where there is none."""
+        self._handle = self._handle or self._started()
         future: Future[Any] = self._handle.work.remote(self.order, shard).future()
         return future
 
@@ -116,19 +115,16 @@ class _Actor:
         cause = getattr(error, "cause", None)
         return cause if isinstance(cause, BaseException) else error
 
-    def replace(self) -> None:
-        """Give the worker up, whatever it does, and ask for another."""
-        self.end()
-        self._start()
-
     def end(self) -> None:
         """Kill the worker."""
-        self._ray.kill(self._handle, no_restart=True)
+        if self._handle is not None:
+            self._ray.kill(self._handle, no_restart=True)
+            self._handle = None
 
-    def _start(self) -> None:
+    def _started(self) -> Any:
         options = self._options
         variables = {**thread_variables(options.threads), "CVAD_WEIGHTS_DIR": os.environ.get("CVAD_WEIGHTS_DIR", "")}
-        self._handle = (
+        return (
             self._ray.remote(_Worker)
             .options(
                 num_cpus=options.threads,

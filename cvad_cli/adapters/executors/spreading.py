@@ -16,7 +16,6 @@ AHEAD: Final = 2
 Watch = Callable[[int, Any], None]
 """Gets an item's place and None when a worker takes it, its place and outcome when it is done."""
 
-
 Lost = Callable[[Any, ResourceError], Any]
 """Makes the outcome of an item that no worker survives."""
 
@@ -25,13 +24,13 @@ class Lane(Protocol):
     """One worker: takes a shard at a time."""
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard."""
+        """Begin work on a shard, by a fresh worker where there is none."""
 
     def fault_of(self, error: BaseException) -> BaseException | None:
         """What the work itself raised; None where the worker is gone, so that another can do the shard."""
 
-    def replace(self) -> None:
-        """Put a fresh worker in the place of one that is gone, or whose shard nobody wants any more."""
+    def end(self) -> None:
+        """Let go of a worker that is gone, or whose shard nobody wants any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class _Spread:
     def drop(self) -> None:
         """Stop what is still under way."""
         for _, _, lane in self._running.values():
-            lane.replace()
+            lane.end()
         self._running.clear()
 
     def _take(self) -> tuple[int, Sequence[Any]]:
@@ -128,7 +127,7 @@ class _Spread:
         fault = lane.fault_of(error)
         if fault is not None:
             raise fault
-        lane.replace()
+        lane.end()
         self._losses[place] += 1
         if self._losses[place] <= self._patience.retries:
             self._again.append((place, shard))
