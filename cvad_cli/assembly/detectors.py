@@ -47,13 +47,14 @@ def evaluation_folder(settings: RunConfig) -> Path:
     return Path(settings.output.root).expanduser() / settings.name / "evaluation"
 
 
-def open_detector(settings: RunConfig, device: str) -> OpenBundle:
+def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:
     """Open and verify the bundle of a config, served as its `runtime` section says.
 
+    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy.
     Raises BundleError where it is missing, damaged or of other settings, ConfigError where engine, precision and device
     do not go together, ModelError where a precision does not judge as the trained model does.
     """
-    bundle = read_bundle(bundle_folder(settings))
+    bundle = read_bundle(folder or bundle_folder(settings))
     _require_same_input(bundle, settings)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])

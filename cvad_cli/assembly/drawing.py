@@ -10,6 +10,7 @@ import numpy as np
 
 from cvad_cli.adapters.images import read_image
 from cvad_cli.adapters.panels import anomaly_panel
+from cvad_cli.assembly.pictures import View
 from cvad_cli.assembly.report_pictures import ReportPictures
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.records import Calibration, ImageRecord, Prediction
@@ -46,14 +47,15 @@ class Drawer:
                 portable=layout == "portable",
             )
 
-    def view(self, image: np.ndarray) -> np.ndarray | None:
-        """What the report needs of a picture, uint8 RGB (h, w, 3) at its own size; None where no report is wanted."""
-        return None if self.report is None else self.report.view(image)
+    @property
+    def view(self) -> View | None:
+        """What makes of a picture what the report needs of it; None where no report is wanted."""
+        return None if self.report is None else self.report.view
 
     def offer(
         self, record: ImageRecord, view: np.ndarray | None, prediction: Prediction, mask: np.ndarray | None
     ) -> None:
-        """Draw what is wanted of one image; `view` is what the method of that name gave."""
+        """Draw what is wanted of one image; `view` is what that property's function gave."""
         if self.report is not None and view is not None:
             self.report.add(record, view, prediction, mask)
         if record.key in self._wanted:

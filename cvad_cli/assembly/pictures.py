@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from cvad_cli.config.schema import DataConfig, default_workers
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
 
-Loaded = TypeVar("Loaded")
-View = TypeVar("View")
+View = Callable[[np.ndarray], np.ndarray]
+"""uint8 RGB (h, w, 3) to what is shown of it, the same but smaller. A module's function, so that it can travel."""
 
 
 def open_dataset(data: DataConfig) -> Dataset:
@@ -54,21 +53,10 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
         """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
-        return self._stream(lambda record: read_picture(record.path, self._data))
 
-    def with_views(self, view: Callable[[np.ndarray], View]) -> Iterator[tuple[ImageRecord, tuple[np.ndarray, View]]]:
-        """Yield (record, (picture, `view` of it as decoded)): decoded once; `view` runs in the reading threads."""
-
-        def read(record: ImageRecord) -> tuple[np.ndarray, View]:
-            image = _decoded(record.path, self._data)
-            return resize_image(image, (self._data.image_size, self._data.image_size)), view(image)
-
-        return self._stream(read)
-
-    def _stream(self, read: Callable[[ImageRecord], Loaded]) -> Iterator[tuple[ImageRecord, Loaded]]:
-        def attempt(record: ImageRecord) -> Loaded | DataError:
+        def attempt(record: ImageRecord) -> np.ndarray | DataError:
             try:
-                return read(record)
+                return read_picture(record.path, self._data)
             except DataError as error:
                 return error
 
@@ -84,9 +72,10 @@ class PictureStream:
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
     """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
-    return resize_image(_decoded(path, data), (data.image_size, data.image_size))
+    return read_with_view(path, data, None)[0]
 
 
-def _decoded(path: Path, data: DataConfig) -> np.ndarray:
-    """The picture at its own size, or reduced where a JPEG is much larger than what becomes of it."""
-    return read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)[0]
+def read_with_view(path: Path, data: DataConfig, view: View | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same, and what `view` makes of the picture as decoded: at its own size, reduced where it is a large JPEG."""
+    decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
+    return resize_image(decoded, (data.image_size, data.image_size)), None if view is None else view(decoded)

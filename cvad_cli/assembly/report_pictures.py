@@ -49,9 +49,8 @@ class ReportPictures:
             self._photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), LEAST_PHOTO_BYTES))
         folder.mkdir()
 
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """What the page needs of a picture at its own size, uint8 RGB (h, w, 3). Runs in the reading threads."""
-        return shrunk(image)
+    view = staticmethod(shrunk)
+    """What the page needs of a picture, uint8 RGB (h, w, 3). Runs where the picture is read."""
 
     def add(self, record: ImageRecord, view: np.ndarray, prediction: Prediction, mask: np.ndarray | None) -> None:
         """Draw one image. `mask` may have any size: empty for a good part, None where it is not known."""

@@ -8,25 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.checks import require as _require
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+
 RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 PATCHCORE_BACKBONE: Final = "tf_efficientnet_lite0"
 PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
 """Above WRN50's published figure on grid at a fraction of the cost: docs/benchmarks.md."""
-
-
-class BadSettingError(ValueError):
-    """A value of the right type outside its range. `config.load` turns it into a message with the file's name."""
-
-    def __init__(self, section: type, key: str, expected: str, got: object) -> None:
-        super().__init__(f"{key}: expected {expected}, got {got!r}")
-        self.section, self.key, self.expected, self.got = section, key, expected, got
-
-
-def _require(settings: object, key: str, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise BadSettingError(type(settings), key, expected, getattr(settings, key))
 
 
 @dataclass(frozen=True)
@@ -279,6 +270,8 @@ class RunConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     qdrant: QdrantConfig = field(default_factory=QdrantConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:

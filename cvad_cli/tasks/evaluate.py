@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,23 @@ from cvad_cli.adapters.charts import precision_recall_chart, roc_chart, score_hi
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
-from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
 from cvad_cli.assembly.drawing import Drawer
+from cvad_cli.assembly.executing import open_executor, shard_size
 from cvad_cli.assembly.gatekeeper import open_gates
+from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
-from cvad_cli.assembly.pictures import PictureStream, open_dataset
+from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.config.gates import GatePlan
+from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction
+from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction, SkippedImage
 
 
 @dataclass
@@ -43,6 +46,7 @@ class _Scored:
     scores: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
+    skipped: list[SkippedImage] = field(default_factory=list)
 
 
 def evaluate(
@@ -70,16 +74,15 @@ def evaluate(
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
     gatekeeper = open_gates(plan, settings, dataset, reporter) if plan else None
-    stream = PictureStream(dataset.test, settings.data)
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
         drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=portable)
-        scored = _judge(settings, opened, stream, drawer, reporter)
+        scored = _judge(settings, opened, dataset.test, drawer, reporter)
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
-        metrics["counts"]["skipped"] = len(stream.skipped)
-        metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
+        metrics["counts"]["skipped"] = len(scored.skipped)
+        metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
         naming = measure_naming(settings, opened, scored.records, staged, reporter) if classification else None
         if naming is not None:
             metrics["classification"] = naming.metrics
@@ -92,27 +95,36 @@ def evaluate(
             manifest = opened.bundle.manifest
             found = Findings(metrics, manifest, opened.calibration, scored.pixels, gates, named)
             write_report(staged, found, drawer.report)
-    for image in stream.skipped:
+    for image in scored.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
     report = None if drawer.report is None else folder / REPORT_NAME
     return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
 
 def _judge(
-    settings: RunConfig, opened: OpenBundle, stream: PictureStream, drawer: Drawer, reporter: Reporter
+    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: Drawer, reporter: Reporter
 ) -> _Scored:
+    """Workers judge, here is counted and drawn, in the records' order: the figures do not depend on who judged."""
     scored = _Scored()
-    with reporter.stage("Judging the test images", len(stream.records)) as advance:
-        for batch in batched(stream.with_views(drawer.view), settings.runtime.batch_size):
-            predictions = opened.detector.predict([picture for _, (picture, _) in batch])
-            for (record, (_, view)), prediction in zip(batch, predictions, strict=True):
-                mask = _mask_of(record, settings)
-                scored.records.append(record)
-                scored.scores.append(prediction.score)
-                scored.peaks.append(float(prediction.anomaly_map.max()))
-                scored.pixels.add(*_aligned(prediction, mask, settings))
-                drawer.offer(record, view, prediction, mask)
-            advance(len(batch))
+    job = JudgeJob(settings, opened.bundle.folder, opened, view=drawer.view)
+    with (
+        open_executor(settings, reporter.warn) as executor,
+        reporter.stage("Judging the test images", len(records)) as advance,
+    ):
+        for record, outcome in zip(records, executor.map(job, records, shard=shard_size(settings)), strict=True):
+            advance(1)
+            if isinstance(outcome, DataError):
+                if settings.data.on_error == "stop":
+                    raise outcome
+                scored.skipped.append(SkippedImage(record.key, str(outcome)))
+                continue
+            prediction, view = outcome
+            mask = _mask_of(record, settings)
+            scored.records.append(record)
+            scored.scores.append(prediction.score)
+            scored.peaks.append(float(prediction.anomaly_map.max()))
+            scored.pixels.add(*_aligned(prediction, mask, settings))
+            drawer.offer(record, view, prediction, mask)
     return scored
 
 
@@ -177,6 +189,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "auroc_interval": "95 % stratified percentile bootstrap over test images",
             "false_alarm_interval": "95 % Clopper-Pearson",
             "cvad_version": __version__,
+            "settings": to_plain(settings),
             "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         },
     }
