@@ -44,16 +44,27 @@ def evaluation_folder(settings: RunConfig) -> Path:
     return Path(settings.output.root).expanduser() / settings.name / "evaluation"
 
 
+def bench_folder(settings: RunConfig) -> Path:
+    """Where `cvad bench` puts what it measured."""
+    return Path(settings.output.root).expanduser() / settings.name / "bench"
+
+
 def open_detector(settings: RunConfig, device: str) -> OpenBundle:
     """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings."""
-    bundle = read_bundle(bundle_folder(settings))
-    _require_same_input(bundle, settings)
+    bundle = open_bundle(settings)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])
         detector = _BUILDERS.get(bundle.manifest["model"]["kind"], _open_generic)(bundle, device)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
     return OpenBundle(bundle, detector, calibration, device)
+
+
+def open_bundle(settings: RunConfig) -> Bundle:
+    """The verified bundle of a config, unopened. Raises BundleError like `open_detector`."""
+    bundle = read_bundle(bundle_folder(settings))
+    _require_same_input(bundle, settings)
+    return bundle
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
@@ -69,13 +80,29 @@ def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
                 )
 
 
+def bundle_network(bundle: Bundle) -> Any:
+    """The torch network of a PatchCore or EfficientAD bundle, with its weights: the backbone, or anomalib's model."""
+    from safetensors.torch import load_file
+
+    stored = bundle.manifest["model"]
+    if stored["kind"] == "patchcore":
+        network = build_backbone(BackboneSpec(stored["backbone"], tuple(stored["layers"]), stored["backbone_kwargs"]))
+        network.load_state_dict(load_file(bundle.file("backbone")))
+        return network
+    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
+
+    model = new_model(
+        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
+    )
+    model.load_state_dict(load_file(bundle.file("network")))
+    return model
+
+
 def _open_patchcore(bundle: Bundle, device: str) -> Detector:
     from safetensors.torch import load_file
 
     model = bundle.manifest["model"]
-    spec = BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"])
-    network = build_backbone(spec)
-    network.load_state_dict(load_file(bundle.file("backbone")))
+    network = bundle_network(bundle)
     bank = load_file(bundle.file("memory_bank"))["features"]
     return TorchPatchcore(
         PatchExtractor(network, device),
@@ -101,16 +128,7 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
 
 
 def _open_efficient_ad(bundle: Bundle, device: str) -> Detector:
-    from safetensors.torch import load_file
-
-    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
-
-    stored = bundle.manifest["model"]
-    model = new_model(
-        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
-    )
-    model.load_state_dict(load_file(bundle.file("network")))
-    return TorchEfficientAd(model, device, bundle.manifest["preprocessing"]["image_size"])
+    return TorchEfficientAd(bundle_network(bundle), device, bundle.manifest["preprocessing"]["image_size"])
 
 
 _BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad, "anomalib": _open_generic}

@@ -1,0 +1,264 @@
+"""anomalib's own ways to judge pictures, run as a user of anomalib would: what our speed is compared with.
+
+Models carry the same weights and memory bank as ours, and anomalib's default pre- and post-processing for them: files
+opened by anomalib, shrunk by torchvision, maps and scores normalised. Nothing that costs time for its own sake is left
+on: no pictures are drawn, no metrics collected, no progress shown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, final
+
+import numpy as np
+
+from cvad_cli.adapters.anomalib_models import new_patchcore
+from cvad_cli.records import Prediction
+
+if TYPE_CHECKING:
+    import torch
+    from anomalib.models.components import AnomalibModule
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+PeerName = Literal["torch_inferencer", "engine", "torch_batches", "openvino"]
+TORCH_PEERS: Final = ("torch_inferencer", "engine", "torch_batches")
+"""Of which the fastest is anomalib's torch path."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetting:
+    """How files are handed over, where a contender leaves a choice."""
+
+    batch_size: int = 1
+    workers: int = 0
+    """Processes that read ahead; 0: the one that computes reads as well."""
+    shrink_first: bool = True
+    """Whether pictures are brought to the network's size before they are batched, or inside the exported model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRange:
+    """What anomalib's post-processor normalises by: found by it on validation images."""
+
+    image_min: float
+    image_max: float
+    pixel_min: float
+    pixel_max: float
+    image_threshold: float
+    pixel_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """Files of `Engine.export`."""
+
+    torch_file: Path
+    openvino_sized: Path | None
+    """For pictures at the network's size, any batch; None where anomalib cannot export here."""
+    openvino_any_size: Path | None
+    """Shrinks pictures itself."""
+
+
+def patchcore_peer(
+    network: nn.Module, stored: Mapping[str, Any], bank: torch.Tensor, image_size: int
+) -> AnomalibModule:
+    """anomalib's Patchcore with a bundle's backbone and memory bank; `stored` is `model` of its manifest."""
+    from anomalib.models import Patchcore
+
+    module = new_patchcore(network, stored["backbone"], stored["layers"], stored["num_neighbors"])
+    module.pre_processor = Patchcore.configure_pre_processor(image_size=(image_size, image_size))
+    module.post_processor = Patchcore.configure_post_processor()
+    module.model.memory_bank = bank
+    return module.eval()
+
+
+def efficient_ad_peer(network: nn.Module, stored: Mapping[str, Any], image_size: int) -> AnomalibModule:
+    """anomalib's EfficientAd around a bundle's torch model; `stored` is `model` of its manifest."""
+    from anomalib.models import EfficientAd
+
+    module = EfficientAd(
+        teacher_out_channels=stored["teacher_out_channels"],
+        model_size=stored["model_size"],
+        padding=stored["padding"],
+        pad_maps=stored["pad_maps"],
+        pre_processor=EfficientAd.configure_pre_processor(image_size=(image_size, image_size)),
+        evaluator=False,
+        visualizer=False,
+    )
+    module.model = network
+    return module.eval()
+
+
+def measure_range(
+    module: AnomalibModule, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]
+) -> ScoreRange:
+    """Extremes of raw scores and maps over pictures. anomalib's data modules validate on the test images by default."""
+    import torch
+
+    low, high = [np.inf, np.inf], [-np.inf, -np.inf]
+    with torch.inference_mode():
+        for batch in _loader(files, image_size, RunSetting(batch_size=8)):
+            found = module.model(module.pre_processor(batch.image))
+            for place, values in enumerate((found.pred_score, found.anomaly_map)):
+                low[place] = min(low[place], float(values.min()))
+                high[place] = max(high[place], float(values.max()))
+    return ScoreRange(low[0], high[0], low[1], high[1], *thresholds)
+
+
+def set_range(module: AnomalibModule, found: ScoreRange) -> None:
+    """Let the post-processor normalise by `found`, as it does after anomalib's training."""
+    post: Any = module.post_processor
+    for name in ("image_min", "image_max", "pixel_min", "pixel_max"):
+        getattr(post, name).fill_(getattr(found, name))
+    post._image_threshold.fill_(found.image_threshold)  # noqa: SLF001 - its buffers have no other name
+    post._pixel_threshold.fill_(found.pixel_threshold)  # noqa: SLF001
+
+
+def can_export_openvino() -> bool:
+    """Whether what anomalib's OpenVINO export needs is installed: it goes through ONNX."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) is not None for name in ("openvino", "onnx", "onnxscript"))
+
+
+def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
+    """Export with anomalib's engine, as its documentation shows it."""
+    from anomalib.deploy import ExportType
+
+    engine = _engine(folder, "cpu")
+    torch_file = engine.export(model=module, export_type=ExportType.TORCH, export_root=folder / "torch")
+    sized = any_size = None
+    if can_export_openvino():
+        side = (image_size, image_size)
+        sized = engine.export(
+            model=module, export_type=ExportType.OPENVINO, export_root=folder / "sized", input_size=side
+        )
+        any_size = engine.export(model=module, export_type=ExportType.OPENVINO, export_root=folder / "any_size")
+    return Exports(torch_file, sized, any_size)
+
+
+@final
+class TorchInferencerPeer:
+    """`TorchInferencer.predict(path)`: a file at a time, the picture shrunk inside the exported model."""
+
+    def __init__(self, exports: Exports, device: str) -> None:
+        from anomalib.deploy import TorchInferencer
+
+        os.environ["TRUST_REMOTE_CODE"] = "1"  # the file is a pickle that we have just written ourselves
+        self._inferencer = TorchInferencer(exports.torch_file, device=device.partition(":")[0])
+
+    def one(self, file: Path) -> Prediction:
+        """Judge a file."""
+        return next(_predictions(self._inferencer.predict(str(file))))
+
+    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        """Judge files, in order."""
+        for file in files:
+            yield self.one(file)
+
+
+@final
+class EnginePeer:
+    """`Engine.predict` with a data loader, everything in one call."""
+
+    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: RunSetting) -> None:
+        self._module, self._image_size, self._setting = module, image_size, setting
+        self._engine = _engine(Path("engine"), device)
+
+    def one(self, file: Path) -> Prediction:
+        """Judge a file: a whole prediction run for it, since the engine knows no shorter way."""
+        return next(self.stream([file]))
+
+    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        """Judge files, in order; the first comes when all are done."""
+        loader = _loader(files, self._image_size, self._setting)
+        for batch in self._engine.predict(model=self._module, dataloaders=loader) or []:
+            yield from _predictions(batch)
+
+
+@final
+class TorchBatchesPeer:
+    """The plain model in a loop of one's own: a data loader, batches, `torch.inference_mode`."""
+
+    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: RunSetting) -> None:
+        self._module, self._device = module.to(device), device
+        self._image_size, self._setting = image_size, setting
+
+    def one(self, file: Path) -> Prediction:
+        """Judge a file, without a loader."""
+        return next(self._judge(_loader([file], self._image_size, RunSetting())))
+
+    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        """Judge files, in order."""
+        yield from self._judge(_loader(files, self._image_size, self._setting))
+
+    def _judge(self, loader: DataLoader[Any]) -> Iterator[Prediction]:
+        import torch
+
+        with torch.inference_mode():
+            for batch in loader:
+                yield from _predictions(self._module(batch.image.to(self._device)))
+
+
+@final
+class OpenVinoPeer:
+    """`OpenVINOInferencer` on a CPU, with OpenVINO's own choice of precision and threads."""
+
+    def __init__(self, exports: Exports, image_size: int, setting: RunSetting) -> None:
+        from anomalib.deploy import OpenVINOInferencer
+
+        model = exports.openvino_sized if setting.shrink_first else exports.openvino_any_size
+        if model is None:
+            raise ValueError("anomalib exported no OpenVINO model")
+        self._inferencer = OpenVINOInferencer(model, device="CPU")
+        self._image_size, self._setting = image_size, setting
+
+    def one(self, file: Path) -> Prediction:
+        """Judge a file."""
+        if not self._setting.shrink_first:
+            return next(_predictions(self._inferencer.predict(str(file))))
+        return next(self._judge(_loader([file], self._image_size, RunSetting())))
+
+    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        """Judge files, in order."""
+        if self._setting.shrink_first:
+            yield from self._judge(_loader(files, self._image_size, self._setting))
+        else:
+            yield from map(self.one, files)
+
+    def _judge(self, loader: DataLoader[Any]) -> Iterator[Prediction]:
+        for batch in loader:
+            yield from _predictions(self._inferencer.predict(batch.image))
+
+
+def _engine(folder: Path, device: str) -> Any:
+    from anomalib.engine import Engine
+
+    accelerator = "gpu" if device.startswith("cuda") else "cpu"
+    return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False)
+
+
+def _loader(files: Sequence[Path], image_size: int, setting: RunSetting) -> DataLoader[Any]:
+    """anomalib's own data set of files to predict; pictures are shrunk in it, with antialiasing, as its models do."""
+    from anomalib.data import PredictDataset
+    from torch.utils.data import DataLoader
+    from torchvision.transforms.v2 import Resize
+
+    data = PredictDataset(path=files[0], transform=Resize((image_size, image_size), antialias=True))
+    data.image_filenames = list(files)  # its constructor takes a file or a whole folder
+    return DataLoader(data, setting.batch_size, num_workers=setting.workers, collate_fn=data.collate_fn)
+
+
+def _predictions(batch: Any) -> Iterator[Prediction]:
+    """One Prediction an image of an anomalib batch, whose arrays are torch's or NumPy's."""
+    scores, maps = (np.asarray(_on_cpu(values), np.float32) for values in (batch.pred_score, batch.anomaly_map))
+    for score, picture in zip(scores.reshape(-1), maps.reshape(-1, *maps.shape[-2:]), strict=True):
+        yield Prediction(float(score), picture)
+
+
+def _on_cpu(values: Any) -> Any:
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
