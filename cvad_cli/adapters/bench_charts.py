@@ -118,8 +118,8 @@ def _beside(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _above(axes: Axes, x: float, y: float) -> None:
-    offset = {"xytext": (0, 8), "textcoords": "offset points"}
-    axes.annotate(f"{y:.3g}" if y < 1000 else f"{y:.0f}", (x, y), ha="center", fontsize=10, color=INK, **offset)
+    text = f"{y:.3g}" if y < 1000 else f"{y:.0f}"
+    axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=10, color=INK)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:

@@ -35,6 +35,11 @@ class TextTable:
         return "\n".join([f"### {self.title}", "", *lines, ""])
 
 
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """Every table, below a paragraph that says where and when the figures were taken."""
+    return "\n".join([_origin(report), "", *(table.as_markdown() for table in tables_of(report))])
+
+
 def tables_of(report: Mapping[str, Any]) -> Iterator[TextTable]:
     """Every table of a report of `cvad bench`."""
     if report.get("speed"):
@@ -42,8 +47,14 @@ def tables_of(report: Mapping[str, Any]) -> Iterator[TextTable]:
         yield _stage_table(report["speed"])
     for axis, rows in (report.get("scaling") or {}).items():
         yield _scaling_table(axis, rows)
-    if report.get("peers"):
-        yield from peer_tables(report["peers"])
+    peers = comparison_in(report)
+    if peers is not None:
+        yield from peer_tables(peers)
+
+
+def comparison_in(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison with anomalib: the report itself, or a part of it; None where it was not made."""
+    return report if "models" in report else report.get("peers")
 
 
 def peer_tables(report: Mapping[str, Any]) -> Iterator[TextTable]:
@@ -86,7 +97,7 @@ def _peer_table(model: str, found: Mapping[str, Any], report: Mapping[str, Any])
                 str(entry["setting"]["batch_size"]),
             )
         )
-    title = f"{model}, {report['images']} images, median of {report['repeats']}"
+    title = f"{model}, {found['images']} images, median of {report['repeats']}"
     return TextTable(title, headings, tuple(rows))
 
 
@@ -130,6 +141,17 @@ def _scaling_table(axis: str, rows: Sequence[Mapping[str, float]]) -> TextTable:
         for size, time, held in zip(sizes, times, memory, strict=True)
     )
     return TextTable(title, (AXES[axis], "ms an image", "images/s", "memory MB"), cells)
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    machine = report["machine"]
+    load = machine["load_average"]
+    busy = "unknown" if load is None else ", ".join(f"{value:.2f}" for value in load)
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; load "
+        f"average before the start {busy}; {report['created']}. {versions}."
+    )
 
 
 def _three(value: float) -> str:

@@ -108,7 +108,11 @@ def measure(job: Job, setting: RunSetting, accuracy: bool) -> Measured:
     files = [record.path for record in job.records]
     contender.one(files[0])
     first = time.time() - job.started
-    found = _accuracy(contender, job) if accuracy else _consume(contender.stream(files[:WARM_UP_IMAGES]))
+    found = None
+    if accuracy:
+        found = _accuracy(contender, job)
+    else:
+        _consume(contender.stream(files[:WARM_UP_IMAGES]))
     began = time.perf_counter()
     _consume(contender.stream(files))
     rate = len(files) / (time.perf_counter() - began)
@@ -160,7 +164,8 @@ def _open(job: Job, setting: RunSetting) -> Contender:
     if job.peer_files is None:
         raise ValueError(f"{job.contender}: needs anomalib's exported files")
     os.chdir(job.peer_files.folder)  # anomalib leaves caches where it runs
-    return open_peer(job.contender, job.peer_files, job.device, setting)
+    peer: Contender = open_peer(job.contender, job.peer_files, job.device, setting)
+    return peer
 
 
 def _accuracy(contender: Contender, job: Job) -> dict[str, float | None]:

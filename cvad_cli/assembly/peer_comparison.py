@@ -70,6 +70,7 @@ def compare(
         "bundle_fingerprint": bundle.fingerprint,
         "training": dict(bundle.manifest["training"]),
         "image_size": settings.data.image_size,
+        "images": len(records),
         "contenders": {name: _entry(runs[name], best[name], tried[name]) for name in names},
         "fastest_torch": fastest({name: _rates(runs[name]) for name in TORCH_PEERS}),
         "accuracy_lost": _accuracy_lost(runs),
@@ -77,14 +78,15 @@ def compare(
     }
 
 
-def together(models: Mapping[str, dict[str, Any]], *, images: int, repeats: int) -> dict[str, Any]:
-    """The whole report of some models' comparisons: `ratio` holds every key of `RATIOS`, None where not measured."""
+def together(models: Mapping[str, dict[str, Any]], *, repeats: int) -> dict[str, Any]:
+    """The whole report of some models' comparisons. `ratio` holds every key of `RATIOS`; what is None has its reason in
+    `unavailable`."""
     ratios = {key: _ratio(models.get(model), rivals) for key, (model, rivals) in RATIOS.items()}
     return {
-        "images": images,
         "repeats": repeats,
         "ratio": {key: found and found.of_medians for key, found in ratios.items()},
         "ratio_range": {key: found and [found.lowest, found.highest] for key, found in ratios.items()},
+        "unavailable": {key: _why_missing(models, *RATIOS[key]) for key, found in ratios.items() if found is None},
         "models": dict(models),
     }
 
@@ -140,6 +142,12 @@ def _ratio(model: Mapping[str, Any] | None, rivals: Sequence[str]) -> Ratio | No
     contenders = model["contenders"] if model else {}
     rates = {name: contenders[name]["images_per_s_runs"] for name in rivals if name in contenders}
     return ratio_of(contenders[OURS]["images_per_s_runs"], rates[fastest(rates)]) if rates else None
+
+
+def _why_missing(models: Mapping[str, Mapping[str, Any]], model: str, rivals: Sequence[str]) -> str:
+    if model not in models:
+        return f"no bundle of {model} was compared"
+    return "; ".join(str(models[model]["unavailable"].get(rival, f"{rival} was not measured")) for rival in rivals)
 
 
 def _accuracy_lost(runs: Mapping[str, Sequence[Measured]]) -> dict[str, float | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,10 +14,11 @@ from typing import Any, Final
 
 from cvad_cli import __version__
 from cvad_cli.adapters.bench_charts import growth_chart, peers_chart, stages_chart
+from cvad_cli.adapters.bundles import version_of
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.adapters.machine import describe_machine, describe_versions
-from cvad_cli.assembly.bench_tables import MODELS, WORDS, tables_of
+from cvad_cli.adapters.machine import describe_machine
+from cvad_cli.assembly.bench_tables import MODELS, WORDS, as_markdown, comparison_in
 from cvad_cli.assembly.contenders import OURS, Job, measure, started_now, time_stages
 from cvad_cli.assembly.detectors import bench_folder, open_bundle
 from cvad_cli.assembly.peer_comparison import compare, together
@@ -25,7 +27,7 @@ from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.scaling import grow
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.timings import latency_of
-from cvad_cli.errors import DataError
+from cvad_cli.errors import ConfigError, DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
 from cvad_cli.records import BenchSummary, ImageRecord
@@ -78,13 +80,35 @@ def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> Ben
         **provenance(machine),
     }
     if request.peers:
-        found = compare(settings, records, device=device, repeats=request.repeats, reporter=reporter)
-        models = {bundle.manifest["model"]["kind"]: found}
-        report["peers"] = together(models, images=len(records), repeats=request.repeats)
+        report["peers"] = _compared([settings], request.images, request.repeats, reporter)
     folder = bench_folder(settings)
     with replacing_folder(folder) as staged:
         write_report(staged, report)
     return BenchSummary(folder, report)
+
+
+def bench_peers(
+    runs: Sequence[RunConfig], folder: Path, images: int | None, repeats: int, reporter: Reporter
+) -> BenchSummary:
+    """Compare the bundles of some configs, one a model, with anomalib's ways; write bench.json, bench.md, peers.png."""
+    machine = describe_machine()
+    report = {**_compared(runs, images, repeats, reporter), **provenance(machine)}
+    with replacing_folder(folder) as staged:
+        write_report(staged, report)
+    return BenchSummary(folder, report)
+
+
+def _compared(runs: Sequence[RunConfig], images: int | None, repeats: int, reporter: Reporter) -> dict[str, Any]:
+    models = {}
+    for settings in runs:
+        bundle = open_bundle(settings)
+        if bundle.manifest["model"]["kind"] in models:
+            raise ConfigError(f"{bundle.folder}: is the second bundle of one model; compare one of each at a time")
+        records, device = pictures_to_judge(settings, images), choose_device(settings.device)
+        models[bundle.manifest["model"]["kind"]] = compare(
+            settings, records, device=device, repeats=repeats, reporter=reporter
+        )
+    return together(models, repeats=repeats)
 
 
 def pictures_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
@@ -102,9 +126,10 @@ def pictures_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageReco
 
 def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
     """What every report says of its origin. `machine` was described before the work began."""
+    installed = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     return {
         "machine": dict(machine),
-        "versions": {"cvad": __version__, **describe_versions(PACKAGES)},
+        "versions": {"cvad": __version__, "python": platform.python_version(), **installed},
         "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -112,14 +137,14 @@ def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write bench.json, bench.md and the charts of what the report holds."""
     (folder / "bench.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = "\n".join(table.as_markdown() for table in tables_of(report))
-    (folder / "bench.md").write_text(text, encoding="utf-8")
+    (folder / "bench.md").write_text(as_markdown(report), encoding="utf-8")
     if report.get("speed"):
         stages_chart(folder / "stages.png", report["speed"]["stages"], title=f"{report['name']}: a single image")
     if report.get("scaling"):
         growth_chart(folder / "scaling.png", report["scaling"], title=f"{report['name']}: how time and memory grow")
-    if report.get("peers"):
-        peers_chart(folder / "peers.png", _named(report["peers"]), title="cvad and anomalib: same weights, same files")
+    peers = comparison_in(report)
+    if peers is not None:
+        peers_chart(folder / "peers.png", _named(peers), title="cvad and anomalib: same weights, same files")
 
 
 def _named(peers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -76,7 +76,7 @@ def patchcore_peer(
     return module.eval()
 
 
-def efficient_ad_peer(network: nn.Module, stored: Mapping[str, Any], image_size: int) -> AnomalibModule:
+def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) -> AnomalibModule:
     """anomalib's EfficientAd around a bundle's torch model; `stored` is `model` of its manifest."""
     from anomalib.models import EfficientAd
 
@@ -94,7 +94,7 @@ def efficient_ad_peer(network: nn.Module, stored: Mapping[str, Any], image_size:
 
 
 def measure_range(
-    module: AnomalibModule, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]
+    module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]
 ) -> ScoreRange:
     """Extremes of raw scores and maps over pictures. anomalib's data modules validate on the test images by default."""
     import torch
