@@ -124,6 +124,29 @@ class TrainSummary:
     """What is worth knowing of this kind of model: the size of the memory bank and its covering radius, say."""
 
 
+Verdict = Literal["passed", "failed", "cannot tell", "skipped"]
+"""`cannot tell`: the test set is too small to say; `skipped`: the figure is missing and the gate optional."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What one gate says of one run."""
+
+    name: str
+    """Unique within the run: 'image.auroc >= 0.98', 'image.auroc against the baseline'."""
+    metric: str
+    """Dotted path into metrics.json."""
+    bound: str
+    """What was asked for, in words: '>= 0.98', '<= 0.05', 'drop <= 0.01'."""
+    value: float | None
+    """The figure of this run; None where it could not be measured."""
+    passed: bool
+    """Whether the build may go on. False for a figure that is missing or not a number."""
+    reason: str
+    """One sentence: the figures, and why a gate failed, was skipped, or cannot tell."""
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
     """What `cvad evaluate` measured and where it put it."""
@@ -133,6 +156,8 @@ class EvaluationSummary:
     """The content of metrics.json."""
     pictures: int
     """How many side-by-side pictures were drawn."""
+    gates: tuple[GateResult, ...] = ()
+    """The content of gates.json; empty where no gate was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,16 +38,15 @@ def peers_chart(path: Path, models: Mapping[str, Mapping[str, Row]], *, title: s
         for place, (name, row) in enumerate(contenders.items()):
             colour = BLUE if name.startswith("cvad") else GREY
             _rate_bar(rates, place, row, colour)
-            _latency_bar(latencies, place, row["latency"], colour)
+            _latency_span(latencies, place, row["latency"], colour)
         for axes in (rates, latencies):
             _rows(axes, names)
             axes.margins(x=0.16)
         latencies.set_yticklabels([])
-        latencies.set_xscale("log")
-        latencies.set_xlim(right=latencies.get_xlim()[1] * 1.6)
+        _logarithmic_x(latencies)
         rates.set_xlim(left=0)
         rates.set_title(f"{model}: images a second, end to end (dots: repeats)", fontsize=11, color=INK, loc="left")
-        latencies.set_title("single image, ms: median (bar), p95 and p99 (ticks)", fontsize=11, color=INK, loc="left")
+        latencies.set_title("single image, ms: p50 (dot, figure), p95 (wide), p99", fontsize=11, color=INK, loc="left")
     figure.suptitle(title, fontsize=13, color=INK)
     _save(path, figure)
 
@@ -106,11 +105,13 @@ def _rate_bar(axes: Axes, place: int, row: Row, colour: str) -> None:
     _beside(axes, max(row["images_per_s"], *runs), place, f"{row['images_per_s']:.3g}")
 
 
-def _latency_bar(axes: Axes, place: int, latency: Row, colour: str) -> None:
-    axes.barh(place, latency["p50_ms"], color=colour, height=0.62)
-    for key, width in (("p95_ms", 2.5), ("p99_ms", 1.2)):
-        axes.plot([latency[key]] * 2, [place - 0.36, place + 0.36], color=VERMILLION, linewidth=width)
-    _beside(axes, max(latency["p50_ms"], latency["p99_ms"]), place, f"{latency['p50_ms']:.3g}")
+def _latency_span(axes: Axes, place: int, latency: Row, colour: str) -> None:
+    """No bar: a logarithmic axis has no zero for it to stand on."""
+    middle, wide, end = (latency[key] for key in ("p50_ms", "p95_ms", "p99_ms"))
+    axes.plot([middle, wide], [place, place], color=colour, linewidth=6, solid_capstyle="butt")
+    axes.plot([wide, end], [place, place], color=colour, linewidth=2)
+    axes.plot([middle], [place], marker="o", markersize=10, color=colour, markeredgecolor="white")
+    _beside(axes, end, place, f"{middle:.3g}")
 
 
 def _beside(axes: Axes, x: float, y: float, text: str) -> None:
@@ -130,6 +131,20 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _logarithmic_x(axes: Axes) -> None:
+    """Milliseconds over a decade or more, in plain figures, with room at the right for the last one."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * (high / low) ** 0.08)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    plain = ScalarFormatter()
+    plain.set_scientific(False)
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _logarithmic(axes: Axes, sizes: Sequence[float]) -> None:

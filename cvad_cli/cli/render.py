@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,11 @@ def show_distillation(summary: DistillSummary) -> None:
     table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
     table.add_row("teacher", str(summary.output))
     _print(table)
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Text as it is, at any width."""
+    _print(*lines)
 
 
 def _types_table(metrics: Any) -> Table:

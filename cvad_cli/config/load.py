@@ -113,7 +113,7 @@ def _file_layers(path: Path, chain: tuple[Path, ...] = ()) -> list[_Layer]:
     if resolved in chain:
         loop = " -> ".join(step.name for step in (*chain, resolved))
         raise ConfigError(f"{path}: `extends` runs in a circle: {loop}")
-    values = _read_yaml(path, asked_by=chain[-1] if chain else None)
+    values = read_yaml(path, asked_by=chain[-1] if chain else None)
     parents = values.pop("extends", None) or []
     if isinstance(parents, str):
         parents = [parents]
@@ -129,7 +129,8 @@ def _file_layers(path: Path, chain: tuple[Path, ...] = ()) -> list[_Layer]:
     return [*layers, _Layer(str(path), own)]
 
 
-def _read_yaml(path: Path, asked_by: Path | None) -> dict[str, Any]:
+def read_yaml(path: Path, asked_by: Path | None = None) -> dict[str, Any]:
+    """The mapping that a YAML file holds, interpolations left as text. Raises ConfigError naming file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -22,8 +22,10 @@ from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_m
 from cvad_cli.adapters.panels import anomaly_panel
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.gatekeeper import open_gates
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
+from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
@@ -43,10 +45,13 @@ class _Scored:
     pixels: PixelScores = field(default_factory=PixelScores)
 
 
-def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = False) -> EvaluationSummary:
+def evaluate(
+    settings: RunConfig, reporter: Reporter, *, classification: bool = False, plan: GatePlan | None = None
+) -> EvaluationSummary:
     """Judge the test images with the trained bundle; write metrics.json, per_image.csv, curves and pictures.
 
     `classification`: also measure how well the types of the defects are named, each after the others.
+    `plan`: gates that the figures are held to; their verdicts go to gates.json and into the record, and fail nothing.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
     the new one is whole. Raises the CvadError that names what to mend.
@@ -58,6 +63,7 @@ def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = 
     trained_on = opened.bundle.manifest["data"]["name"]
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
+    gatekeeper = open_gates(plan, settings, dataset, reporter) if plan else None
     stream = PictureStream(dataset.test, settings.data)
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
@@ -70,12 +76,13 @@ def evaluate(settings: RunConfig, reporter: Reporter, *, classification: bool = 
         metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
         if classification:
             metrics["classification"] = measure_naming(settings, opened, scored.records, staged, reporter)
+        gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
     for image in stream.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
-    return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn)
+    return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn, gates=gates)
 
 
 def _judge(
@@ -190,7 +197,7 @@ def _write_rows(path: Path, scored: _Scored, opened: OpenBundle) -> None:
         writer.writerow(["image", "defect_type", "score", "map_peak", "rejected"])
         for record, score, peak in zip(scored.records, scored.scores, scored.peaks, strict=True):
             rejected = score > opened.calibration.threshold
-            writer.writerow([record.key, record.defect_type, f"{score:.6g}", f"{peak:.6g}", int(rejected)])
+            writer.writerow([record.key, record.defect_type, f"{score:.9g}", f"{peak:.6g}", int(rejected)])
 
 
 def _draw_curves(folder: Path, title: str, scored: _Scored, threshold: float) -> None:

@@ -17,7 +17,7 @@ from cvad_cli.records import GOOD
 
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000  # the 2.5 % tail is 50 resamples: its own error is then about a tenth of the interval
-_BATCH_ELEMENTS: Final = 4_000_000  # scores resampled at once: 32 MB a temporary array
+BATCH_ELEMENTS: Final = 4_000_000  # scores resampled at once: 32 MB a temporary array
 
 Interval = tuple[float, float]
 
@@ -132,9 +132,9 @@ def bootstrap_auroc_interval(good: ArrayLike, defective: ArrayLike, *, rng: np.r
     samples = (np.asarray(good, dtype=np.float64), np.asarray(defective, dtype=np.float64))
     result = bootstrap(
         samples,
-        _auroc_along,
+        auroc_along,
         n_resamples=RESAMPLES,
-        batch=max(1, _BATCH_ELEMENTS // (len(samples[0]) + len(samples[1]))),
+        batch=max(1, BATCH_ELEMENTS // (len(samples[0]) + len(samples[1]))),
         vectorized=True,
         confidence_level=CONFIDENCE,
         method="percentile",
@@ -143,8 +143,14 @@ def bootstrap_auroc_interval(good: ArrayLike, defective: ArrayLike, *, rng: np.r
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _auroc_along(good: NDArray[np.float64], defective: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """AUROC of many resamples at once: the Mann-Whitney U statistic over the number of pairs."""
+def auroc_along(good: NDArray[np.float64], defective: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """AUROC of many resamples at once: the Mann-Whitney U statistic over the number of pairs.
+
+    Args:
+        good: scores, g of them along `axis`; the other axes are resamples.
+        defective: the same with d along `axis`.
+        axis: of the images.
+    """
     from scipy.stats import rankdata
 
     g, d = good.shape[axis], defective.shape[axis]

@@ -1,0 +1,127 @@
+"""Gates on the command line: their options, a line for each that failed, and the files that CI reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cvad_cli.errors import CvadError
+
+if TYPE_CHECKING:
+    from cvad_cli.assembly.gate_reports import RunVerdict
+    from cvad_cli.records import EvaluationSummary, GateResult
+
+GateFile = Annotated[
+    Path | None, typer.Option("--gate", metavar="FILE", help="Figures that runs must reach, as in configs/gates.yaml.")
+]
+Minimums = Annotated[
+    list[str], typer.Option("--min", metavar="METRIC=X", help="A gate, as in image.auroc=0.98. Repeatable.")
+]
+Maximums = Annotated[
+    list[str], typer.Option("--max", metavar="METRIC=X", help="A gate, as in decision.false_alarm_rate=0.05.")
+]
+BaselinePath = Annotated[
+    Path | None, typer.Option("--baseline", metavar="PATH", help="An earlier metrics.json, or its folder: no worse.")
+]
+Tolerances = Annotated[
+    list[str], typer.Option("--tolerance", metavar="[METRIC=]X", help="How much worse than the baseline is still well.")
+]
+Undecided = Annotated[
+    str | None, typer.Option("--undecided", metavar="pass|fail", help="Where the test set cannot tell. Default: pass.")
+]
+JunitFile = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the verdicts as JUnit XML.")]
+SummaryFile = Annotated[
+    Path | None, typer.Option("--summary", metavar="FILE", help="Write them as GitHub-flavoured markdown.")
+]
+
+STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+"""The file that a step of GitHub Actions may append markdown to."""
+
+
+class Verdicts:
+    """Collects what each run of a call came to, and writes the reports when the last is done or has failed."""
+
+    def __init__(self, junit: Path | None, summary: Path | None, *, tell: bool) -> None:
+        """`tell`: print a line for each failed gate, where nothing else of the result is shown."""
+        self._junit, self._summary, self._tell = junit, summary, tell
+        self._runs: list[RunVerdict] = []
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Whatever ends the block, write what is known then: CI shows the runs before a crash as well."""
+        try:
+            yield
+        finally:
+            if self._runs:
+                self._write()
+
+    def watch(self, evaluate: Callable[..., EvaluationSummary]) -> Callable[..., EvaluationSummary]:
+        """The same task, its outcome kept."""
+        from cvad_cli.assembly.gate_reports import RunVerdict
+
+        def watched(settings: Any, reporter: Any) -> EvaluationSummary:
+            started = time.monotonic()
+            try:
+                result = evaluate(settings, reporter)
+            except Exception as error:
+                reason = str(error) if isinstance(error, CvadError) else f"bug: {type(error).__name__}: {error}"
+                seconds = time.monotonic() - started
+                self._runs.append(RunVerdict(settings.name, settings.data.category, (), seconds, reason))
+                raise
+            data, seconds = result.metrics["provenance"]["data"], time.monotonic() - started
+            self._runs.append(RunVerdict(settings.name, data, result.gates, seconds))
+            for gate in result.gates:
+                if self._tell and not gate.passed:
+                    typer.secho(f"gate failed: {settings.name}: {_line(gate)}", err=True)
+            return result
+
+        return watched
+
+    def exit_on_failure(self) -> None:
+        """Raise `typer.Exit(1)` where a gate failed."""
+        if any(not gate.passed for run in self._runs for gate in run.gates):
+            raise typer.Exit(1)
+
+    def _write(self) -> None:
+        from cvad_cli.assembly.gate_reports import junit_xml, markdown
+        from cvad_cli.files import replacing
+
+        if self._junit:
+            with replacing(self._junit) as temporary:
+                temporary.write_bytes(junit_xml(self._runs))
+        text = markdown(self._runs)
+        if self._summary:
+            with replacing(self._summary) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        step = os.environ.get(STEP_SUMMARY)
+        if step and any(run.gates for run in self._runs):
+            try:
+                with Path(step).open("a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                typer.secho(f"warning: {STEP_SUMMARY} ({step}) cannot be written: {error.strerror}", err=True)
+
+
+def show(summary: EvaluationSummary) -> None:
+    """The figures, then a line a gate and their verdict."""
+    from cvad_cli.cli.render import show_evaluation, show_lines
+
+    show_evaluation(summary)
+    if not summary.gates:
+        return
+    marks = {"passed": "pass", "failed": "FAIL", "cannot tell": "pass?", "skipped": "skip"}
+    lines = [f"{marks[gate.verdict] if gate.passed else 'FAIL':<6}{_line(gate)}" for gate in summary.gates]
+    failed = sum(not gate.passed for gate in summary.gates)
+    show_lines([*lines, f"{failed or 'None'} of {len(summary.gates)} gates failed."])
+
+
+def _line(gate: GateResult) -> str:
+    verdict = "cannot tell: " if gate.verdict == "cannot tell" else ""
+    asked = gate.name if gate.bound in gate.name else f"{gate.name} ({gate.bound})"
+    return f"{asked}: {verdict}{gate.reason}"
