@@ -79,8 +79,10 @@ def compare(
 
 
 def together(models: Mapping[str, dict[str, Any]], *, repeats: int) -> dict[str, Any]:
-    """The whole report of some models' comparisons. `ratio` holds every key of `RATIOS`; what is None has its reason in
-    `unavailable`."""
+    """The whole report of some models' comparisons.
+
+    `ratio` holds every key of `RATIOS`; what is None has its reason in `unavailable`.
+    """
     ratios = {key: _ratio(models.get(model), rivals) for key, (model, rivals) in RATIOS.items()}
     return {
         "repeats": repeats,
@@ -93,22 +95,17 @@ def together(models: Mapping[str, dict[str, Any]], *, repeats: int) -> dict[str,
 
 def settings_to_try(name: str, workers: int) -> tuple[RunSetting, ...]:
     """The ways to hand files over that a contender has."""
-    whole = RunSetting(shrink_first=False)
-    if name == "torch_inferencer":
-        return (whole,)
     if name in (OURS, EXACT):
         return tuple(RunSetting(batch_size) for batch_size in (1, 8, 32))
     loaders = tuple(RunSetting(*choice) for choice in ((1, 0), (8, 0), (8, workers), (32, workers)))
-    return (whole, *loaders) if name == OPENVINO else loaders
+    return (RunSetting(shrink_first=False), *loaders) if name in ("torch_inferencer", OPENVINO) else loaders
 
 
 def _try(job: Job, advance: Any) -> list[tuple[RunSetting, float]]:
     cores = describe_machine()["cores"]
     choices = settings_to_try(job.contender, workers=max(1, min(8, cores)))
-    found: list[tuple[RunSetting, float]] = [(choices[0], 0.0)]
-    if len(choices) > 1:
-        trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
-        found = in_fresh_process(try_settings, trial, choices)
+    trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
+    found = in_fresh_process(try_settings, trial, choices)
     advance(1)
     return found
 
@@ -133,7 +130,7 @@ def _entry(runs: Sequence[Measured], best: RunSetting, tried: Sequence[tuple[Run
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
         **accuracy,
         "setting": dataclasses.asdict(best),
-        "tried": [{**dataclasses.asdict(setting), "images_per_s": rate} for setting, rate in tried if rate],
+        "tried": [{**dataclasses.asdict(setting), "images_per_s": rate} for setting, rate in tried],
     }
 
 

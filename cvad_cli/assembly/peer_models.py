@@ -67,9 +67,9 @@ def open_peer(name: str, files: PeerFiles, device: str, setting: RunSetting) -> 
     bundle = read_bundle(files.bundle)
     side = _side(bundle)
     if name == "torch_inferencer":
-        return peers.TorchInferencerPeer(files.exports, device)
+        return peers.InferencerPeer.torch(files.exports, device, side, setting)
     if name == OPENVINO:
-        return peers.OpenVinoPeer(files.exports, side, setting)
+        return peers.InferencerPeer.openvino(files.exports, side, setting)
     module = _module(bundle)
     peers.set_range(module, files.score_range)
     kind = {"engine": peers.EnginePeer, "torch_batches": peers.TorchBatchesPeer}[name]

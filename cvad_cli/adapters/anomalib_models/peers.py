@@ -7,6 +7,7 @@ on: no pictures are drawn, no metrics collected, no progress shown.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,15 +94,18 @@ def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) 
     return module.eval()
 
 
-def measure_range(
-    module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]
-) -> ScoreRange:
-    """Extremes of raw scores and maps over pictures. anomalib's data modules validate on the test images by default."""
+def measure_range(module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]) -> ScoreRange:
+    """Extremes of raw scores and maps over pictures, shrunk as anomalib trains and also as what it exports shrinks them.
+
+    anomalib's data modules validate on the test images by default. They do so with antialiasing; what it exports has
+    none, so that its scores can lie beyond that range and would all be cut to 1: here they keep their order.
+    """
     import torch
 
     low, high = [np.inf, np.inf], [-np.inf, -np.inf]
     with torch.inference_mode():
-        for batch in _loader(files, image_size, RunSetting(batch_size=8)):
+        loaders = (_loader(files, image_size, RunSetting(shrink_first=first)) for first in (True, False))
+        for batch in itertools.chain.from_iterable(loaders):
             found = module.model(module.pre_processor(batch.image))
             for place, values in enumerate((found.pred_score, found.anomaly_map)):
                 low[place] = min(low[place], float(values.min()))
@@ -142,23 +146,46 @@ def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
 
 
 @final
-class TorchInferencerPeer:
-    """`TorchInferencer.predict(path)`: a file at a time, the picture shrunk inside the exported model."""
+class InferencerPeer:
+    """`TorchInferencer` or `OpenVINOInferencer`: `predict` of a path, or of batches of pictures that are shrunk first."""
 
-    def __init__(self, exports: Exports, device: str) -> None:
+    def __init__(self, inferencer: Any, image_size: int, setting: RunSetting) -> None:
+        self._inferencer, self._image_size, self._setting = inferencer, image_size, setting
+
+    @classmethod
+    def torch(cls, exports: Exports, device: str, image_size: int, setting: RunSetting) -> InferencerPeer:
+        """What `Engine.export` wrote for torch."""
         from anomalib.deploy import TorchInferencer
 
         os.environ["TRUST_REMOTE_CODE"] = "1"  # the file is a pickle that we have just written ourselves
-        self._inferencer = TorchInferencer(exports.torch_file, device=device.partition(":")[0])
+        return cls(TorchInferencer(exports.torch_file, device=device.partition(":")[0]), image_size, setting)
+
+    @classmethod
+    def openvino(cls, exports: Exports, image_size: int, setting: RunSetting) -> InferencerPeer:
+        """What `Engine.export` wrote for OpenVINO, on a CPU, with OpenVINO's own choice of precision and threads."""
+        from anomalib.deploy import OpenVINOInferencer
+
+        model = exports.openvino_sized if setting.shrink_first else exports.openvino_any_size
+        if model is None:
+            raise ValueError("anomalib exported no OpenVINO model")
+        return cls(OpenVINOInferencer(model, device="CPU"), image_size, setting)
 
     def one(self, file: Path) -> Prediction:
         """Judge a file."""
-        return next(_predictions(self._inferencer.predict(str(file))))
+        if not self._setting.shrink_first:
+            return next(_predictions(self._inferencer.predict(str(file))))
+        return next(self._judge(_loader([file], self._image_size, RunSetting())))
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
         """Judge files, in order."""
-        for file in files:
-            yield self.one(file)
+        if self._setting.shrink_first:
+            yield from self._judge(_loader(files, self._image_size, self._setting))
+        else:
+            yield from map(self.one, files)
+
+    def _judge(self, loader: DataLoader[Any]) -> Iterator[Prediction]:
+        for batch in loader:
+            yield from _predictions(self._inferencer.predict(batch.image))
 
 
 @final
@@ -204,37 +231,6 @@ class TorchBatchesPeer:
                 yield from _predictions(self._module(batch.image.to(self._device)))
 
 
-@final
-class OpenVinoPeer:
-    """`OpenVINOInferencer` on a CPU, with OpenVINO's own choice of precision and threads."""
-
-    def __init__(self, exports: Exports, image_size: int, setting: RunSetting) -> None:
-        from anomalib.deploy import OpenVINOInferencer
-
-        model = exports.openvino_sized if setting.shrink_first else exports.openvino_any_size
-        if model is None:
-            raise ValueError("anomalib exported no OpenVINO model")
-        self._inferencer = OpenVINOInferencer(model, device="CPU")
-        self._image_size, self._setting = image_size, setting
-
-    def one(self, file: Path) -> Prediction:
-        """Judge a file."""
-        if not self._setting.shrink_first:
-            return next(_predictions(self._inferencer.predict(str(file))))
-        return next(self._judge(_loader([file], self._image_size, RunSetting())))
-
-    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
-        """Judge files, in order."""
-        if self._setting.shrink_first:
-            yield from self._judge(_loader(files, self._image_size, self._setting))
-        else:
-            yield from map(self.one, files)
-
-    def _judge(self, loader: DataLoader[Any]) -> Iterator[Prediction]:
-        for batch in loader:
-            yield from _predictions(self._inferencer.predict(batch.image))
-
-
 def _engine(folder: Path, device: str) -> Any:
     from anomalib.engine import Engine
 
@@ -243,12 +239,13 @@ def _engine(folder: Path, device: str) -> Any:
 
 
 def _loader(files: Sequence[Path], image_size: int, setting: RunSetting) -> DataLoader[Any]:
-    """anomalib's own data set of files to predict; pictures are shrunk in it, with antialiasing, as its models do."""
+    """anomalib's own data set of files to predict; `shrink_first` shrinks in it as its models do, with antialiasing."""
     from anomalib.data import PredictDataset
     from torch.utils.data import DataLoader
     from torchvision.transforms.v2 import Resize
 
-    data = PredictDataset(path=files[0], transform=Resize((image_size, image_size), antialias=True))
+    shrink = Resize((image_size, image_size), antialias=True) if setting.shrink_first else None
+    data = PredictDataset(path=files[0], transform=shrink)
     data.image_filenames = list(files)  # its constructor takes a file or a whole folder
     return DataLoader(data, setting.batch_size, num_workers=setting.workers, collate_fn=data.collate_fn)
 
