@@ -95,10 +95,10 @@ def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) 
 
 
 def measure_range(module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]) -> ScoreRange:
-    """Extremes of raw scores and maps over pictures, shrunk as anomalib trains and also as what it exports shrinks them.
+    """Extremes of raw scores and maps over pictures, shrunk with antialiasing, as in training, and without, as exported.
 
-    anomalib's data modules validate on the test images by default. They do so with antialiasing; what it exports has
-    none, so that its scores can lie beyond that range and would all be cut to 1: here they keep their order.
+    anomalib's data modules validate on the test images by default, with antialiasing alone: what it exports can score
+    beyond that range, and such scores are cut to its ends. Measured over both, none are.
     """
     import torch
 
@@ -147,7 +147,7 @@ def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
 
 @final
 class InferencerPeer:
-    """`TorchInferencer` or `OpenVINOInferencer`: `predict` of a path, or of batches of pictures that are shrunk first."""
+    """`TorchInferencer` or `OpenVINOInferencer`: `predict` of a path, or of batches that are shrunk first."""
 
     def __init__(self, inferencer: Any, image_size: int, setting: RunSetting) -> None:
         self._inferencer, self._image_size, self._setting = inferencer, image_size, setting
