@@ -15,6 +15,7 @@ from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, st
 from cvad_cli.assembly.detectors import open_bundle
 from cvad_cli.assembly.peer_models import (
     OPENVINO,
+    OPENVINO_BATCHES,
     TORCH_PEERS,
     RunSetting,
     peer_names,
@@ -97,8 +98,10 @@ def settings_to_try(name: str, workers: int) -> tuple[RunSetting, ...]:
     """The ways to hand files over that a contender has."""
     if name in (OURS, EXACT):
         return tuple(RunSetting(batch_size) for batch_size in (1, 8, 32))
+    if name == OPENVINO:
+        return tuple(RunSetting(size, ahead) for size in OPENVINO_BATCHES for ahead in (0, workers))
     loaders = tuple(RunSetting(*choice) for choice in ((1, 0), (8, 0), (8, workers), (32, workers)))
-    return (RunSetting(shrink_first=False), *loaders) if name in ("torch_inferencer", OPENVINO) else loaders
+    return (RunSetting(shrink_first=False), *loaders) if name == "torch_inferencer" else loaders
 
 
 def _try(job: Job, advance: Any) -> list[tuple[RunSetting, float]]:

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli.adapters.anomalib_models import peers
-from cvad_cli.adapters.anomalib_models.peers import TORCH_PEERS, Exports, RunSetting, ScoreRange
+from cvad_cli.adapters.anomalib_models.peers import OPENVINO_BATCHES, TORCH_PEERS, Exports, RunSetting, ScoreRange
 from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.assembly.detectors import bundle_network
 from cvad_cli.errors import ConfigError
 from cvad_cli.records import ImageRecord
 
-__all__ = ["OPENVINO", "TORCH_PEERS", "PeerFiles", "RunSetting", "open_peer", "peer_names", "prepare_peers"]
+__all__ = [
+    "OPENVINO",
+    "OPENVINO_BATCHES",
+    "TORCH_PEERS",
+    "PeerFiles",
+    "RunSetting",
+    "open_peer",
+    "peer_names",
+    "prepare_peers",
+    "require_comparable",
+]
 
 OPENVINO: Final = "openvino"
 PEERS_OF: Final = ("patchcore", "efficient_ad")
@@ -67,9 +77,9 @@ def open_peer(name: str, files: PeerFiles, device: str, setting: RunSetting) -> 
     bundle = read_bundle(files.bundle)
     side = _side(bundle)
     if name == "torch_inferencer":
-        return peers.InferencerPeer.torch(files.exports, device, side, setting)
+        return peers.TorchInferencerPeer(files.exports, device, side, setting)
     if name == OPENVINO:
-        return peers.InferencerPeer.openvino(files.exports, side, setting)
+        return peers.OpenVinoPeer(files.exports, side, setting)
     module = _module(bundle)
     peers.set_range(module, files.score_range)
     kind = {"engine": peers.EnginePeer, "torch_batches": peers.TorchBatchesPeer}[name]

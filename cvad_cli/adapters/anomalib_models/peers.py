@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 PeerName = Literal["torch_inferencer", "engine", "torch_batches", "openvino"]
+OPENVINO_BATCHES: Final = (1, 8)
 TORCH_PEERS: Final = ("torch_inferencer", "engine", "torch_batches")
 """Of which the fastest is anomalib's torch path."""
 
@@ -58,10 +59,8 @@ class Exports:
     """Files of `Engine.export`."""
 
     torch_file: Path
-    openvino_sized: Path | None
-    """For pictures at the network's size, any batch; None where anomalib cannot export here."""
-    openvino_any_size: Path | None
-    """Shrinks pictures itself."""
+    openvino: Mapping[int, Path]
+    """Batch size -> a model for batches of just so many pictures at the network's size; empty: it cannot export here."""
 
 
 def patchcore_peer(
@@ -95,10 +94,10 @@ def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) 
 
 
 def measure_range(module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]) -> ScoreRange:
-    """Extremes of raw scores and maps over pictures, shrunk with antialiasing, as in training, and without, as exported.
+    """Extremes of raw scores and maps over pictures shrunk with antialiasing, as in training, and without, as exported.
 
-    anomalib's data modules validate on the test images by default, with antialiasing alone: what it exports can score
-    beyond that range, and such scores are cut to its ends. Measured over both, none are.
+    anomalib's data modules validate on the test images by default, with antialiasing alone. What it exports can score
+    beyond that range, and would lose the order of those scores by its own cutting: here the range holds them too.
     """
     import torch
 
@@ -130,45 +129,36 @@ def can_export_openvino() -> bool:
 
 
 def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
-    """Export with anomalib's engine, as its documentation shows it."""
+    """Export with anomalib's engine, as its documentation shows it, but for the batch size of the OpenVINO models.
+
+    Left to itself, anomalib 2.7.0 with torch 2.14 writes a PatchCore for batches of two alone, which refuses one picture.
+    """
     from anomalib.deploy import ExportType
 
     engine = _engine(folder, "cpu")
     torch_file = engine.export(model=module, export_type=ExportType.TORCH, export_root=folder / "torch")
-    sized = any_size = None
-    if can_export_openvino():
-        side = (image_size, image_size)
-        sized = engine.export(
-            model=module, export_type=ExportType.OPENVINO, export_root=folder / "sized", input_size=side
+    openvino = {}
+    for batch_size in OPENVINO_BATCHES if can_export_openvino() else ():
+        openvino[batch_size] = engine.export(
+            model=module,
+            export_type=ExportType.OPENVINO,
+            export_root=folder / f"openvino-{batch_size}",
+            input_size=(image_size, image_size),
+            onnx_kwargs={"dynamic_shapes": ({0: batch_size},)},
         )
-        any_size = engine.export(model=module, export_type=ExportType.OPENVINO, export_root=folder / "any_size")
-    return Exports(torch_file, sized, any_size)
+    return Exports(torch_file, openvino)
 
 
 @final
-class InferencerPeer:
-    """`TorchInferencer` or `OpenVINOInferencer`: `predict` of a path, or of batches that are shrunk first."""
+class TorchInferencerPeer:
+    """`TorchInferencer.predict` of a path, the picture shrunk by the model; or of batches that are shrunk first."""
 
-    def __init__(self, inferencer: Any, image_size: int, setting: RunSetting) -> None:
-        self._inferencer, self._image_size, self._setting = inferencer, image_size, setting
-
-    @classmethod
-    def torch(cls, exports: Exports, device: str, image_size: int, setting: RunSetting) -> InferencerPeer:
-        """What `Engine.export` wrote for torch."""
+    def __init__(self, exports: Exports, device: str, image_size: int, setting: RunSetting) -> None:
         from anomalib.deploy import TorchInferencer
 
         os.environ["TRUST_REMOTE_CODE"] = "1"  # the file is a pickle that we have just written ourselves
-        return cls(TorchInferencer(exports.torch_file, device=device.partition(":")[0]), image_size, setting)
-
-    @classmethod
-    def openvino(cls, exports: Exports, image_size: int, setting: RunSetting) -> InferencerPeer:
-        """What `Engine.export` wrote for OpenVINO, on a CPU, with OpenVINO's own choice of precision and threads."""
-        from anomalib.deploy import OpenVINOInferencer
-
-        model = exports.openvino_sized if setting.shrink_first else exports.openvino_any_size
-        if model is None:
-            raise ValueError("anomalib exported no OpenVINO model")
-        return cls(OpenVINOInferencer(model, device="CPU"), image_size, setting)
+        self._inferencer = TorchInferencer(exports.torch_file, device=device.partition(":")[0])
+        self._image_size, self._setting = image_size, setting
 
     def one(self, file: Path) -> Prediction:
         """Judge a file."""
@@ -186,6 +176,36 @@ class InferencerPeer:
     def _judge(self, loader: DataLoader[Any]) -> Iterator[Prediction]:
         for batch in loader:
             yield from _predictions(self._inferencer.predict(batch.image))
+
+
+@final
+class OpenVinoPeer:
+    """`OpenVINOInferencer` on a CPU, with OpenVINO's own choice of precision and threads."""
+
+    def __init__(self, exports: Exports, image_size: int, setting: RunSetting) -> None:
+        self._exports, self._image_size, self._setting = exports, image_size, setting
+        self._inferencers: dict[int, Any] = {}
+
+    def one(self, file: Path) -> Prediction:
+        """Judge a file."""
+        return next(self._judge(_loader([file], self._image_size, RunSetting()), 1))
+
+    def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
+        """Judge files, in order."""
+        loader = _loader(files, self._image_size, self._setting)
+        yield from itertools.islice(self._judge(loader, self._setting.batch_size), len(files))
+
+    def _judge(self, loader: DataLoader[Any], batch_size: int) -> Iterator[Prediction]:
+        """The model takes full batches alone: the last one is filled with its last picture again."""
+        from anomalib.deploy import OpenVINOInferencer
+        from torch import cat
+
+        if batch_size not in self._inferencers:
+            self._inferencers[batch_size] = OpenVINOInferencer(self._exports.openvino[batch_size], device="CPU")
+        for batch in loader:
+            missing = batch_size - len(batch.image)
+            full = cat([batch.image, batch.image[-1:].expand(missing, -1, -1, -1)]) if missing else batch.image
+            yield from _predictions(self._inferencers[batch_size].predict(full))
 
 
 @final
