@@ -60,7 +60,7 @@ class Exports:
 
     torch_file: Path
     openvino: Mapping[int, Path]
-    """Batch size -> a model for batches of just so many pictures at the network's size; empty: it cannot export here."""
+    """Batch size -> a model for just so many pictures at the network's size; empty: it cannot export here."""
 
 
 def patchcore_peer(
@@ -131,7 +131,7 @@ def can_export_openvino() -> bool:
 def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
     """Export with anomalib's engine, as its documentation shows it, but for the batch size of the OpenVINO models.
 
-    Left to itself, anomalib 2.7.0 with torch 2.14 writes a PatchCore for batches of two alone, which refuses one picture.
+    Left to itself, anomalib 2.7.0 with torch 2.14 writes a PatchCore for batches of two, which refuses one picture.
     """
     from anomalib.deploy import ExportType
 
