@@ -19,7 +19,7 @@ from cvad_cli.assembly.bench_tables import tables_of
 from cvad_cli.assembly.contenders import EXACT, OURS
 from cvad_cli.assembly.peer_comparison import RATIOS, together
 from cvad_cli.assembly.peer_models import TORCH_PEERS
-from cvad_cli.assembly.scaling import variant
+from cvad_cli.assembly.scaling import write_variant
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks.bench import pictures_to_judge
 
@@ -159,7 +159,7 @@ def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: 
     settings = load_config(trained)
     bundle = read_bundle(trained.parent / "runs" / "small" / "bundle")
     own = load_file(bundle.file("memory_bank"))["features"]
-    changed = variant(settings, bundle, tmp_path, bank_rows=3 * len(own))
+    changed = write_variant(settings, bundle, tmp_path, "bank_rows", 3 * len(own))
     larger = read_bundle(tmp_path / changed.name / "bundle")
     rows = load_file(larger.file("memory_bank"))["features"]
     assert rows.shape == (3 * len(own), own.shape[1])

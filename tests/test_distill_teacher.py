@@ -432,3 +432,20 @@ def test_the_command_distils_a_teacher_and_checks_its_arguments(cvad, tmp_path) 
     wrong = cvad("distill-teacher", "-o", tmp_path / "own.pt", *small)
     assert wrong.exit_code == 2
     assert "a file name that ends in .safetensors" in wrong.stderr
+
+
+def test_processes_beside_a_gpu_make_the_pictures_that_threads_make(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for number in range(9):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (300, 300, 3), dtype=np.uint8))
+    real = find_real_pictures([tmp_path], samples=False)
+    sources = [PictureSource(real, generated_share=0.3, seed=5) for _ in range(2)]
+    threads, processes = (
+        list(training_batches(source, range(2, 6), 3, processes=count))
+        for source, count in zip(sources, (0, 2), strict=True)
+    )
+    assert len(threads) == 4
+    assert all(np.array_equal(one, other) for one, other in zip(threads, processes, strict=True))
+    assert sources[0].skipped == sources[1].skipped
+    assert "broken.png" in sources[0].skipped[0]

@@ -104,7 +104,9 @@ def _peer_table(model: str, found: Mapping[str, Any], report: Mapping[str, Any])
 def _speed_table(report: Mapping[str, Any]) -> TextTable:
     speed = report["speed"]
     latency = speed["latency"]
+    serving = speed["serving"]
     rows = (
+        ("served by", f"{serving['engine']} on {serving['device']}, {serving['precision']}"),
         ("images a second", _three(speed["images_per_s"])),
         *((f"single image, {name}", f"{_three(latency[f'{name}_ms'])} ms") for name in ("p50", "p95", "p99")),
         ("from nothing to the first result", f"{speed['to_first_result_s']:.2f} s"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,6 +18,7 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.peer_models import PeerFiles, RunSetting, open_peer
 from cvad_cli.assembly.pictures import PictureStream, read_picture
+from cvad_cli.assembly.serving import as_reference
 from cvad_cli.assembly.stage_times import split_latency
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.pixel_metrics import PixelScores
@@ -71,6 +72,8 @@ class Measured:
     """Bytes resident, of this process; processes that read ahead for it are not counted."""
     accuracy: Mapping[str, float | None] | None
     """`image_auroc` and `pixel_auroc`, where asked for."""
+    serving: Mapping[str, Any] | None
+    """Engine and precision, with the proof of it, where it is cvad."""
 
 
 class Cvad:
@@ -93,7 +96,7 @@ class Cvad:
 
 def exactly(settings: RunConfig) -> RunConfig:
     """The settings with the engine that takes no short cut."""
-    return settings
+    return replace(settings, runtime=as_reference(settings.runtime))
 
 
 def measure(job: Job, setting: RunSetting, accuracy: bool) -> Measured:
@@ -118,7 +121,8 @@ def measure(job: Job, setting: RunSetting, accuracy: bool) -> Measured:
     rate = len(files) / (time.perf_counter() - began)
     limit = LATENCY_IMAGES.get(job.contender, len(files))
     latencies = tuple(_timed(contender.one, file) for file in files[:limit])
-    return Measured(rate, latencies, first, opened, peak_memory_bytes(), found)
+    serving = asdict(contender.opened.serving) if isinstance(contender, Cvad) else None
+    return Measured(rate, latencies, first, opened, peak_memory_bytes(), found, serving)
 
 
 def try_settings(job: Job, settings: Sequence[RunSetting]) -> list[tuple[RunSetting, float]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli.adapters.backbones import BackboneSpec
 from cvad_cli.adapters.bundles import Bundle, read_bundle
-from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchEfficientAd, TorchPatchcore
+from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
+from cvad_cli.assembly.probes import read_probes
+from cvad_cli.assembly.serving import plan_serving, serve_with_torch, torch_alone
 from cvad_cli.assembly.teachers import build_backbone
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Detector
-from cvad_cli.records import Calibration
+from cvad_cli.records import Calibration, Serving
 
 DECIDES_SCORES: Final = {
     "model": ("name", "backbone", "layers", "coreset_ratio", "num_neighbors", "options"),
@@ -32,6 +35,7 @@ class OpenBundle:
     detector: Detector
     calibration: Calibration
     device: str
+    serving: Serving
 
 
 def bundle_folder(settings: RunConfig) -> Path:
@@ -50,14 +54,27 @@ def bench_folder(settings: RunConfig) -> Path:
 
 
 def open_detector(settings: RunConfig, device: str) -> OpenBundle:
-    """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings."""
+    """Open and verify the bundle of a config, served as its `runtime` section says.
+
+    Raises BundleError where it is missing, damaged or of other settings, ConfigError where engine, precision and device
+    do not go together, ModelError where a precision does not judge as the trained model does.
+    """
     bundle = open_bundle(settings)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])
-        detector = _BUILDERS.get(bundle.manifest["model"]["kind"], _open_generic)(bundle, device)
+        detector, serving = _serve(bundle, settings, device)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
-    return OpenBundle(bundle, detector, calibration, device)
+    return OpenBundle(bundle, detector, calibration, device, serving)
+
+
+def _serve(bundle: Bundle, settings: RunConfig, device: str) -> tuple[Detector, Serving]:
+    kind = bundle.manifest["model"]["kind"]
+    if kind not in _TORCH_BUILDERS:
+        serving = torch_alone(settings.runtime, device, bundle.manifest["model"]["name"])
+        return _open_generic(bundle, device), serving
+    plan = plan_serving(settings.runtime, device)
+    return serve_with_torch(plan, read_probes(bundle), partial(_TORCH_BUILDERS[kind], bundle, device))
 
 
 def open_bundle(settings: RunConfig) -> Bundle:
@@ -98,17 +115,17 @@ def bundle_network(bundle: Bundle) -> Any:
     return model
 
 
-def _open_patchcore(bundle: Bundle, device: str) -> Detector:
+def _open_patchcore(bundle: Bundle, device: str, precision: str) -> Detector:
     from safetensors.torch import load_file
 
     model = bundle.manifest["model"]
-    network = bundle_network(bundle)
-    bank = load_file(bundle.file("memory_bank"))["features"]
     return TorchPatchcore(
-        PatchExtractor(network, device),
-        bank,
+        bundle_network(bundle),
+        load_file(bundle.file("memory_bank"))["features"],
         num_neighbors=model["num_neighbors"],
         image_size=bundle.manifest["preprocessing"]["image_size"],
+        device=device,
+        precision=precision,
     )
 
 
@@ -127,8 +144,8 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
     return model
 
 
-def _open_efficient_ad(bundle: Bundle, device: str) -> Detector:
-    return TorchEfficientAd(bundle_network(bundle), device, bundle.manifest["preprocessing"]["image_size"])
+def _open_efficient_ad(bundle: Bundle, device: str, precision: str) -> Detector:
+    return TorchEfficientAd(bundle_network(bundle), device, bundle.manifest["preprocessing"]["image_size"], precision)
 
 
-_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad, "anomalib": _open_generic}
+_TORCH_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad}

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from cvad_cli.adapters.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.pdn import PdnSize, build_pdn
-from cvad_cli.adapters.prefetch import batched, prefetch
+from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import to_tensor
 from cvad_cli.assembly.annealing import Optimiser, fall_begins, learning_share
+from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pretraining_pictures import PictureSource
 from cvad_cli.assembly.targets import BackboneFeatures, Targets, estimate_targets
 from cvad_cli.core.feature_targets import AffineTargets
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-BATCHES_AHEAD: Final = 6
+FAINTEST: Final = 0.05
+"""Of the targets' variance, 1: what a picture without any texture is taken to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class TrainingPlan:
     seed: int
     calibration_images: int
     held_out_images: int
+    balanced: bool = False
+    """Each picture's error counts relative to how much its own features vary: a faint texture as much as a loud one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +92,7 @@ def distil(
         reporter.note(f"going on from step {saved.step} of {plan.steps}: {place.path.name}")
     held_out = run.held_out_pictures(source)
     steps = range(run.step, plan.steps)
-    pictures = prefetch(
-        steps, lambda step: source.batch("training", step, plan.batch_size), ahead=BATCHES_AHEAD, workers=2
-    )
+    pictures = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
     with reporter.stage("Distilling the teacher", len(steps)) as advance:
         for batch in pictures:
             run.learn(batch)
@@ -153,7 +155,7 @@ class _Run:
         images = to_tensor(list(pictures), self._device)
         with torch.no_grad():
             wanted = self._targets(images)
-        loss = self._distance(images, wanted)
+        loss = self._distance(images, wanted, _balance(wanted) if self._plan.balanced else None)
         if not bool(torch.isfinite(loss)):
             raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
         self.network.zero_grad(set_to_none=True)
@@ -199,8 +201,10 @@ class _Run:
         self.step = saved.step
         self.curve = [(int(step), float(loss)) for step, loss in saved.notes["curve"]]
 
-    def _distance(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the network on `images` at half their size."""
+    def _distance(
+        self, images: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean squared error of the network on `images` at half their size, pictures weighed by `weights` (b,)."""
         import torch
         from torch.nn import functional
 
@@ -208,4 +212,12 @@ class _Run:
         kind = self._device.split(":")[0]
         with torch.autocast(kind, torch.bfloat16, enabled=self._bf16):
             answer = self.network(halved)
-        return functional.mse_loss(answer.float(), wanted)
+        if weights is None:
+            return functional.mse_loss(answer.float(), wanted)
+        return (functional.mse_loss(answer.float(), wanted, reduction="none").mean(dim=(1, 2, 3)) * weights).mean()
+
+
+def _balance(wanted: torch.Tensor) -> torch.Tensor:
+    """Weights (b,) of mean 1, from targets (b, c, h, w): the inverse of their variance over each picture's places."""
+    weights = 1 / (FAINTEST + wanted.var(dim=(2, 3)).mean(dim=1))
+    return weights / weights.mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cvad_cli.adapters.datasets import fingerprint
-from cvad_cli.adapters.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.adapters.pdn import PdnSize
-from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.generic import LazyPictures
+from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
 from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
@@ -156,6 +155,7 @@ def fit_efficient_ad(
         used=len(readable),
         skipped=tuple(stream.skipped),
         details=details,
+        judge=TorchEfficientAd(model, device, settings.data.image_size).predict,
         scratch=run.scratch,
     )
 
@@ -243,7 +243,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
             course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, first=done), schedule)
+    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, range(done, course.steps)), schedule)
     options = lightning_runs.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
@@ -316,20 +316,16 @@ def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tens
         advance(1)
 
 
-def _penalty_pictures(run: _Run, *, first: int) -> Iterator[torch.Tensor]:
-    """The penalty's picture of each step from `first` on, for ever, read ahead: (1, 3, h, w) in 0..1."""
+def _penalty_pictures(run: _Run, steps: range) -> Iterator[torch.Tensor]:
+    """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
 
     nothing = RealPictures((), (), (), "")
     share = 1.0 if run.penalty is None else 0.0
     source = PictureSource(run.penalty or nothing, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
-
-    def load(step: int) -> np.ndarray:
-        return resize_image(source.picture("training", step, 0), (side, side))
-
-    for picture in prefetch(itertools.count(first), load, ahead=8, workers=1):
-        yield as_tensor(picture)[None]
+    for pictures in training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None):
+        yield as_tensor(resize_image(pictures[0], (side, side)))[None]
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

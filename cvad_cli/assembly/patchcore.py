@@ -16,14 +16,16 @@ import numpy as np
 from cvad_cli.adapters.anomalib_models import new_patchcore
 from cvad_cli.adapters.backbones import Backbone
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
+from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, TorchPatchcore, to_tensor
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.pictures import PictureStream
+from cvad_cli.assembly.probes import Judge
 from cvad_cli.assembly.teachers import patchcore_backbone
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.coreset import ChunkedCoreset, k_center_greedy
-from cvad_cli.core.scoring import MemoryBank, anomaly_map
+from cvad_cli.core.maps import anomaly_map
+from cvad_cli.core.scoring import MemoryBank
 from cvad_cli.errors import ConfigError, DataError, ResourceError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import FittedModel, ImageRecord
@@ -74,7 +76,21 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
             "covering_radius": bank.radius,
             "coreset": bank.how,
         },
+        judge=_judge(backbone, bank.features, settings, device),
     )
+
+
+def _judge(backbone: Backbone, bank: np.ndarray, settings: RunConfig, device: str) -> Judge:
+    import torch
+
+    detector = TorchPatchcore(
+        backbone.network,
+        torch.from_numpy(bank),
+        num_neighbors=settings.model.num_neighbors,
+        image_size=settings.data.image_size,
+        device=device,
+    )
+    return detector.predict
 
 
 def _fit_and_hold_out(

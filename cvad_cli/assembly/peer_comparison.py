@@ -132,6 +132,7 @@ def _entry(runs: Sequence[Measured], best: RunSetting, tried: Sequence[tuple[Run
         "open_s": median(run.open_s for run in runs),
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
         **accuracy,
+        "serving": runs[0].serving,
         "setting": dataclasses.asdict(best),
         "tried": [{**dataclasses.asdict(setting), "images_per_s": rate} for setting, rate in tried],
     }

@@ -7,12 +7,12 @@ from a checkpoint therefore sees exactly what it would have seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
 
@@ -121,6 +121,19 @@ class PictureSource:
         paths = self._real.held_out if stream == "held_out" else self._real.training
         return random_crop(self._readable(paths, rng), PICTURE_SIDE, rng=rng)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process begins with nothing read."""
+        return _same_source, (self._real, self._generated_share, self._seed)
+
+    @property
+    def unreadable(self) -> dict[Path, str]:
+        """Pictures that could not be read, and what was wrong with each."""
+        return dict(self._unreadable)
+
+    def note_unreadable(self, found: Mapping[Path, str]) -> None:
+        """Take up what a copy in another process could not read."""
+        self._unreadable.update(found)
+
     @property
     def skipped(self) -> tuple[str, ...]:
         """What was wrong with the pictures that could not be read; others were drawn in their place."""
@@ -134,6 +147,10 @@ class PictureSource:
             except DataError as error:
                 self._unreadable[path] = str(error)
         raise DataError(f"{DRAWS} pictures in a row cannot be read, the last one because: {self._unreadable[path]}")
+
+
+def _same_source(real: RealPictures, generated_share: float, seed: int) -> PictureSource:
+    return PictureSource(real, generated_share=generated_share, seed=seed)
 
 
 def _read_shrunk(path: Path) -> np.ndarray:

@@ -14,12 +14,16 @@ import numpy as np
 
 from cvad_cli.adapters.bundles import Bundle, write_bundle
 from cvad_cli.adapters.fresh_process import in_fresh_process
+from cvad_cli.adapters.images import resize_image
 from cvad_cli.assembly.contenders import Job, measure, memory_over, started_now
-from cvad_cli.assembly.detectors import bundle_folder, open_bundle
+from cvad_cli.assembly.detectors import bundle_folder, open_bundle, open_detector
 from cvad_cli.assembly.peer_models import RunSetting
+from cvad_cli.assembly.probes import ROLE as PROBES
+from cvad_cli.assembly.probes import Probes, read_probes
+from cvad_cli.assembly.serving import as_reference
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import OutputConfig, RunConfig
-from cvad_cli.ports import Reporter
+from cvad_cli.ports import Detector, Reporter
 
 IMAGE_SIZES: Final = {"patchcore": (128, 256, 512), "efficient_ad": (256, 384, 512)}
 """EfficientAD's autoencoder takes no less than 256 pixels."""
@@ -62,7 +66,7 @@ def _at(
     job: Job, setting: RunSetting, bundle: Bundle, axis: str, value: int, advance: Callable[[int], None]
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="cvad-bench-") as scratch:
-        settings = variant(job.settings, bundle, Path(scratch), **{axis: value})
+        settings = in_fresh_process(write_variant, job.settings, bundle, Path(scratch), axis, value)
         changed = dataclasses.replace(job, settings=settings)
         measured = in_fresh_process(measure, started_now(changed), setting, False)
     advance(1)
@@ -73,11 +77,12 @@ def _at(
     }
 
 
-def variant(
-    settings: RunConfig, bundle: Bundle, root: Path, *, image_size: int | None = None, bank_rows: int | None = None
-) -> RunConfig:
-    """Write a bundle below `root` that differs in image size or bank, and return the settings that open it."""
-    side = image_size or settings.data.image_size
+def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
+    """Write a bundle below `root` with another `image_size` or `bank_rows`; return the settings that open it.
+
+    Its probes are judged anew, so that the engine which serves it proves itself as it does on any other bundle.
+    """
+    side = value if axis == "image_size" else settings.data.image_size
     changed = dataclasses.replace(
         settings,
         data=dataclasses.replace(settings.data, image_size=side),
@@ -96,10 +101,24 @@ def variant(
     writers = {
         role: (bundle.file(role).suffix, partial(shutil.copyfile, bundle.file(role))) for role in manifest["files"]
     }
-    if bank_rows is not None:
-        writers["memory_bank"] = (".safetensors", partial(_write_bank, bundle.file("memory_bank"), bank_rows))
+    if axis == "bank_rows":
+        writers["memory_bank"] = (".safetensors", partial(_write_bank, bundle.file("memory_bank"), value))
+    probes = read_probes(bundle)
+    if probes is not None:
+        del writers[PROBES]
+        write_bundle(bundle_folder(changed), contents, writers)
+        reference = dataclasses.replace(changed, runtime=as_reference(changed.runtime))
+        writers[PROBES] = (".safetensors", _judged_anew(probes, open_detector(reference, "cpu").detector).save)
     write_bundle(bundle_folder(changed), contents, writers)
     return changed
+
+
+def _judged_anew(probes: Probes, detector: Detector) -> Probes:
+    pictures = np.stack([resize_image(picture, detector.image_size) for picture in probes.pictures])
+    found = [detector.predict([picture])[0] for picture in pictures]
+    scores = np.array([prediction.score for prediction in found], np.float32)
+    peaks = np.array([prediction.anomaly_map.max() for prediction in found], np.float32)
+    return dataclasses.replace(probes, pictures=pictures, scores=scores, peaks=peaks)
 
 
 def _write_bank(source: Path, rows: int, path: Path) -> None:

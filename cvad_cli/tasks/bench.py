@@ -170,5 +170,6 @@ def _speed(job: Job, setting: RunSetting, repeats: int, reporter: Reporter) -> d
         "to_first_result_s": median(run.to_first_result_s for run in runs),
         "open_s": median(run.open_s for run in runs),
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
+        "serving": runs[0].serving,
         "stages": stages,
     }

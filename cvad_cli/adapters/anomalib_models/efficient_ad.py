@@ -7,8 +7,9 @@ term uses, and the hard features are selected instead of sorted. `tests/test_eff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import torch
@@ -20,7 +21,12 @@ from torch.func import functional_call
 HARD_SHARE: Final = 0.999
 """Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
 
+RECORDED_PRECISIONS: Final[Mapping[str, torch.dtype | None]] = {"32-true": None, "bf16-mixed": torch.bfloat16}
+"""Lightning's names of the precisions whose steps can be recorded; gradient scaling (16-mixed) is not among them."""
+
 Size = Literal["small", "medium"]
+Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""A good picture, one for the penalty and the good one recoloured, to the three losses of `training_losses`."""
 Schedule = Callable[["LocalEfficientAd"], Any]
 """Gives what Lightning's `configure_optimizers` returns."""
 
@@ -41,7 +47,8 @@ def training_losses(
     """
     channels = model.teacher_out_channels
     with torch.no_grad():
-        taught = model._normalize_teacher(model.teacher(torch.cat([image, augmented])))  # noqa: SLF001
+        mean, deviation = model.mean_std["mean"], model.mean_std["std"]
+        taught = (model.teacher(torch.cat([image, augmented])) - mean) / deviation
     said = _student(model, torch.cat([image, penalty]), slice(0, channels))
     loss_hard = hard_feature_loss((taught[:1] - said[:1]) ** 2)
     loss_penalty = torch.mean(said[1:] ** 2)
@@ -73,11 +80,40 @@ def _student(model: EfficientAdModel, images: torch.Tensor, part: slice) -> torc
     return answer
 
 
+class _Losses(nn.Module):
+    """`training_losses` as a module, which is what torch records as a CUDA graph."""
+
+    def __init__(self, model: EfficientAdModel, precision: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self._precision = model, precision
+
+    def forward(self, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor) -> Any:
+        # Casts of weights that autocast remembers from one call to the next would be missing in the record.
+        kind, enabled = image.device.type, self._precision is not None
+        with torch.autocast(kind, self._precision or torch.bfloat16, enabled=enabled, cache_enabled=False):
+            return training_losses(self.model, image, penalty, augmented)
+
+
+def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torch.dtype | None) -> Losses:
+    """`training_losses` recorded once as CUDA graphs, forward and backward, for pictures of the shape of `like`.
+
+    One picture a step leaves a GPU waiting for Python: hundreds of small kernels, each started by hand.
+    """
+    sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
+    losses = _Losses(model, precision).train()
+    with torch.autocast(like.device.type, enabled=False):  # its own is inside
+        recorded: Any = torch.cuda.make_graphed_callables(losses, sample, allow_unused_input=True)
+    model.zero_grad(set_to_none=True)
+    return recorded  # type: ignore[no-any-return]
+
+
 class LocalEfficientAd(EfficientAd):
     """anomalib's Lightning module, without its downloads. Teacher and statistics must be in the model already."""
 
     _penalty: Iterator[torch.Tensor]
     _schedule: Schedule
+    _recorded: tuple[Losses, ...] = ()
+    """In a tuple, so that torch does not count the model's weights twice."""
 
     @classmethod
     def around(cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], schedule: Schedule) -> LocalEfficientAd:
@@ -98,16 +134,26 @@ class LocalEfficientAd(EfficientAd):
         return self._schedule(self)
 
     def on_train_start(self) -> None:
-        """Nothing is left to prepare; anomalib would fetch here."""
+        """Nothing is left to fetch; anomalib would do that here."""
         self.model.teacher.eval()
+        self._recorded = ()
 
     def training_step(self, batch: Any, *_: Any, **__: Any) -> Any:
         """The sum of the three losses on one good picture (1, 3, h, w)."""
         image = batch.to(memory_format=torch.channels_last)
         penalty = next(self._penalty).to(image.device).contiguous(memory_format=torch.channels_last)
         augmented = self.model.choose_random_aug_image(image)
-        losses = training_losses(self.model, image, penalty, augmented)
+        losses = self._losses(image)(image, penalty, augmented)
         return losses[0] + losses[1] + losses[2]
+
+    def _losses(self, image: torch.Tensor) -> Losses:
+        """`training_losses` of this model: recorded where there is one CUDA device, else step by step."""
+        precision = RECORDED_PRECISIONS.get(str(self.trainer.precision), ...)
+        if image.device.type != "cuda" or self.trainer.world_size > 1 or precision is ...:
+            return partial(training_losses, self.model)
+        if not self._recorded:
+            self._recorded = (recorded_losses(self.model, image, precision),)
+        return self._recorded[0]
 
     def on_validation_start(self) -> None:
         """The maps' quantiles are taken once, after training."""
