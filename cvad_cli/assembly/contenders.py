@@ -121,7 +121,7 @@ def measure(job: Job, setting: RunSetting, accuracy: bool) -> Measured:
     rate = len(files) / (time.perf_counter() - began)
     limit = LATENCY_IMAGES.get(job.contender, len(files))
     latencies = tuple(_timed(contender.one, file) for file in files[:limit])
-    serving = asdict(contender.opened.serving) if isinstance(contender, Cvad) else None
+    serving = _plain(asdict(contender.opened.serving)) if isinstance(contender, Cvad) else None
     return Measured(rate, latencies, first, opened, peak_memory_bytes(), found, serving)
 
 
@@ -158,6 +158,10 @@ def time_stages(job: Job, setting: RunSetting) -> dict[str, dict[str, float]]:
     _consume(contender.stream(files[:WARM_UP_IMAGES]))
     split_latency(contender.opened.detector, files[:2], job.settings.data)
     return split_latency(contender.opened.detector, files, job.settings.data)
+
+
+def _plain(serving: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in serving.items()}
 
 
 def _open(job: Job, setting: RunSetting) -> Contender:
