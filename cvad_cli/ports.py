@@ -44,7 +44,7 @@ class TimedDetector(Detector, Protocol):
 
     @property
     def last_split(self) -> Mapping[str, float]:
-        """Seconds of the last `predict` by stage: some of `records.DETECTOR_STAGES`, together at most the whole call."""
+        """Seconds of the last `predict` by stage, some of `records.DETECTOR_STAGES`: together at most the call."""
 
 
 class DefectStore(Protocol):

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cvad_cli.config.schema import usable_processors
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory, system, and how busy the machine is right now."""
     return {
         "processor": _processor(),
-        "cores": _usable_cores(),
+        "cores": usable_processors(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
@@ -65,10 +67,6 @@ def _processor() -> str:
 def _instruction_sets(lines: Sequence[str]) -> set[str]:
     flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
     return set(flags.split())
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cvad_cli.core.timings import growth_exponent
+from cvad_cli.core.comparing import growth_exponent
 
 WORDS: Final = {
     "cvad": "cvad",

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 
 from cvad_cli.adapters.images import read_mask, resize_mask
 from cvad_cli.adapters.machine import memory_bytes, peak_memory_bytes
-from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.peer_models import PeerFiles, RunSetting, open_peer
-from cvad_cli.assembly.pictures import PictureStream, read_picture
+from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline, split_of
 from cvad_cli.assembly.serving import as_reference
-from cvad_cli.assembly.stage_times import split_latency
+from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.latency import spread_of
 from cvad_cli.core.pixel_metrics import PixelScores
-from cvad_cli.records import GOOD, ImageRecord, Prediction
+from cvad_cli.records import ImageRecord, Prediction
 
 OURS: Final = "cvad"
 EXACT: Final = "cvad_exact"
 """cvad in float32 on torch with the exact search: what the accuracy of the quick engine is held against."""
 
+WHOLE: Final = "whole"
 WARM_UP_IMAGES: Final = 8
 LATENCY_IMAGES: Final = {"engine": 16}
 """Single images timed at most, where one takes a whole prediction run; others: as many as there are."""
@@ -76,22 +78,41 @@ class Measured:
     """Engine and precision, with the proof of it, where it is cvad."""
 
 
+@final
 class Cvad:
-    """cvad itself, as `cvad evaluate` runs it."""
+    """cvad itself, as `cvad predict` runs it."""
 
     def __init__(self, settings: RunConfig, device: str, setting: RunSetting) -> None:
-        self._data, self._batch_size = settings.data, setting.batch_size
         self.opened: OpenBundle = open_detector(settings, device)
+        self._load = Loader(self.opened.detector.image_size, max_megapixels=settings.data.max_megapixels)
+        workers = settings.runtime.worker_count
+        self._pipeline = Pipeline(self.opened.detector, batch_size=setting.batch_size, workers=workers)
 
     def one(self, file: Path) -> Prediction:
         """Judge a file in the calling thread."""
-        return self.opened.detector.predict([read_picture(file, self._data)])[0]
+        return self.opened.detector.predict([self._load(_shot(file)).small])[0]
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
-        """Judge files, decoded ahead of the network."""
-        records = [ImageRecord(file, file.name, GOOD) for file in files]
-        for batch in batched(PictureStream(records, self._data), self._batch_size):
-            yield from self.opened.detector.predict([picture for _, picture in batch])
+        """Judge files, decoded ahead of the network. Raises DataError at the first that has no verdict."""
+        for outcome in self._pipeline.run(map(_shot, files), self._load, lambda judged: judged.prediction):
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            yield outcome
+
+    def stages(self, file: Path) -> dict[str, float]:
+        """Seconds of `one` by stage; what the detector spends outside the stages that it names is `other`."""
+        began = time.perf_counter()
+        loaded = self._load(_shot(file))
+        ready = time.perf_counter()
+        self.opened.detector.predict([loaded.small])
+        ended = time.perf_counter()
+        split = split_of(self.opened.detector, ended - ready)
+        named = {**loaded.stages, **split}
+        return {**named, "other": ended - began - sum(named.values()), WHOLE: ended - began}
+
+
+def _shot(file: Path) -> Shot:
+    return Shot(Subject(str(file), file.name), file)
 
 
 def exactly(settings: RunConfig) -> RunConfig:
@@ -152,12 +173,16 @@ def memory_over(job: Job, setting: RunSetting, counts: Sequence[int]) -> list[di
 
 
 def time_stages(job: Job, setting: RunSetting) -> dict[str, dict[str, float]]:
-    """cvad's stages of single images, after a warm-up. Meant for a fresh process."""
+    """Percentiles of cvad's stages over single images, after a warm-up; `whole` is all of an image, in one clock."""
     contender = Cvad(job.settings, job.device, setting)
     files = [record.path for record in job.records]
-    _consume(contender.stream(files[:WARM_UP_IMAGES]))
-    split_latency(contender.opened.detector, files[:2], job.settings.data)
-    return split_latency(contender.opened.detector, files, job.settings.data)
+    for file in files[:WARM_UP_IMAGES]:
+        contender.one(file)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for file in files:
+        for stage, value in contender.stages(file).items():
+            seconds[stage].append(value)
+    return {stage: asdict(spread_of(values)) for stage, values in seconds.items()}
 
 
 def _plain(serving: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Inspector:
         self.describer = describer
         self.rule = region_rule(settings, opened.calibration)
         self._data = settings.data
-        self._least_area = settings.classify.min_area_px
+        self._settings = settings
 
     @classmethod
     def open(cls, settings: RunConfig, device: str) -> Inspector:
@@ -92,15 +92,10 @@ class Inspector:
         rejected = prediction.score > self.threshold
         regions: tuple[Region, ...] = ()
         if rejected or always:
-            regions = self._regions(prediction.anomaly_map, (picture.shape[0], picture.shape[1]))
+            size = (picture.shape[0], picture.shape[1])
+            regions = regions_of(prediction.anomaly_map, size, self.rule, self._settings)
         vectors = self.describe(picture, regions)
         return Inspection(prediction.score, rejected, regions, vectors, picture, prediction.anomaly_map)
-
-    def _regions(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[Region, ...]:
-        rule = self.rule
-        if self._least_area is None:
-            rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
-        return find_regions(anomaly_map, size, rule, rejected=True)
 
     def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         """float32 (n, d), length 1: what a region is indexed and searched by."""
@@ -155,6 +150,15 @@ def overlaps(region: Region, mask: np.ndarray) -> bool:
         for many, few in zip(mask.shape, region.mask.shape, strict=True)
     )
     return bool((region.mask[np.ix_(rows, columns)] & mask).any())
+
+
+def regions_of(
+    anomaly_map: np.ndarray, size: tuple[int, int], rule: RegionRule, settings: RunConfig
+) -> tuple[Region, ...]:
+    """The regions of a rejected picture of `size` (rows, columns), most mass first."""
+    if settings.classify.min_area_px is None:
+        rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
+    return find_regions(anomaly_map, size, rule, rejected=True)
 
 
 def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, Final
 
 from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.adapters.machine import describe_machine
 from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, started_now, try_settings
 from cvad_cli.assembly.detectors import open_bundle
 from cvad_cli.assembly.peer_models import (
@@ -22,8 +21,9 @@ from cvad_cli.assembly.peer_models import (
     prepare_peers,
     require_comparable,
 )
-from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.timings import Ratio, fastest, latency_of, ratio_of
+from cvad_cli.config.schema import RunConfig, usable_processors
+from cvad_cli.core.comparing import Ratio, fastest, ratio_of
+from cvad_cli.core.latency import spread_of
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
@@ -105,8 +105,7 @@ def settings_to_try(name: str, workers: int) -> tuple[RunSetting, ...]:
 
 
 def _try(job: Job, advance: Any) -> list[tuple[RunSetting, float]]:
-    cores = describe_machine()["cores"]
-    choices = settings_to_try(job.contender, workers=max(1, min(8, cores)))
+    choices = settings_to_try(job.contender, workers=min(8, usable_processors()))
     trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
     found = in_fresh_process(try_settings, trial, choices)
     advance(1)
@@ -127,7 +126,7 @@ def _entry(runs: Sequence[Measured], best: RunSetting, tried: Sequence[tuple[Run
     return {
         "images_per_s": median(_rates(runs)),
         "images_per_s_runs": _rates(runs),
-        "latency": dataclasses.asdict(latency_of([each for run in runs for each in run.latencies])),
+        "latency": dataclasses.asdict(spread_of([each for run in runs for each in run.latencies])),
         "to_first_result_s": median(run.to_first_result_s for run in runs),
         "open_s": median(run.open_s for run in runs),
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,

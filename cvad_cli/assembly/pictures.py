@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
-from cvad_cli.adapters.images import read_image, resize_image
+from cvad_cli.adapters.images import read_reduced, resize_image
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
@@ -67,5 +67,5 @@ class PictureStream:
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
     """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
-    side = (data.image_size, data.image_size)
-    return resize_image(read_image(path, max_megapixels=data.max_megapixels), side)
+    picture, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
+    return resize_image(picture, (data.image_size, data.image_size))

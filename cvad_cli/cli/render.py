@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cvad_cli.tasks.distill_teacher import DistillSummary
+    from cvad_cli.tasks.predict import PredictSummary
 
 
 def as_json(record: object) -> Any:
@@ -123,6 +124,29 @@ def show_distillation(summary: DistillSummary) -> None:
 def show_lines(lines: Sequence[str]) -> None:
     """Text as it is, at any width."""
     _print(*lines)
+
+
+def show_prediction(summary: PredictSummary) -> None:
+    """How many, how fast, and where the time of a picture goes."""
+    from rich.table import Table
+
+    share = f" ({summary.rejected / summary.images:.1%})" if summary.images else ""
+    unreadable = f", {summary.unreadable} unreadable" if summary.unreadable else ""
+    _print(
+        f"{summary.name}: {summary.images} pictures in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
+        f"second; {summary.rejected} rejected{share}{unreadable}"
+    )
+    if summary.images:
+        table = Table(title="latency of a picture, ms", title_justify="left")
+        for heading in ("", "mean", "p50", "p95", "p99"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for name, spread in (*summary.stages.items(), ("whole", summary.latency)):
+            figures = (spread.mean_ms, spread.p50_ms, spread.p95_ms, spread.p99_ms)
+            table.add_row(name, *(f"{value:.1f}" for value in figures))
+        _print(table)
+        _print(f"the stages' means explain {summary.explained:.1%} of the whole")
+    if summary.results is not None:
+        _print(f"results: {summary.results}")
 
 
 def _types_table(metrics: Any) -> Table:

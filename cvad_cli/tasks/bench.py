@@ -26,7 +26,7 @@ from cvad_cli.assembly.peer_models import RunSetting
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.scaling import grow
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.timings import latency_of
+from cvad_cli.core.latency import spread_of
 from cvad_cli.errors import ConfigError, DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
@@ -166,7 +166,7 @@ def _speed(job: Job, setting: RunSetting, repeats: int, reporter: Reporter) -> d
     return {
         "images_per_s": median(run.images_per_s for run in runs),
         "images_per_s_runs": [run.images_per_s for run in runs],
-        "latency": dataclasses.asdict(latency_of([each for run in runs for each in run.latencies])),
+        "latency": dataclasses.asdict(spread_of([each for run in runs for each in run.latencies])),
         "to_first_result_s": median(run.to_first_result_s for run in runs),
         "open_s": median(run.open_s for run in runs),
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,

@@ -1,20 +1,11 @@
-"""Percentiles, ratios and growth, exactly."""
+"""Ratios and growth, exactly."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from cvad_cli.core.timings import fastest, growth_exponent, latency_of, ratio_of
-
-
-def test_percentiles_are_interpolated_between_the_times() -> None:
-    found = latency_of([value / 1000 for value in range(1, 101)])
-    assert found.images == 100
-    assert found.p50_ms == pytest.approx(50.5)
-    assert found.p95_ms == pytest.approx(95.05)
-    assert found.p99_ms == pytest.approx(99.01)
-    assert found.mean_ms == pytest.approx(50.5)
+from cvad_cli.core.comparing import fastest, growth_exponent, ratio_of
 
 
 def test_a_ratio_is_that_of_the_medians_and_its_range_that_of_the_repeats() -> None:
@@ -34,11 +25,6 @@ def test_a_ratio_is_that_of_the_medians_and_its_range_that_of_the_repeats() -> N
 def test_rates_that_cannot_be_compared_are_refused(ours: list[float], theirs: list[float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         ratio_of(ours, theirs)
-
-
-def test_no_times_have_no_percentiles() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        latency_of([])
 
 
 def test_the_fastest_is_so_by_its_median_not_by_its_luck() -> None:

@@ -1,4 +1,4 @@
-"""What a list of measured times says: percentiles, rates, ratios of two sides, and how a cost grows."""
+"""What measured rates say: ratios of two sides, who is fastest, and how a cost grows with a size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """How long single images took, in milliseconds."""
-
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    mean_ms: float
-    images: int
-    """How many were timed: with fewer than a hundred, p99 is the slowest but for interpolation."""
-
-
-@dataclass(frozen=True, slots=True)
 class Ratio:
     """How many times the rate of one side is that of another, both measured in one run."""
 
@@ -28,15 +16,6 @@ class Ratio:
     lowest: float
     highest: float
     """Of the repeats, each of ours against theirs of the same repeat."""
-
-
-def latency_of(seconds: Sequence[float]) -> Latency:
-    """Percentiles (linear interpolation) and mean of times in seconds, at least one."""
-    if not len(seconds):
-        raise ValueError("expected at least one time, got none")
-    times = np.asarray(seconds, dtype=np.float64) * 1e3
-    p50, p95, p99 = (float(value) for value in np.percentile(times, [50, 95, 99]))
-    return Latency(p50, p95, p99, float(times.mean()), len(times))
 
 
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
