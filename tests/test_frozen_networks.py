@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvad_cli.adapters.runtime_openvino import frozen_networks
 from cvad_cli.adapters.backbones import load_backbone
+from cvad_cli.adapters.runtime_openvino import frozen_networks
 
 
 def test_openvino_and_torch_agree_to_the_precision_that_is_used() -> None:

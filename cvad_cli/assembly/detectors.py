@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cvad_cli.adapters.backbones import BackboneSpec
 from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.assembly.probes import read_probes
 from cvad_cli.assembly.serving import plan_serving, serve_with_torch, torch_alone
-from cvad_cli.assembly.teachers import build_backbone
+from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
@@ -73,8 +72,12 @@ def _serve(bundle: Bundle, settings: RunConfig, device: str) -> tuple[Detector, 
     if kind not in _TORCH_BUILDERS:
         serving = torch_alone(settings.runtime, device, bundle.manifest["model"]["name"])
         return _open_generic(bundle, device), serving
-    plan = plan_serving(settings.runtime, device)
-    return serve_with_torch(plan, read_probes(bundle), partial(_TORCH_BUILDERS[kind], bundle, device))
+    plan, probes = plan_serving(settings.runtime, device), read_probes(bundle)
+    if plan.engine == "openvino":
+        from cvad_cli.assembly.serving_openvino import serve_with_openvino
+
+        return serve_with_openvino(bundle, settings, plan, probes)
+    return serve_with_torch(plan, probes, partial(_TORCH_BUILDERS[kind], bundle, device))
 
 
 def open_bundle(settings: RunConfig) -> Bundle:
@@ -97,32 +100,13 @@ def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
                 )
 
 
-def bundle_network(bundle: Bundle) -> Any:
-    """The torch network of a PatchCore or EfficientAD bundle, with its weights: the backbone, or anomalib's model."""
-    from safetensors.torch import load_file
-
-    stored = bundle.manifest["model"]
-    if stored["kind"] == "patchcore":
-        network = build_backbone(BackboneSpec(stored["backbone"], tuple(stored["layers"]), stored["backbone_kwargs"]))
-        network.load_state_dict(load_file(bundle.file("backbone")))
-        return network
-    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
-
-    model = new_model(
-        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
-    )
-    model.load_state_dict(load_file(bundle.file("network")))
-    return model
-
-
 def _open_patchcore(bundle: Bundle, device: str, precision: str) -> Detector:
     from safetensors.torch import load_file
 
-    model = bundle.manifest["model"]
     return TorchPatchcore(
-        bundle_network(bundle),
+        patchcore_network(bundle),
         load_file(bundle.file("memory_bank"))["features"],
-        num_neighbors=model["num_neighbors"],
+        num_neighbors=bundle.manifest["model"]["num_neighbors"],
         image_size=bundle.manifest["preprocessing"]["image_size"],
         device=device,
         precision=precision,
@@ -145,7 +129,8 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
 
 
 def _open_efficient_ad(bundle: Bundle, device: str, precision: str) -> Detector:
-    return TorchEfficientAd(bundle_network(bundle), device, bundle.manifest["preprocessing"]["image_size"], precision)
+    side = bundle.manifest["preprocessing"]["image_size"]
+    return TorchEfficientAd(efficient_ad_model(bundle), device, side, precision)
 
 
 _TORCH_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad}

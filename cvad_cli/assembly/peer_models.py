@@ -11,7 +11,7 @@ from typing import Any, Final
 from cvad_cli.adapters.anomalib_models import peers
 from cvad_cli.adapters.anomalib_models.peers import OPENVINO_BATCHES, TORCH_PEERS, Exports, RunSetting, ScoreRange
 from cvad_cli.adapters.bundles import Bundle, read_bundle
-from cvad_cli.assembly.detectors import bundle_network
+from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.errors import ConfigError
 from cvad_cli.records import ImageRecord
 
@@ -94,8 +94,7 @@ def _module(bundle: Bundle) -> Any:
     from safetensors.torch import load_file
 
     stored = bundle.manifest["model"]
-    network = bundle_network(bundle)
     if stored["kind"] == "patchcore":
         bank = load_file(bundle.file("memory_bank"))["features"]
-        return peers.patchcore_peer(network, stored, bank, _side(bundle))
-    return peers.efficient_ad_peer(network, stored, _side(bundle))
+        return peers.patchcore_peer(patchcore_network(bundle), stored, bank, _side(bundle))
+    return peers.efficient_ad_peer(efficient_ad_model(bundle), stored, _side(bundle))

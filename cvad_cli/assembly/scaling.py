@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cvad_cli.adapters.bundles import Bundle, write_bundle
+from cvad_cli.adapters.bundles import Bundle, FileWriter, write_bundle
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.assembly.contenders import Job, measure, memory_over, started_now
@@ -98,7 +98,7 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
         "preprocessing": {**manifest["preprocessing"], "image_size": side},
         "settings": to_plain(changed),
     }
-    writers = {
+    writers: dict[str, tuple[str, FileWriter]] = {
         role: (bundle.file(role).suffix, partial(shutil.copyfile, bundle.file(role))) for role in manifest["files"]
     }
     if axis == "bank_rows":

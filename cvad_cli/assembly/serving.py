@@ -71,7 +71,7 @@ def prove(
             )
         note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
         return build("f32"), "f32", None, note
-    passed_over = []
+    passed_over: list[str] = []
     for precision in plan.precisions:
         detector = build(precision)
         proof = probes.test(detector.predict)

@@ -83,7 +83,7 @@ class Runner:
     def _capture(self, pictures: torch.Tensor) -> _Graph | None:
         """Record one run of this batch size: replaying it costs one launch. None where a network does not allow it."""
         inside = pictures.to(self._device)
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

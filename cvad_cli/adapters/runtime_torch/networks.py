@@ -109,7 +109,7 @@ class PatchcoreScores(nn.Module):
         step = max(1, MOST_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
         chosen = [
             torch.addmm(self.squares, chunk - self.offset, self.centred.T, alpha=-2.0).argmin(dim=1)
-            for chunk in patches.split(step)
+            for chunk in torch.split(patches, step)
         ]
         rows = torch.cat(chosen)
         return torch.linalg.vector_norm(patches - self.bank[rows], dim=-1), rows
@@ -127,6 +127,9 @@ class StudentTeacherMaps(_FromPictures):
     The picture is normalised once instead of in each network, and differences are taken in float32 whatever the
     networks' precision.
     """
+
+    teacher_mean: torch.Tensor
+    teacher_std: torch.Tensor
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(dtype)
