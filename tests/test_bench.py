@@ -193,3 +193,21 @@ def test_every_table_has_a_cell_a_heading(trained: Path) -> None:
     assert table.title == "Growth with images in one run: time ~ size^0.00"
     assert all(len(cells) == len(table.headings) for cells in table.rows)
     assert table.rows[0] == ("4", "2.00", "500", "10")
+
+
+def test_the_script_opens_a_bundle_by_its_folder_alone(run_of_ours: Path, tmp_path: Path) -> None:
+    import importlib.util
+
+    from cvad_cli.assembly.detectors import open_bundle
+
+    file = Path(__file__).parents[1] / "scripts" / "bench_peers.py"
+    spec = importlib.util.spec_from_file_location("bench_peers", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    run_of_ours.rename(run_of_ours.with_suffix(".gone"))
+    folder = run_of_ours.parent / "runs" / "small" / "bundle"
+    settings = script.of_bundle(folder, ["runtime.batch_size=3"], tmp_path)
+    assert open_bundle(settings).fingerprint == read_bundle(folder).fingerprint
+    assert settings.runtime.batch_size == 3
