@@ -50,13 +50,14 @@ def compare(
     bundle = open_bundle(settings)
     require_comparable(bundle)
     peers, unavailable = peer_names()
-    names = (OURS, EXACT, *peers)
+    names, found_from_anywhere = (OURS, EXACT, *peers), tuple(map(_absolute, records))
     with tempfile.TemporaryDirectory(prefix="cvad-bench-") as scratch:
         with reporter.stage("Exporting with anomalib", 1) as advance:
-            files = in_fresh_process(prepare_peers, bundle.folder.resolve(), records, Path(scratch))
+            files = in_fresh_process(prepare_peers, bundle.folder.absolute(), found_from_anywhere, Path(scratch))
             advance(1)
-        absolute = tuple(dataclasses.replace(record, path=record.path.resolve()) for record in records)
-        jobs = {name: Job(name, settings, device, absolute, files if name in peers else None) for name in names}
+        jobs = {
+            name: Job(name, settings, device, found_from_anywhere, files if name in peers else None) for name in names
+        }
         with reporter.stage("Trying batch sizes", len(names)) as advance:
             tried = {name: _try(job, advance) for name, job in jobs.items()}
         best = {name: max(found, key=lambda pair: pair[1])[0] for name, found in tried.items()}
@@ -102,6 +103,12 @@ def settings_to_try(name: str, workers: int) -> tuple[RunSetting, ...]:
         return tuple(RunSetting(size, ahead) for size in OPENVINO_BATCHES for ahead in (0, workers))
     loaders = tuple(RunSetting(*choice) for choice in ((1, 0), (8, 0), (8, workers), (32, workers)))
     return (RunSetting(shrink_first=False), *loaders) if name == "torch_inferencer" else loaders
+
+
+def _absolute(record: ImageRecord) -> ImageRecord:
+    """anomalib's ways run in a folder of their own, for what they leave behind."""
+    mask = record.mask_path
+    return dataclasses.replace(record, path=record.path.absolute(), mask_path=mask and mask.absolute())
 
 
 def _try(job: Job, advance: Any) -> list[tuple[RunSetting, float]]:
