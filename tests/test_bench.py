@@ -21,6 +21,7 @@ from cvad_cli.assembly.peer_comparison import RATIOS, together
 from cvad_cli.assembly.peer_models import TORCH_PEERS
 from cvad_cli.assembly.scaling import write_variant
 from cvad_cli.config.load import load_config
+from cvad_cli.tasks import bench
 from cvad_cli.tasks.bench import pictures_to_judge
 
 LATENCY = {"count", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
@@ -41,7 +42,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    for module in (peer_comparison, scaling):
+    for module in (bench, peer_comparison, scaling):
         monkeypatch.setattr(module, "in_fresh_process", call)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
