@@ -106,6 +106,15 @@ def test_the_end_of_the_one_does_not_cut_the_other_short() -> None:
         assert list(outer) == [number**4 for number in range(40)]
 
 
+def test_an_error_passes_through_one_that_feeds_another() -> None:
+    stop = threading.Event()
+    inner = Prefetch(range(40), failing, stop=stop)
+    with Prefetch(inner, uneven, stop=stop) as outer:
+        assert list(itertools.islice(outer, 3)) == [0, 1, 4]
+        with pytest.raises(ZeroDivisionError, match="three"):
+            next(outer)
+
+
 def test_patient_batches_are_full_and_others_take_what_is_there() -> None:
     with Prefetch(range(11), uneven, ahead=8) as loaded:
         assert [len(batch) for batch in ready_batches(loaded, 4, patient=True)] == [4, 4, 3]

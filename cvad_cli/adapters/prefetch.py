@@ -40,7 +40,8 @@ class Prefetch(Generic[Item, Loaded]):
         stop: threading.Event | None = None,
     ) -> None:
         self._load = load
-        self._stop = stop or threading.Event()
+        self._ended = threading.Event()
+        self._stop = stop or self._ended
         self._room = threading.Semaphore(ahead)
         self._waiting: SimpleQueue[Future[Loaded] | None] = SimpleQueue()
         self._next: Future[Loaded] | None = None
@@ -61,7 +62,8 @@ class Prefetch(Generic[Item, Loaded]):
         try:
             loaded = future.result()
         except BaseException:
-            self.close()
+            self._ended.set()  # not `stop`, which would end the one that must hear of this error
+            self._leave()
             raise
         self._room.release()
         return loaded
@@ -83,6 +85,7 @@ class Prefetch(Generic[Item, Loaded]):
 
     def close(self) -> None:
         """Begin nothing more, wait for what is being loaded, and let the threads go. Twice does no harm."""
+        self._ended.set()
         self._stop.set()
         self._leave()
 
@@ -94,7 +97,7 @@ class Prefetch(Generic[Item, Loaded]):
         self._waiting.put(None)
 
     def _take(self) -> Future[Loaded] | None:
-        while not self._stop.is_set():
+        while not self._is_over():
             with contextlib.suppress(Empty):
                 return self._waiting.get(timeout=WAKE_S)
         return None
@@ -107,7 +110,7 @@ class Prefetch(Generic[Item, Loaded]):
                     item = next(source)
                 except StopIteration:
                     break
-                if self._stop.is_set():
+                if self._is_over():
                     break
                 self._waiting.put(self._pool.submit(self._load, item))
         except BaseException as error:  # noqa: BLE001 - raised where the items are taken
@@ -117,14 +120,17 @@ class Prefetch(Generic[Item, Loaded]):
         finally:
             if isinstance(items, Generator):
                 items.close()
-            self._pool.shutdown(wait=False, cancel_futures=self._stop.is_set())
+            self._pool.shutdown(wait=False, cancel_futures=self._is_over())
             self._waiting.put(None)
 
     def _may_begin(self) -> bool:
-        while not self._stop.is_set():
+        while not self._is_over():
             if self._room.acquire(timeout=WAKE_S):
-                return not self._stop.is_set()
+                return not self._is_over()
         return False
+
+    def _is_over(self) -> bool:
+        return self._ended.is_set() or self._stop.is_set()
 
 
 def prefetch(
