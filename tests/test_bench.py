@@ -42,6 +42,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
+    def without_loader_processes(name: str, workers: int) -> list[Any]:
+        return [setting for setting in every_setting(name, workers) if not setting.workers and setting.batch_size < 32]
+
+    every_setting = peer_comparison.settings_to_try
+    monkeypatch.setattr(peer_comparison, "settings_to_try", without_loader_processes)
     for module in (bench, peer_comparison, scaling):
         monkeypatch.setattr(module, "in_fresh_process", call)
     with warnings.catch_warnings():

@@ -146,17 +146,14 @@ def measure(job: Job, setting: RunSetting, accuracy: bool) -> Measured:
     return Measured(rate, latencies, first, opened, peak_memory_bytes(), found, serving)
 
 
-def try_settings(job: Job, settings: Sequence[RunSetting]) -> list[tuple[RunSetting, float]]:
-    """Images a second with each setting over the job's files, after a warm-up. Meant for a fresh process."""
-    rates = []
+def try_setting(job: Job, setting: RunSetting) -> float:
+    """Images a second over the job's files, after a warm-up. Meant for a fresh process."""
     files = [record.path for record in job.records]
-    for setting in settings:
-        contender = _open(job, setting)
-        _consume(contender.stream(files[:WARM_UP_IMAGES]))
-        began = time.perf_counter()
-        _consume(contender.stream(files))
-        rates.append((setting, len(files) / (time.perf_counter() - began)))
-    return rates
+    contender = _open(job, setting)
+    _consume(contender.stream(files[:WARM_UP_IMAGES]))
+    began = time.perf_counter()
+    _consume(contender.stream(files))
+    return len(files) / (time.perf_counter() - began)
 
 
 def memory_over(job: Job, setting: RunSetting, counts: Sequence[int]) -> list[dict[str, float]]:

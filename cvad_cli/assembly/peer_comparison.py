@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, started_now, try_settings
+from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, started_now, try_setting
 from cvad_cli.assembly.detectors import open_bundle
 from cvad_cli.assembly.peer_models import (
     OPENVINO,
@@ -24,6 +24,7 @@ from cvad_cli.assembly.peer_models import (
 from cvad_cli.config.schema import RunConfig, usable_processors
 from cvad_cli.core.comparing import Ratio, fastest, ratio_of
 from cvad_cli.core.latency import spread_of
+from cvad_cli.errors import ResourceError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
@@ -59,7 +60,7 @@ def compare(
             name: Job(name, settings, device, found_from_anywhere, files if name in peers else None) for name in names
         }
         with reporter.stage("Trying batch sizes", len(names)) as advance:
-            tried = {name: _try(job, advance) for name, job in jobs.items()}
+            tried = {name: _try(job, reporter, advance) for name, job in jobs.items()}
         best = {name: max(found, key=lambda pair: pair[1])[0] for name, found in tried.items()}
         runs: dict[str, list[Measured]] = {name: [] for name in names}
         with reporter.stage("Measuring in turn", repeats * len(names)) as advance:
@@ -111,11 +112,21 @@ def _absolute(record: ImageRecord) -> ImageRecord:
     return dataclasses.replace(record, path=record.path.absolute(), mask_path=mask and mask.absolute())
 
 
-def _try(job: Job, advance: Any) -> list[tuple[RunSetting, float]]:
-    choices = settings_to_try(job.contender, workers=min(8, usable_processors()))
+def _try(job: Job, reporter: Reporter, advance: Any) -> list[tuple[RunSetting, float]]:
+    """Images a second with each setting; one that brings its process down is left out, and said.
+
+    Data loaders fork, which a library's threads do not always survive.
+    """
+    found = []
     trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
-    found = in_fresh_process(try_settings, trial, choices)
+    for setting in settings_to_try(job.contender, workers=min(8, usable_processors())):
+        try:
+            found.append((setting, in_fresh_process(try_setting, trial, setting)))
+        except ResourceError as error:
+            reporter.warn(f"{job.contender} with {setting}: {error}")
     advance(1)
+    if not found:
+        raise ResourceError(f"{job.contender}: none of its settings runs to its end on this machine")
     return found
 
 
