@@ -113,21 +113,24 @@ def _absolute(record: ImageRecord) -> ImageRecord:
 
 
 def _try(job: Job, reporter: Reporter, advance: Any) -> list[tuple[RunSetting, float]]:
-    """Images a second with each setting; one that brings its process down is left out, and said.
-
-    Data loaders fork, which a library's threads do not always survive.
-    """
-    found = []
+    """Images a second with each setting that runs."""
     trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
-    for setting in settings_to_try(job.contender, workers=min(8, usable_processors())):
-        try:
-            found.append((setting, in_fresh_process(try_setting, trial, setting)))
-        except ResourceError as error:
-            reporter.warn(f"{job.contender} with {setting}: {error}")
+    choices = settings_to_try(job.contender, workers=min(8, usable_processors()))
+    rates = {setting: _rate(trial, setting, reporter) for setting in choices}
     advance(1)
+    found = [(setting, rate) for setting, rate in rates.items() if rate is not None]
     if not found:
         raise ResourceError(f"{job.contender}: none of its settings runs to its end on this machine")
     return found
+
+
+def _rate(job: Job, setting: RunSetting, reporter: Reporter) -> float | None:
+    """None, said aloud, where the process dies: data loaders fork, which a library's threads do not always survive."""
+    try:
+        return in_fresh_process(try_setting, job, setting)
+    except ResourceError as error:
+        reporter.warn(f"{job.contender} with {setting}: {error}")
+        return None
 
 
 def _rotated(names: Sequence[str], by: int) -> list[str]:
