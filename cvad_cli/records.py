@@ -176,6 +176,8 @@ class EvaluationSummary:
     """The content of metrics.json."""
     pictures: int
     """How many side-by-side pictures were drawn."""
+    report: Path | None = None
+    """The page for people; None where `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
     """The content of gates.json; empty where no gate was asked for."""
 

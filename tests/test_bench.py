@@ -79,12 +79,11 @@ def test_a_bundle_is_measured_in_processes_of_its_own(run_of_ours: Path, cvad) -
     assert (report["scaling"], report["peers"]) == (None, None)
     assert speed["serving"]["engine"] in {"openvino", "torch"}
     assert sorted(path.name for path in bench_of(run_of_ours).iterdir()) == ["bench.json", "bench.md", "stages.png"]
-    # The stages of a single image add up to the whole of it.
+    # The stages of a single image, timed apart from it, explain the whole of it.
     stages = speed["stages"]
     whole = stages.pop("whole")
-    assert list(stages)[:2] == ["decode", "resize"]
-    assert stages["other"]["mean_ms"] < 0.5 * whole["mean_ms"]
-    assert sum(row["mean_ms"] for row in stages.values()) == pytest.approx(whole["mean_ms"])
+    assert {"decode", "resize", "post-processing"} <= set(stages)
+    assert sum(row["mean_ms"] for row in stages.values()) == pytest.approx(whole["mean_ms"], rel=0.1)
 
 
 def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None) -> None:

@@ -30,9 +30,7 @@ def test_scores_and_maps_equal_anomalibs(trained: Path, num_neighbors: int) -> N
     peer = new_patchcore(network, spec.name, spec.layers, num_neighbors).eval()
     peer.model.memory_bank = load_file(bundle.file("memory_bank"))["features"]
 
-    detector = TorchPatchcore(
-        network, peer.model.memory_bank, num_neighbors=num_neighbors, image_size=64, device="cpu"
-    )
+    detector = TorchPatchcore(network, peer.model.memory_bank, num_neighbors=num_neighbors, image_size=64, device="cpu")
     pictures = [picture for _, picture in PictureStream(open_dataset(settings.data).test, settings.data)]
     tensor = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.assembly.detectors import open_detector
+from cvad_cli.assembly.single_latency import single_image_latency
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks.predict import PredictRequest, predict
 
@@ -320,3 +321,14 @@ def test_an_interrupted_run_leaves_no_thread_and_no_half_file(trained: Path, goo
         predict(settings, QuietReporter(), request=request, tell=interrupt)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cvad-")]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".tiff"}
+
+
+def test_a_single_pictures_latency_is_explained_by_its_stages(trained: Path, good: Path) -> None:
+    settings = load_config(trained)
+    found = single_image_latency(open_detector(settings, "cpu"), settings, sorted(good.iterdir()), repeats=3)
+    assert found.whole.count == 12
+    assert {"decode", "resize", "post-processing"} < found.stages.keys()
+    assert all(spread.count == 12 for spread in found.stages.values())
+    assert 0.95 < found.explained <= 1
+    with pytest.raises(ValueError, match="one or more pictures"):
+        single_image_latency(open_detector(settings, "cpu"), settings, [])

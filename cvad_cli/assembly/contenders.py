@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
@@ -17,11 +16,11 @@ from cvad_cli.adapters.images import read_mask, resize_mask
 from cvad_cli.adapters.machine import memory_bytes, peak_memory_bytes
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.peer_models import PeerFiles, RunSetting, open_peer
-from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline, split_of
+from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline
 from cvad_cli.assembly.serving import as_reference
 from cvad_cli.assembly.shots import Shot, Subject
+from cvad_cli.assembly.single_latency import single_image_latency
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.latency import spread_of
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.records import ImageRecord, Prediction
 
@@ -99,17 +98,6 @@ class Cvad:
                 raise outcome.error
             yield outcome
 
-    def stages(self, file: Path) -> dict[str, float]:
-        """Seconds of `one` by stage; what the detector spends outside the stages that it names is `other`."""
-        began = time.perf_counter()
-        loaded = self._load(_shot(file))
-        ready = time.perf_counter()
-        self.opened.detector.predict([loaded.small])
-        ended = time.perf_counter()
-        split = split_of(self.opened.detector, ended - ready)
-        named = {**loaded.stages, **split}
-        return {**named, "other": ended - began - sum(named.values()), WHOLE: ended - began}
-
 
 def _shot(file: Path) -> Shot:
     return Shot(Subject(str(file), file.name), file)
@@ -169,17 +157,11 @@ def memory_over(job: Job, setting: RunSetting, counts: Sequence[int]) -> list[di
     return rows
 
 
-def time_stages(job: Job, setting: RunSetting) -> dict[str, dict[str, float]]:
-    """Percentiles of cvad's stages over single images, after a warm-up; `whole` is all of an image, in one clock."""
-    contender = Cvad(job.settings, job.device, setting)
-    files = [record.path for record in job.records]
-    for file in files[:WARM_UP_IMAGES]:
-        contender.one(file)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for file in files:
-        for stage, value in contender.stages(file).items():
-            seconds[stage].append(value)
-    return {stage: asdict(spread_of(values)) for stage, values in seconds.items()}
+def time_stages(job: Job) -> dict[str, dict[str, float]]:
+    """Percentiles of cvad's stages over single images; `whole` is all of an image. Meant for a fresh process."""
+    opened = open_detector(job.settings, job.device)
+    found = single_image_latency(opened, job.settings, [record.path for record in job.records], warm_up=WARM_UP_IMAGES)
+    return {name: asdict(spread) for name, spread in (*found.stages.items(), (WHOLE, found.whole))}
 
 
 def _plain(serving: Mapping[str, Any]) -> dict[str, Any]:

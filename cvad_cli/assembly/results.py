@@ -15,8 +15,8 @@ from cvad_cli.adapters.images import write_map
 from cvad_cli.adapters.panels.overlays import NEUTRAL, Mark, defect_overlay
 from cvad_cli.assembly.detectors import OpenBundle
 from cvad_cli.assembly.inputs import with_suffix_added
-from cvad_cli.assembly.inspecting import region_rule, regions_of
 from cvad_cli.assembly.pipeline import Judged
+from cvad_cli.assembly.region_rules import region_rule, regions_of
 from cvad_cli.assembly.shots import Subject
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.latency import StageTimes

@@ -19,6 +19,8 @@ from cvad_cli.cli.options import Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.runs import Options, run_each
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from cvad_cli.assembly.results import Tally
     from cvad_cli.tasks.predict import Line, PredictSummary
 
@@ -159,15 +161,19 @@ class _Teller:
             redirect_stdout=sys.stdout.isatty(),
         )
 
-    def _figures(self) -> str:
+    def _figures(self) -> Text:
+        from rich.text import Text
+
         tally = self._tally
         if tally is None:
-            return ""
+            return Text()
         spread = tally.times.whole.spread()
-        return (
+        return Text(
             f"{tally.judged} pictures   {tally.recent_rate:.1f} a second   "
             f"latency {spread.p50_ms:.0f} / {spread.p95_ms:.0f} / {spread.p99_ms:.0f} ms (p50 / p95 / p99)   "
-            f"{tally.rejected_share:.1%} rejected" + (f"   {tally.failed} unreadable" if tally.failed else "")
+            f"{tally.rejected_share:.1%} rejected" + (f"   {tally.failed} unreadable" if tally.failed else ""),
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
 

@@ -46,6 +46,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     undecided: gating.Undecided = None,
     junit: gating.JunitFile = None,
     summary: gating.SummaryFile = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -64,7 +67,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         from cvad_cli.tasks.evaluate import evaluate
 
-        return verdicts.watch(partial(evaluate, classification=classification, plan=plan))
+        return verdicts.watch(partial(evaluate, classification=classification, portable=portable, plan=plan))
 
     with verdicts.written():
         run_each(config, Options(tuple(set_), device, json, quiet, debug), task, gating.show)

@@ -65,7 +65,8 @@ def show_evaluation(summary: EvaluationSummary) -> None:
         _print(_naming_table(metrics["classification"]))
     for what, why in {**metrics["unavailable"], **metrics.get("classification", {}).get("unavailable", {})}.items():
         _print(f"{what}: {why}")
-    _print(f"metrics, curves and {summary.pictures} pictures in {summary.folder}")
+    page = "" if summary.report is None else "report.html, "
+    _print(f"{page}metrics, curves and {summary.pictures} pictures in {summary.folder}")
 
 
 def show_demo(summary: DemoSummary) -> None:
@@ -89,7 +90,7 @@ def show_demo(summary: DemoSummary) -> None:
         table.add_row(name, metrics["provenance"]["model"], *(_figure(value) for value in figures))
     _print(table)
     _print(f"Weights: {summary.weights}")
-    _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <run>/evaluation/.")
+    _print(f"Look at {summary.folder}: the images in data/, the report and the figures in <run>/evaluation/.")
 
 
 def show_bench(summary: BenchSummary) -> None:
@@ -121,11 +122,6 @@ def show_distillation(summary: DistillSummary) -> None:
     _print(table)
 
 
-def show_lines(lines: Sequence[str]) -> None:
-    """Text as it is, at any width."""
-    _print(*lines)
-
-
 def show_prediction(summary: PredictSummary) -> None:
     """How many, how fast, and where the time of a picture goes."""
     from rich.table import Table
@@ -147,6 +143,11 @@ def show_prediction(summary: PredictSummary) -> None:
         _print(f"the stages' means explain {summary.explained:.1%} of the whole")
     if summary.results is not None:
         _print(f"results: {summary.results}")
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Text as it is, at any width."""
+    _print(*lines)
 
 
 def _types_table(metrics: Any) -> Table:

@@ -133,6 +133,7 @@ class EvaluationConfig:
     """What `cvad evaluate` measures and how many pictures it draws."""
 
     pictures: int = 24
+    report: Literal["beside", "portable", "none"] = "beside"
     resolution: Literal["input", "original"] = "input"
     aupro_limit: float = 0.3
 
@@ -162,8 +163,8 @@ class RuntimeConfig:
 
     @property
     def worker_count(self) -> int:
-        """Threads that read pictures ahead; auto: one a processor that this process may use, at most 8."""
-        return int(self.workers) if self.workers != "auto" else min(8, usable_processors())
+        """Threads that read pictures ahead of the network."""
+        return int(self.workers) if self.workers != "auto" else default_workers()
 
 
 @dataclass(frozen=True)
@@ -306,10 +307,9 @@ def parse_bytes(text: str) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** power) or None
 
 
-def usable_processors() -> int:
-    """Processors that this process may run on: fewer than the machine has in most containers."""
+def default_workers() -> int:
+    """One for each processor that this process may run on, fewer than the machine has in most containers; at most 8."""
     import os
 
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, usable)

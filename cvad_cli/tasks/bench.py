@@ -157,7 +157,7 @@ def _named(peers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _speed(job: Job, setting: RunSetting, repeats: int, reporter: Reporter) -> dict[str, Any]:
     with reporter.stage("Measuring the bundle", repeats + 1) as advance:
-        stages = in_fresh_process(time_stages, job, setting)  # first: what the engine keeps beside the bundle is made
+        stages = in_fresh_process(time_stages, job)  # first: what the engine keeps beside the bundle is made
         advance(1)
         runs = []
         for _ in range(repeats):

@@ -15,6 +15,7 @@ that were changed inside a BMP, JPEG or uncompressed TIFF cannot be.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,9 @@ __all__ = [
 
 REDUCED_MARGIN: Final = 2
 """A JPEG decoded at reduced scale keeps this many times the side that it is resized to."""
+
+MAP_COMPRESSION: Final = "tiff_adobe_deflate"
+"""Lossless, and read by Pillow, OpenCV and what else knows TIFF."""
 
 
 def read_image(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
@@ -145,10 +149,10 @@ def write_map(path: Path, values: np.ndarray) -> None:
     """
     if values.ndim != 2:
         raise ValueError(f"map: expected (h, w), got {values.shape}")
+    content = io.BytesIO()  # libtiff takes no name that is not UTF-8
+    Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).save(content, "TIFF", compression=MAP_COMPRESSION)
     with replacing(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).save(
-            temporary, "TIFF", compression="tiff_adobe_deflate"
-        )
+        temporary.write_bytes(content.getbuffer())
 
 
 def _require_rgb(image: np.ndarray) -> None:
