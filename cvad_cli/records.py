@@ -233,6 +233,15 @@ class FieldSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchSummary:
+    """What `cvad bench` measured and where it put it."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    """The content of bench.json."""
+
+
+@dataclass(frozen=True, slots=True)
 class DemoSummary:
     """What `cvad demo` made."""
 
