@@ -300,9 +300,13 @@ def parse_bytes(text: str) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** power) or None
 
 
-def default_workers() -> int:
-    """One for each processor that this process may run on, fewer than the machine has in most containers; at most 8."""
+def usable_processors() -> int:
+    """Processors that this process may run on: fewer than the machine has in most containers."""
     import os
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, usable)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Threads that read ahead where nothing is said: one for each usable processor, at most 8."""
+    return min(8, usable_processors())
