@@ -176,8 +176,49 @@ class EvaluationSummary:
     """The content of metrics.json."""
     pictures: int
     """How many side-by-side pictures were drawn."""
+    report: Path | None = None
+    """The page for people; None where `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
     """The content of gates.json; empty where no gate was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What came of one run of a batch."""
+
+    name: str
+    variant: str
+    """What tells it from the other runs on the same category: its row in the report."""
+    model: str
+    category: str
+    """Its column."""
+    state: Literal["done", "kept", "failed"]
+    """`kept`: the result of an earlier call with the same settings and pictures still holds."""
+    folder: Path
+    """Where its results are, or would be."""
+    seconds: float
+    result: TrainSummary | EvaluationSummary | None = None
+    """None for a run that failed."""
+    error: str | None = None
+    exit_code: int = 0
+    """The status that the run alone would have ended with."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """What came of all runs of a batch, in the order in which they were asked for."""
+
+    verb: Literal["train", "evaluate"]
+    folder: Path
+    """results.csv, results.json, results.md, report.html."""
+    runs: tuple[RunOutcome, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """The gravest of the runs' statuses: the largest."""
+        return max((run.exit_code for run in self.runs), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +230,15 @@ class FieldSummary:
     """The content of receptive_field.json."""
     agrees: bool
     """Whether theory and measurement give the same field, for every network and every cell that was probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSummary:
+    """What `cvad bench` measured and where it put it."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    """The content of bench.json."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from cvad_cli.core.latency import ACCURACY, Durations, StageTimes
+from cvad_cli.core.latency import ACCURACY, Durations, StageTimes, spread_of
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,12 @@ def test_stages_explain_their_share_of_the_whole() -> None:
     assert times.explained == pytest.approx(0.8)
     assert list(times.stages) == ["decode", "network"]
     assert times.stages["decode"].mean_ms == pytest.approx(8)
+
+
+def test_the_spread_of_times_at_hand_is_exact() -> None:
+    found = spread_of([value / 1000 for value in range(1, 101)])
+    assert found.count == 100
+    assert found.mean_ms == pytest.approx(50.5)
+    assert [found.p50_ms, found.p95_ms, found.p99_ms] == pytest.approx([50.5, 95.05, 99.01])
+    with pytest.raises(ValueError, match="at least one"):
+        spread_of([])

@@ -55,9 +55,9 @@ class Inspector:
         self._settings = settings
 
     @classmethod
-    def open(cls, settings: RunConfig, device: str) -> Inspector:
-        """Open the bundle of a config. Raises BundleError where there is none, or none with a describer."""
-        opened = open_detector(settings, device)
+    def open(cls, settings: RunConfig, device: str, folder: Path | None = None) -> Inspector:
+        """Open the bundle of a config, or a copy in `folder`. Raises BundleError where it is none with a describer."""
+        opened = open_detector(settings, device, folder)
         return cls(opened, open_describer(opened.bundle, opened.device), settings)
 
     @property

@@ -8,25 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.checks import require as _require
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+
 RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 PATCHCORE_BACKBONE: Final = "tf_efficientnet_lite0"
 PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
 """Above WRN50's published figure on grid at a fraction of the cost: docs/benchmarks.md."""
-
-
-class BadSettingError(ValueError):
-    """A value of the right type outside its range. `config.load` turns it into a message with the file's name."""
-
-    def __init__(self, section: type, key: str, expected: str, got: object) -> None:
-        super().__init__(f"{key}: expected {expected}, got {got!r}")
-        self.section, self.key, self.expected, self.got = section, key, expected, got
-
-
-def _require(settings: object, key: str, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise BadSettingError(type(settings), key, expected, getattr(settings, key))
 
 
 @dataclass(frozen=True)
@@ -133,6 +124,7 @@ class EvaluationConfig:
     """What `cvad evaluate` measures and how many pictures it draws."""
 
     pictures: int = 24
+    report: Literal["beside", "portable", "none"] = "beside"
     resolution: Literal["input", "original"] = "input"
     aupro_limit: float = 0.3
 
@@ -278,6 +270,8 @@ class RunConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     qdrant: QdrantConfig = field(default_factory=QdrantConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -306,9 +300,13 @@ def parse_bytes(text: str) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** power) or None
 
 
-def default_workers() -> int:
-    """One for each processor that this process may run on, fewer than the machine has in most containers; at most 8."""
+def usable_processors() -> int:
+    """Processors that this process may run on: fewer than the machine has in most containers."""
     import os
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, usable)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Threads that read ahead where nothing is said: one for each usable processor, at most 8."""
+    return min(8, usable_processors())

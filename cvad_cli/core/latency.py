@@ -6,7 +6,7 @@ value that has that rank. Sums and counts are exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -32,6 +32,15 @@ class Spread:
     p50_ms: float
     p95_ms: float
     p99_ms: float
+
+
+def spread_of(seconds: Sequence[float]) -> Spread:
+    """Exact percentiles (linear interpolation) of times that are all at hand, at least one."""
+    if not len(seconds):
+        raise ValueError("seconds: expected at least one time, got none")
+    times = np.asarray(seconds, dtype=np.float64) * 1e3
+    p50, p95, p99 = (float(value) for value in np.percentile(times, [50, 95, 99]))
+    return Spread(len(times), float(times.mean()), p50, p95, p99)
 
 
 @final
