@@ -19,12 +19,11 @@ from PIL import Image
 
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.assembly.detectors import open_detector
-from cvad_cli.assembly.results import Finished, Tally
+from cvad_cli.assembly.results import Finished, PictureResult, Tally
 from cvad_cli.assembly.shots import Subject
 from cvad_cli.assembly.single_latency import single_image_latency
 from cvad_cli.cli.inspection import _Teller
 from cvad_cli.config.load import load_config
-from cvad_cli.records import PictureResult
 from cvad_cli.tasks.predict import PredictRequest, predict
 
 ODD_NAMES = ['a "quoted", name.png', "line\nbreak.png", "Prüfling Ø 5.png", "-dash.png", os.fsdecode(b"latin-\xe9.png")]
