@@ -17,9 +17,6 @@ GOOD: Final = "good"
 UNKNOWN: Final = "unknown"
 """What a region is called that is like no labelled one. No type may have this name."""
 
-DETECTOR_STAGES: Final = ("network", "search", "post-processing")
-"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
