@@ -185,10 +185,9 @@ class RunOutcome:
 
     name: str
     variant: str
-    """What tells it from the other runs on the same category: its row in the report."""
+    """What tells it from the other runs on the same category: its row in the report; `category` is its column."""
     model: str
     category: str
-    """Its column."""
     state: Literal["done", "kept", "failed"]
     """`kept`: the result of an earlier call with the same settings and pictures still holds."""
     folder: Path
