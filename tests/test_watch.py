@@ -182,8 +182,9 @@ def test_what_never_becomes_a_picture_is_reported_once(watch: Watch, part: Path)
 
 def test_a_file_that_goes_away_before_its_turn_is_said(watch: Watch, part: Path) -> None:
     with watch.running("watch.give_up_s=50"):
+        wait_for(watch.results.exists)
         (watch.folder / "gone.png").write_bytes(part.read_bytes()[:500])
-        time.sleep(1)
+        time.sleep(2)
         (watch.folder / "gone.png").unlink()
         wait_for(lambda: watch.notes.notes)
     assert "gone.png: went away" in watch.notes.notes[0]

@@ -117,14 +117,15 @@ class Pipeline:
         finish: Callable[[Judged], Result],
         *,
         live: bool = False,
-        stop: threading.Event | None = None,
+        ending: threading.Event | None = None,
     ) -> Generator[Result | Failed, None, None]:
         """Yield `finish` of each picture that was judged, and each failure, in the order of the shots.
 
         `load` says None for a shot that is to be left out. `live`: pictures are judged as they come, else in full
-        batches. Leaving the loop early, or setting `stop`, begins nothing more and ends the threads.
+        batches. Leaving the loop early begins nothing more and ends the threads; `ending` is set first, for a source
+        that waits to let go.
         """
-        halt = stop or threading.Event()
+        halt, ending = threading.Event(), ending or threading.Event()
         # A live picture that waits grows stale: the camera may keep it, or drop it for a newer one.
         ahead = (1 if live else 2) * self._batch_size + self._workers
         with Prefetch(shots, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
@@ -135,7 +136,10 @@ class Pipeline:
 
             room = self._batch_size + self._workers
             with Prefetch(judged, finished, ahead=room, workers=self._workers, stop=halt) as results:
-                yield from results
+                try:
+                    yield from results
+                finally:
+                    ending.set()
 
     def _judge(self, batches: Iterable[list[Loaded | Failed | None]]) -> Iterator[Judged | Failed]:
         for batch in batches:

@@ -110,9 +110,8 @@ def predict(
     with contextlib.ExitStack() as stack:
         keep = stack.enter_context(_records(settings, request, reporter))
         feed = _feed(settings, request, reporter, keep.journal, ending)
-        run = pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live)
+        run = pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live, ending=ending)
         outcomes = stack.enter_context(contextlib.closing(run))
-        stack.callback(ending.set)  # on the way out, before the pipeline is closed: a source may be waiting
         seen = _Seen(Tally(), [])
         for outcome in outcomes:
             if isinstance(outcome, Failed) and request.watch is None and settings.data.on_error == "stop":
