@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvad_cli.adapters import frozen_networks
 from cvad_cli.adapters.backbones import load_backbone
+from cvad_cli.adapters.runtime_openvino import frozen_networks
 
 
 def test_openvino_and_torch_agree_to_the_precision_that_is_used() -> None:
@@ -34,7 +34,7 @@ def test_converting_a_network_sends_nothing_and_leaves_no_trace_at_home(tmp_path
         "def refuse(*arguments, **keywords):\n"
         "    raise SystemExit('a connection was opened')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from cvad_cli.adapters.frozen_networks import feature_function\n"
+        "from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function\n"
         "network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())\n"
         "class Network(torch.nn.Module):\n"
         "    def __init__(self):\n"

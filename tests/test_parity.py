@@ -10,6 +10,7 @@ import pytest
 from cvad_cli.adapters.anomalib_models import new_patchcore
 from cvad_cli.adapters.backbones import BackboneSpec, build_network
 from cvad_cli.adapters.bundles import read_bundle
+from cvad_cli.adapters.runtime_torch import TorchPatchcore
 from cvad_cli.assembly.detectors import open_detector
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
 from cvad_cli.config.load import load_config
@@ -29,8 +30,7 @@ def test_scores_and_maps_equal_anomalibs(trained: Path, num_neighbors: int) -> N
     peer = new_patchcore(network, spec.name, spec.layers, num_neighbors).eval()
     peer.model.memory_bank = load_file(bundle.file("memory_bank"))["features"]
 
-    detector = open_detector(settings, "cpu").detector
-    detector._bank.num_neighbors = num_neighbors
+    detector = TorchPatchcore(network, peer.model.memory_bank, num_neighbors=num_neighbors, image_size=64, device="cpu")
     pictures = [picture for _, picture in PictureStream(open_dataset(settings.data).test, settings.data)]
     tensor = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():

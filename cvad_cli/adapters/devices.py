@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Final
+
 from cvad_cli.errors import ResourceError
+
+ACCELERATOR_NODES: Final = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd", "dri/renderD*")
+"""What a driver puts into /dev: NVIDIA's on a PC and on Jetson, the GPU of WSL, AMD's, any GPU that renders."""
 
 
 def choose_device(wanted: str) -> str:
     """Resolve 'auto' to the best device here, and check that a named one exists.
 
-    Raises ResourceError naming the devices that there are.
+    Raises ResourceError naming the devices that there are. torch, which takes seconds to import, is asked only where
+    the answer depends on it.
     """
+    if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
+        return "cpu"
     import torch
 
     present = ["cpu"]
@@ -24,3 +34,8 @@ def choose_device(wanted: str) -> str:
     if wanted in present or f"{wanted}:0" in present:
         return wanted
     raise ResourceError(f"device: {wanted} is not available here; this machine has {', '.join(present)}")
+
+
+def _may_have_accelerator() -> bool:
+    """False only where Linux shows no driver of one: then torch cannot find it either."""
+    return sys.platform != "linux" or any(next(Path("/dev").glob(name), None) for name in ACCELERATOR_NODES)

@@ -25,9 +25,9 @@ from cvad_cli.adapters.backbones import (
     load_backbone,
 )
 from cvad_cli.adapters.bundles import Bundle
-from cvad_cli.adapters.frozen_networks import FeatureFunction, feature_function, layers_with_strides
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.adapters.prefetch import batched, prefetch
+from cvad_cli.adapters.runtime_openvino.frozen_networks import FeatureFunction, feature_function, layers_with_strides
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from cvad_cli.assembly.teachers import PDN_BACKBONES
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, DataConfig, RunConfig

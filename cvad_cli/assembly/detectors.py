@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cvad_cli.adapters.backbones import BackboneSpec
 from cvad_cli.adapters.bundles import Bundle, read_bundle
-from cvad_cli.adapters.runtime_torch import PatchExtractor, TorchEfficientAd, TorchPatchcore
-from cvad_cli.assembly.teachers import build_backbone
+from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
+from cvad_cli.assembly.probes import read_probes
+from cvad_cli.assembly.serving import plan_serving, serve_with_torch, torch_alone
+from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Detector
-from cvad_cli.records import Calibration
+from cvad_cli.records import Calibration, Serving
 
 DECIDES_SCORES: Final = {
     "model": ("name", "backbone", "layers", "coreset_ratio", "num_neighbors", "options"),
@@ -32,6 +34,7 @@ class OpenBundle:
     detector: Detector
     calibration: Calibration
     device: str
+    serving: Serving
 
 
 def bundle_folder(settings: RunConfig) -> Path:
@@ -45,18 +48,33 @@ def evaluation_folder(settings: RunConfig) -> Path:
 
 
 def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:
-    """Open and verify the bundle of a config. Raises BundleError where it is missing, damaged or of other settings.
+    """Open and verify the bundle of a config, served as its `runtime` section says.
 
-    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy.
+    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy. Raises BundleError where it is
+    missing, damaged or of other settings, ConfigError where engine, precision and device do not go together,
+    ModelError where a precision does not judge as the trained model does.
     """
     bundle = read_bundle(folder or bundle_folder(settings))
     _require_same_input(bundle, settings)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])
-        detector = _BUILDERS.get(bundle.manifest["model"]["kind"], _open_generic)(bundle, device)
+        detector, serving = _serve(bundle, settings, device)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
-    return OpenBundle(bundle, detector, calibration, device)
+    return OpenBundle(bundle, detector, calibration, device, serving)
+
+
+def _serve(bundle: Bundle, settings: RunConfig, device: str) -> tuple[Detector, Serving]:
+    kind = bundle.manifest["model"]["kind"]
+    if kind not in _TORCH_BUILDERS:
+        serving = torch_alone(settings.runtime, device, bundle.manifest["model"]["name"])
+        return _open_generic(bundle, device), serving
+    plan, probes = plan_serving(settings.runtime, device), read_probes(bundle)
+    if plan.engine == "openvino":
+        from cvad_cli.assembly.serving_openvino import serve_with_openvino
+
+        return serve_with_openvino(bundle, settings, plan, probes)
+    return serve_with_torch(plan, probes, partial(_TORCH_BUILDERS[kind], bundle, device))
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
@@ -72,19 +90,16 @@ def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
                 )
 
 
-def _open_patchcore(bundle: Bundle, device: str) -> Detector:
+def _open_patchcore(bundle: Bundle, device: str, precision: str) -> Detector:
     from safetensors.torch import load_file
 
-    model = bundle.manifest["model"]
-    spec = BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"])
-    network = build_backbone(spec)
-    network.load_state_dict(load_file(bundle.file("backbone")))
-    bank = load_file(bundle.file("memory_bank"))["features"]
     return TorchPatchcore(
-        PatchExtractor(network, device),
-        bank,
-        num_neighbors=model["num_neighbors"],
+        patchcore_network(bundle),
+        load_file(bundle.file("memory_bank"))["features"],
+        num_neighbors=bundle.manifest["model"]["num_neighbors"],
         image_size=bundle.manifest["preprocessing"]["image_size"],
+        device=device,
+        precision=precision,
     )
 
 
@@ -103,17 +118,9 @@ def _open_generic(bundle: Bundle, device: str) -> Detector:
     return model
 
 
-def _open_efficient_ad(bundle: Bundle, device: str) -> Detector:
-    from safetensors.torch import load_file
-
-    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
-
-    stored = bundle.manifest["model"]
-    model = new_model(
-        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
-    )
-    model.load_state_dict(load_file(bundle.file("network")))
-    return TorchEfficientAd(model, device, bundle.manifest["preprocessing"]["image_size"])
+def _open_efficient_ad(bundle: Bundle, device: str, precision: str) -> Detector:
+    side = bundle.manifest["preprocessing"]["image_size"]
+    return TorchEfficientAd(efficient_ad_model(bundle), device, side, precision)
 
 
-_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad, "anomalib": _open_generic}
+_TORCH_BUILDERS = {"patchcore": _open_patchcore, "efficient_ad": _open_efficient_ad}

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from cvad_cli.adapters.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.pdn import PdnSize, build_pdn
 from cvad_cli.adapters.prefetch import batched
+from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.runtime_torch import to_tensor
 from cvad_cli.assembly.annealing import Optimiser, fall_begins, learning_share
 from cvad_cli.assembly.picture_batches import training_batches

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cvad_cli.adapters.datasets import fingerprint
-from cvad_cli.adapters.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.adapters.pdn import PdnSize, fold_linear
+from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
@@ -68,7 +68,7 @@ class EfficientAdOptions:
     pad_maps: bool = True
     lr: float = 1e-4
     weight_decay: float = 1e-5
-    whitening: float = 0.0
+    whitening: float = 1.0
     """0: the paper's standardisation by channel; up to 1: the teacher's features vary alike in all directions."""
 
     @classmethod
@@ -87,6 +87,8 @@ class EfficientAdOptions:
         options = cls(**settings.model.options)
         if options.model_size not in ("small", "medium"):
             raise ConfigError(f"model.options.model_size: expected small or medium, got {options.model_size!r}")
+        if not 0 <= options.whitening <= 1:
+            raise ConfigError(f"model.options.whitening: expected a number from 0 to 1, got {options.whitening!r}")
         return options
 
     @property
@@ -158,6 +160,7 @@ def fit_efficient_ad(
         used=len(readable),
         skipped=tuple(stream.skipped),
         details=details,
+        judge=TorchEfficientAd(model, device, settings.data.image_size).predict,
         scratch=run.scratch,
     )
 

@@ -13,6 +13,7 @@ from cvad_cli.adapters.receptive_field.tables import patch_embedding, pooled
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
 from cvad_cli.assembly.efficient_ad import EfficientAdOptions
+from cvad_cli.assembly.serving import as_reference
 from cvad_cli.assembly.teachers import PDN_BACKBONES, patchcore_backbone, patchcore_layers
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
@@ -78,12 +79,14 @@ def _trained(settings: RunConfig, device: str, reporter: Reporter) -> nn.Module 
     if not bundle_folder(settings).is_dir():
         return None
     try:
-        detector = open_detector(settings, device).detector
+        as_trained = replace(settings, runtime=as_reference(settings.runtime))
+        detector = open_detector(as_trained, device).detector
     except (BundleError, ModelError) as error:
         reporter.warn(f"{error}. The trained weights are left aside here")
         return None
     if isinstance(detector, (TorchPatchcore, TorchEfficientAd)):
-        return detector.network
+        network: nn.Module = detector.network
+        return network
     reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are left aside here")
     return None
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, feature_indices, load_backbone
-from cvad_cli.adapters.frozen_networks import feature_function, layers_with_strides
 from cvad_cli.adapters.prefetch import batched, prefetch
+from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function, layers_with_strides
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from cvad_cli.assembly.pretraining_pictures import PICTURE_SIDE, PictureSource
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, build_network, load_backbone
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, build_pdn, load_teacher
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, ModelConfig
 from cvad_cli.errors import ModelError
 
@@ -97,9 +96,9 @@ def build_backbone(spec: BackboneSpec) -> nn.Module:
 
 
 def _as_features(network: nn.Module) -> nn.Module:
-    from cvad_cli.adapters.pdn_features import PdnFeatures
+    from cvad_cli.adapters.runtime_torch.pdn_features import PdnFeatures
 
-    return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING)
 
 
 def _official(size: PdnSize) -> Path:

@@ -134,8 +134,10 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How images reach the network at inference."""
+    """What judges images, and how they reach it. `auto` takes the quickest that proves itself: docs/serving.md."""
 
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
     batch_size: int = 8
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""PatchCore's scoring: patch distances to the memory bank, the image score, the anomaly map.
+"""PatchCore's scoring: patch distances to the memory bank, and the image score.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, section 3.3. One implementation serves
 NumPy arrays and torch tensors on any device, through the array API standard.
@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from array_api_compat import array_namespace, size
-
-MAP_SIGMA_PX: Final = 4.0
-"""Gaussian smoothing of the anomaly map, in pixels of the network's input (section 3.3: sigma = 4)."""
+from array_api_compat import array_namespace
 
 CHUNK_VALUES: Final = 1 << 25
 """Most distances held at once: 128 MiB of float32."""
@@ -60,10 +57,11 @@ class MemoryBank:
         """
         distances, rows = self.nearest(patches)
         strangest = int(self._xp.argmax(distances))
-        score = float(distances[strangest])
+        score = distances[strangest : strangest + 1]
         if self.num_neighbors > 1:
-            score *= self._weight(patches[strangest : strangest + 1], int(rows[strangest]))
-        return PatchScores(_as_numpy(distances), _as_numpy(rows), score)
+            support = self._support(int(rows[strangest]))
+            score = reweighted(score, patches[strangest : strangest + 1], support[None])
+        return PatchScores(_as_numpy(distances), _as_numpy(rows), float(score[0]))
 
     def _nearest(self, patches: Any) -> tuple[Any, Any]:
         squared = self._squared_distances(patches)
@@ -71,12 +69,10 @@ class MemoryBank:
         nearest = self._xp.take_along_axis(squared, rows[:, None], axis=1)[:, 0]
         return self._xp.sqrt(nearest), rows
 
-    def _weight(self, patch: Any, nearest: int) -> float:
-        around = self._xp.argsort(self._squared_distances(self.features[nearest : nearest + 1])[0])
-        support = self.features[around[: self.num_neighbors]]
-        reach = np.asarray(_as_numpy(self._xp.sqrt(self._xp.sum((support - patch) ** 2, axis=1))), dtype=np.float64)
-        shares = np.exp(reach - reach.max())
-        return float(1.0 - shares[0] / shares.sum())
+    def _support(self, row: int) -> Any:
+        """The bank's `num_neighbors` members nearest to its member `row`, itself among them: (k, d)."""
+        around = self._xp.argsort(self._squared_distances(self.features[row : row + 1])[0])
+        return self.features[around[: self.num_neighbors]]
 
     def _squared_distances(self, patches: Any) -> Any:
         """||x - y||^2 = ||x||^2 - 2 x.y + ||y||^2, one matrix product, clipped at 0 against cancellation."""
@@ -87,22 +83,16 @@ class MemoryBank:
         return self._xp.clip(squared, 0.0, None)
 
 
-def anomaly_map(patch_scores: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
-    """Spread patch scores (p,), row by row on `grid`, over the input's pixels and smooth them: float32 (h, w).
+def reweighted(scores: Any, patches: Any, support: Any) -> Any:
+    """Equation 7 for each image: s* (b,) times 1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||).
 
-    Nearest-neighbour upsampling and a Gaussian of `MAP_SIGMA_PX` cut at 4 sigma with mirrored borders, as anomalib's
-    generator does.
+    `patches` (b, d) are the strangest patches m*, `support` (b, k, d) the bank members N_b(n*), n* itself among them.
     """
-    from scipy.ndimage import gaussian_filter
-
-    if size(patch_scores) != grid[0] * grid[1]:
-        raise ValueError(f"patch_scores: expected {grid[0]} x {grid[1]} values, got {size(patch_scores)}")
-    coarse = patch_scores.reshape(grid).astype(np.float32, copy=False)
-    rows = np.arange(image_size[0]) * grid[0] // image_size[0]
-    columns = np.arange(image_size[1]) * grid[1] // image_size[1]
-    fine = coarse[rows[:, None], columns]
-    smooth: np.ndarray = gaussian_filter(fine, MAP_SIGMA_PX, mode="mirror", truncate=4.0)
-    return smooth
+    xp: Any = array_namespace(patches)
+    reach = xp.sqrt(xp.sum((support - patches[:, None, :]) ** 2, axis=-1))
+    # The largest exponent is taken out, so that exp() stays finite.
+    peak = xp.max(reach, axis=-1)
+    return scores * (1.0 - xp.exp(scores - peak) / xp.sum(xp.exp(reach - peak[:, None]), axis=-1))
 
 
 def _as_numpy(values: Any) -> np.ndarray:

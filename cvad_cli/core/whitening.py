@@ -18,12 +18,12 @@ def whitening(covariance: np.ndarray, strength: float = 1.0) -> np.ndarray:
     """The symmetric float64 matrix (d, d) to multiply features by, from their covariance (d, d).
 
     `strength` 1 whitens, 0 leaves directions as they are; in between, deviations are raised to the power 1 - strength.
-    Scaled so that features keep their mean variance. Raises ValueError where the covariance holds no variance.
+    Scaled so that features keep their mean variance; features that never vary stay as they are.
     """
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0)
     if not values.sum() > 0:
-        raise ValueError("covariance: features that never vary cannot be whitened")
+        return np.eye(len(values))
     stretched = (values + SHRINKAGE * values.mean()) ** (-strength / 2)
     stretched *= np.sqrt(values.sum() / (values * stretched**2).sum())
     matrix: np.ndarray = (vectors * stretched) @ vectors.T

@@ -17,6 +17,7 @@ from cvad_cli.assembly.efficient_ad import fit_efficient_ad
 from cvad_cli.assembly.generic import fit_generic
 from cvad_cli.assembly.patchcore import fit_patchcore
 from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.probes import ROLE, make_probes
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
@@ -63,6 +64,8 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         "settings": to_plain(settings),
     }
     writers = {**fitted.writers, **({} if describer is None else describer.writers)}
+    if fitted.judge is not None:
+        writers[ROLE] = (".safetensors", make_probes(settings, fitted, good, reporter).save)
     bundle = write_bundle(bundle_folder(settings), contents, writers)
     if fitted.scratch is not None:
         shutil.rmtree(fitted.scratch, ignore_errors=True)

@@ -90,6 +90,8 @@ class _Losses(nn.Module):
     def __init__(self, model: EfficientAdModel, precision: torch.dtype | None) -> None:
         super().__init__()
         self.model, self._precision = model, precision
+        self.read: tuple[torch.Tensor, ...] = ()
+        """What the record reads beside its inputs and weights: it must live as long as the record does."""
 
     def forward(self, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor) -> Any:
         # Casts of weights that autocast remembers from one call to the next would be missing in the record.
@@ -105,21 +107,22 @@ def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torc
     """
     sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
     losses = _Losses(model, precision).train()
-    with _statistics_on(like.device), torch.autocast(like.device.type, enabled=False):  # its own is inside
+    with _statistics_on(like.device) as read, torch.autocast(like.device.type, enabled=False):  # its own is inside
         recorded: Any = torch.cuda.make_graphed_callables(losses, sample, allow_unused_input=True)
+    losses.read = read
     model.zero_grad(set_to_none=True)
     return recorded  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _statistics_on(device: torch.device) -> Iterator[None]:
+def _statistics_on(device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
     """anomalib makes ImageNet's statistics anew on the CPU at each call, which a record cannot hold."""
     former = torch_model.imagenet_norm_batch
     offset = former(torch.zeros(1, 3, 1, 1, device=device))
     factor = former(torch.ones(1, 3, 1, 1, device=device)) - offset
     torch_model.imagenet_norm_batch = lambda x: x * factor + offset
     try:
-        yield
+        yield offset, factor
     finally:
         torch_model.imagenet_norm_batch = former
 

@@ -5,11 +5,12 @@ For the depthwise convolutions of mobile backbones OpenVINO is about ten times a
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino
 
 if TYPE_CHECKING:
     import torch
@@ -55,21 +56,10 @@ def _through_torch(network: nn.Module, device: str) -> FeatureFunction:
     return run
 
 
-def _quiet_openvino() -> Any:
-    """OpenVINO without its telemetry, which reports every import and conversion to its maker over the network.
-
-    Where the package for that cannot be imported, OpenVINO does nothing in its place.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to forbid an import
-    import openvino
-
-    return openvino
-
-
 def _through_openvino(network: nn.Module, side: int) -> FeatureFunction:
     import torch
 
-    openvino = _quiet_openvino()
+    openvino = quiet_openvino()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(network.eval(), example_input=torch.zeros(1, 3, side, side))

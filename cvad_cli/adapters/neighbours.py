@@ -1,0 +1,230 @@
+"""The memory bank's nearest neighbours by faiss: exact where that is quick, else a structure of measured recall.
+
+An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can be
+settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another patch
+still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall is; maps
+have the recall's share of patches a little too strange.
+
+Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
+graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011 (inverted lists).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+import numpy as np
+
+from cvad_cli.core.scoring import reweighted
+
+Kind = Literal["exact", "hnsw", "ivf"]
+
+EXACT_UP_TO: Final = 1_000
+"""Rows of a bank that are compared one and all."""
+
+GRAPH_UP_TO: Final = 1_000_000
+"""Rows up to which a graph is built; beyond, inverted lists, which are built in a fraction of the time."""
+
+LINKS: Final = 16
+"""Neighbours of a row in the graph."""
+
+LEAST_RECALL: Final = 0.99
+EFFORTS: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Candidates that a search keeps (graph), or lists that it looks through: raised until the recall holds."""
+
+QUERIES: Final = 4096
+"""Patches that the recall is measured on, at most."""
+
+EXACT_TABLE_WORK: Final = 3e11
+"""Multiplications up to which the table of each row's neighbours is exact; beyond, the structure answers."""
+
+INDEX_FILE: Final = "bank.faiss"
+TABLE_FILE: Final = "neighbours.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFacts:
+    """What is known of a search structure."""
+
+    kind: Kind
+    rows: int
+    effort: int
+    recall: float
+    """Share of the queries whose nearest row was found: 1 where the search is exact."""
+    queries: int
+    """Good patches that are no rows of the bank themselves, on which the recall was measured."""
+
+
+@final
+class BankSearch:
+    """Distances of patches to a memory bank (m, d), and the image scores that follow."""
+
+    def __init__(self, index: Any, bank: np.ndarray, table: np.ndarray, facts: SearchFacts) -> None:
+        """`table` (m, k): the rows of the k members nearest to each member, itself among them."""
+        self.facts = facts
+        self._index = index
+        self._bank = bank
+        self._squares = np.einsum("md,md->m", bank, bank)
+        self._table = table
+        self._pool = _Pool()
+
+    @classmethod
+    def build(cls, bank: np.ndarray, num_neighbors: int, patches: np.ndarray) -> BankSearch:
+        """Choose by size, raise the effort until `LEAST_RECALL` holds on good `patches` (n, d), else search exactly."""
+        bank = np.ascontiguousarray(bank, dtype=np.float32)
+        queries = patches[np.linspace(0, len(patches) - 1, min(QUERIES, len(patches)), dtype=int)]
+        index, facts = _choose(bank, np.ascontiguousarray(queries, dtype=np.float32))
+        wanted = min(num_neighbors, len(bank))
+        return cls(index, bank, _neighbour_table(index, bank, wanted), facts)
+
+    @classmethod
+    def load(cls, folder: Path, bank: np.ndarray, facts: Mapping[str, Any]) -> BankSearch:
+        """Open what `save` wrote, for the same bank."""
+        faiss = _faiss()
+        known = SearchFacts(**facts)
+        index = faiss.read_index(str(folder / INDEX_FILE)) if known.kind != "exact" else _exact_index(bank)
+        _set_effort(index, known.kind, known.effort)
+        table = np.load(folder / TABLE_FILE, allow_pickle=False)
+        if index.ntotal != len(bank) or index.d != bank.shape[1] or len(table) != len(bank):
+            raise ValueError(f"{folder}: the search structure is not that of this memory bank")
+        return cls(index, bank, table, known)
+
+    def save(self, folder: Path) -> None:
+        """Write the structure and the table of neighbours; the bank itself lies in the bundle."""
+        if self.facts.kind != "exact":
+            _faiss().write_index(self._index, str(folder / INDEX_FILE))
+        np.save(folder / TABLE_FILE, self._table, allow_pickle=False)
+
+    def judge(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Patches (b, p, d) of b images to image scores (b,), equation 7, and patch distances (b, p)."""
+        images, count, width = patches.shape
+        distances, rows = self._nearest(patches.reshape(-1, width))
+        distances, rows = distances.reshape(images, count), rows.reshape(images, count)
+        if self.facts.kind != "exact":
+            self._settle_largest(patches, distances, rows)
+        strangest = distances.argmax(axis=1)
+        every = np.arange(images)
+        scores = distances[every, strangest]
+        if self._table.shape[1] > 1:
+            support = self._bank[self._table[rows[every, strangest]]]
+            scores = reweighted(scores, patches[every, strangest], support)
+        return scores, distances
+
+    def _nearest(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        squared, rows = self._pool.search(self._index, patches)
+        if self.facts.kind == "exact":  # by an expansion that cancels: the winner's distance is taken anew
+            return np.linalg.norm(patches - self._bank[rows], axis=1), rows
+        return np.sqrt(squared), rows
+
+    def _settle_largest(self, patches: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> None:
+        """Replace distances by true ones, largest first, until each image's largest is true. In place."""
+        settled = np.zeros(distances.shape, dtype=np.bool_)
+        open_images = np.arange(len(distances))
+        while len(open_images):
+            strangest = distances[open_images].argmax(axis=1)
+            unsure = ~settled[open_images, strangest]
+            open_images, strangest = open_images[unsure], strangest[unsure]
+            if not len(open_images):
+                return
+            found = patches[open_images, strangest]
+            nearest = (self._squares - 2.0 * (found @ self._bank.T)).argmin(axis=1)
+            rows[open_images, strangest] = nearest
+            distances[open_images, strangest] = np.linalg.norm(found - self._bank[nearest], axis=1)
+            settled[open_images, strangest] = True
+
+
+@final
+class _Pool:
+    """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries and faiss without threads of its own.
+
+    faiss's own threads spin for milliseconds after their work, and the network that runs next would share its cores with
+    them.
+    """
+
+    def __init__(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        cores = self._shares = min(cores, max(1, int(limit))) if limit.isdecimal() else cores
+        self._threads = ThreadPoolExecutor(
+            cores, "cvad-search", initializer=_faiss().omp_set_num_threads, initargs=(1,)
+        )
+
+    def search(self, index: Any, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distance and row of the nearest member: (n, d) -> (n,), (n,)."""
+        parts = [part for part in np.array_split(np.ascontiguousarray(queries), self._shares) if len(part)]
+        found = list(self._threads.map(lambda part: index.search(part, 1), parts))
+        squared, rows = (np.concatenate([each[place][:, 0] for each in found]) for place in (0, 1))
+        return np.maximum(squared, 0), rows
+
+
+def faiss_version() -> str:
+    """The library's version: a structure written by another one is stale."""
+    return str(_faiss().__version__)
+
+
+def _choose(bank: np.ndarray, queries: np.ndarray) -> tuple[Any, SearchFacts]:
+    exact = _exact_index(bank)
+    kind: Kind = "exact" if len(bank) <= EXACT_UP_TO else "hnsw" if len(bank) <= GRAPH_UP_TO else "ivf"
+    if kind != "exact":
+        squared, _ = exact.search(queries, 1)
+        # A row of the bank finds itself: that is no proof.
+        apart = squared[:, 0] > 1e-6 * np.einsum("nd,nd->n", queries, queries)
+        queries, squared = queries[apart], squared[apart, 0]
+        index = _graph(bank) if kind == "hnsw" else _lists(bank)
+        for effort in EFFORTS if len(queries) else ():
+            _set_effort(index, kind, effort)
+            recall = float(np.mean(index.search(queries, 1)[0][:, 0] <= squared * (1 + 1e-4) + 1e-6))
+            if recall >= LEAST_RECALL:
+                return index, SearchFacts(kind, len(bank), effort, recall, len(queries))
+    return exact, SearchFacts("exact", len(bank), 0, 1.0, 0)
+
+
+def _exact_index(bank: np.ndarray) -> Any:
+    index = _faiss().IndexFlatL2(bank.shape[1])
+    index.add(bank)
+    return index
+
+
+def _graph(bank: np.ndarray) -> Any:
+    index = _faiss().IndexHNSWFlat(bank.shape[1], LINKS)
+    index.hnsw.efConstruction = 80
+    index.add(bank)
+    return index
+
+
+def _lists(bank: np.ndarray) -> Any:
+    faiss = _faiss()
+    count = int(4 * np.sqrt(len(bank)))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(bank.shape[1]), bank.shape[1], count)
+    index.own_fields = True
+    index.quantizer.this.disown()
+    index.train(bank)
+    index.add(bank)
+    return index
+
+
+def _set_effort(index: Any, kind: Kind, effort: int) -> None:
+    if kind == "hnsw":
+        index.hnsw.efSearch = effort
+    elif kind == "ivf":
+        index.nprobe = effort
+
+
+def _neighbour_table(index: Any, bank: np.ndarray, wanted: int) -> np.ndarray:
+    """int32 (m, k): rows of the members nearest to each member. -1, where faiss finds too few, becomes the member."""
+    if wanted == 1:
+        return np.arange(len(bank), dtype=np.int32)[:, None]
+    source = _exact_index(bank) if float(len(bank)) ** 2 * bank.shape[1] <= EXACT_TABLE_WORK else index
+    rows = source.search(bank, wanted)[1]
+    return np.where(rows < 0, np.arange(len(bank))[:, None], rows).astype(np.int32)
+
+
+def _faiss() -> Any:
+    import faiss
+
+    return faiss

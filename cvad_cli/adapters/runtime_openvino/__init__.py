@@ -1,0 +1,1 @@
+"""The engine that serves detectors on a CPU."""

@@ -1,0 +1,74 @@
+"""Detectors on a CPU: the network compiled by OpenVINO, what follows it in NumPy and faiss. No torch is imported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, final
+
+import numpy as np
+
+from cvad_cli.core.maps import Enlargement, MapScale
+from cvad_cli.records import Prediction
+
+Network = Callable[[Sequence[np.ndarray]], np.ndarray]
+"""uint8 RGB pictures (h, w, 3) to float32 (b, ...)."""
+
+
+class PatchSearch(Protocol):
+    """The memory bank, ready to be searched."""
+
+    def judge(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Patches (b, p, d) of b images to image scores (b,) and patch distances (b, p)."""
+
+
+@final
+class OpenvinoPatchcore:
+    """A `Detector`: patch features from a compiled network, distances from a search structure over the memory bank."""
+
+    def __init__(self, network: Network, search: PatchSearch, *, grid: tuple[int, int], spread: Enlargement) -> None:
+        self._network = network
+        self._search = search
+        self._grid = grid
+        self._spread = spread
+        self.image_size = (len(spread.rows), len(spread.columns))
+        self.last_split: Mapping[str, float] = {}
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        started = time.perf_counter()
+        patches = self._network(images)
+        described = time.perf_counter()
+        scores, distances = self._search.judge(patches)
+        searched = time.perf_counter()
+        maps = self._spread(distances.reshape(len(images), *self._grid))
+        found = [Prediction(float(score), picture) for score, picture in zip(scores, maps, strict=True)]
+        self.last_split = {
+            "network": described - started,
+            "search": searched - described,
+            "post-processing": time.perf_counter() - searched,
+        }
+        return found
+
+
+@final
+class OpenvinoEfficientAd:
+    """A `Detector`: teacher, student and autoencoder as one compiled network that ends in two coarse maps."""
+
+    def __init__(self, network: Network, *, scale: MapScale, spread: Enlargement) -> None:
+        self._network = network
+        self._scale = scale
+        self._spread = spread
+        self.image_size = (len(spread.rows), len(spread.columns))
+        self.last_split: Mapping[str, float] = {}
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        started = time.perf_counter()
+        coarse = self._network(images)
+        judged = time.perf_counter()
+        scale = self._scale
+        maps = self._spread(scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]) + np.float32(scale.offset)
+        found = [Prediction(float(picture.max()), picture) for picture in maps]
+        self.last_split = {"network": judged - started, "post-processing": time.perf_counter() - judged}
+        return found

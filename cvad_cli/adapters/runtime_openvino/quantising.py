@@ -1,0 +1,51 @@
+"""Post-training quantisation to int8 by NNCF, from pictures alone: no label and no training."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino, save
+from cvad_cli.errors import ModelError
+
+
+def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
+    """Quantise a converted network; its ranges are those seen on `pictures`, uint8 (h, w, 3). Writes into `folder`.
+
+    What follows the last layers of weights, differences, squares and means, stays as it is: it decides the scores and
+    costs nothing. Raises ModelError where NNCF is not installed or cannot quantise the network.
+    """
+    openvino, nncf = quiet_openvino(), _nncf()
+    model = openvino.Core().read_model(path)
+    exact_tail = nncf.IgnoredScope(types=["Subtract", "Power", "ReduceMean"], validate=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not ours
+            quantised = nncf.quantize(
+                model,
+                nncf.Dataset([picture[None] for picture in pictures]),
+                subset_size=len(pictures),
+                preset=nncf.QuantizationPreset.MIXED,
+                ignored_scope=exact_tail,
+            )
+    except (RuntimeError, nncf.errors.ValidationError, nncf.errors.InternalError) as error:
+        raise ModelError(
+            f"{path}: NNCF cannot quantise this network: {error}; set runtime.precision to auto"
+        ) from error
+    return save(quantised, folder)
+
+
+def _nncf() -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(
+            "runtime.precision: int8 needs NNCF, which is not installed: pip install 'cvad[int8]'"
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf

@@ -1,0 +1,198 @@
+"""What the serving engines run: a detector's networks as one torch module from uint8 pictures, normalisation included.
+
+The same modules are run by torch, converted to OpenVINO and captured as CUDA graphs. They use nothing that such a
+conversion would have to guess: no branch on values, no tensor made while running. Imported where torch is needed only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
+from cvad_cli.adapters.runtime_torch.pdn_features import describe
+from cvad_cli.core.maps import Enlargement, MapScale
+
+MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 29}
+"""Most distances held at once: 128 MiB of float32 on a CPU, 2 GiB on a GPU."""
+
+
+class _FromPictures(nn.Module):
+    """Normalises uint8 RGB (b, h, w, 3) by ImageNet's statistics into (b, 3, h, w) of the networks' precision."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+        """A permuted NHWC picture is channels_last already: nothing is copied but the conversion."""
+        scaled = (pictures.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+        return scaled if self.dtype == torch.float32 else scaled.to(self.dtype)
+
+
+@final
+class PatchEmbedding(_FromPictures):
+    """Locally aware patch features (PatchCore section 3.1): 3x3 averages of each layer, brought to the first's grid."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(dtype)
+        self.network = network.eval().to(dtype)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (b, h, w, 3) to patches (b, p, d), float32, row by row over the grid."""
+        first, *rest = [
+            functional.avg_pool2d(layer.float(), 3, 1, 1) for layer in self.network(self.normalised(pictures))
+        ]
+        rest = [functional.interpolate(layer, size=first.shape[-2:], mode="bilinear") for layer in rest]
+        return torch.cat([first, *rest], dim=1).flatten(2).transpose(1, 2)
+
+
+@final
+class PatchcoreScores(nn.Module):
+    """PatchCore from pictures to image scores and maps, every image of a batch at once."""
+
+    bank: torch.Tensor
+    offset: torch.Tensor
+    centred: torch.Tensor
+    squares: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, embedding: PatchEmbedding, bank: torch.Tensor, num_neighbors: int, spread: Enlargement) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self._neighbors = min(num_neighbors, len(bank))
+        offset = bank.mean(0)
+        centred = bank - offset  # distances stay, and what cancels in their expansion is small
+        for name, values in {
+            "bank": bank,
+            "offset": offset,
+            "centred": centred,
+            "squares": (centred * centred).sum(1),
+            "rows": torch.from_numpy(spread.rows.copy()),
+            "columns": torch.from_numpy(spread.columns.copy()),
+        }.items():
+            self.register_buffer(name, values.float(), persistent=False)
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
+        patches = self.embedding(pictures)
+        distances, nearest = self.nearest(patches.flatten(0, 1))
+        distances, nearest = distances.view(len(patches), -1), nearest.view(len(patches), -1)
+        scores, strangest = distances.max(dim=1)
+        if self._neighbors > 1:
+            places = strangest[:, None, None].expand(-1, 1, patches.shape[-1])
+            odd = patches.gather(1, places)[:, 0]
+            support = self.support(nearest.gather(1, strangest[:, None])[:, 0])
+            reach = torch.linalg.vector_norm(support - odd[:, None, :], dim=-1)
+            # Equation 7 with the largest exponent taken out, so that exp() stays finite.
+            peak = reach.amax(dim=1)
+            weight = 1.0 - torch.exp(scores - peak) / torch.exp(reach - peak[:, None]).sum(dim=1)
+            scores = scores * weight
+        coarse = distances.view(len(patches), self.rows.shape[1], self.columns.shape[1])
+        return scores, self.rows @ coarse @ self.columns.T
+
+    def nearest(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance to, and row of, the nearest bank member: (n, d) -> (n,), (n,).
+
+        The matrix product only chooses the member; its distance is then taken from the difference itself, so that a
+        coarser product (TF32 on a GPU) costs next to nothing in exactness.
+        """
+        step = max(1, MOST_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
+        chosen = [
+            torch.addmm(self.squares, chunk - self.offset, self.centred.T, alpha=-2.0).argmin(dim=1)
+            for chunk in torch.split(patches, step)
+        ]
+        rows = torch.cat(chosen)
+        return torch.linalg.vector_norm(patches - self.bank[rows], dim=-1), rows
+
+    def support(self, rows: torch.Tensor) -> torch.Tensor:
+        """The bank's `num_neighbors` members nearest to those of `rows` (b,), themselves among them: (b, k, d)."""
+        around = torch.addmm(self.squares, self.centred[rows], self.centred.T, alpha=-2.0)
+        return self.bank[around.topk(self._neighbors, dim=1, largest=False, sorted=False).indices]
+
+
+@final
+class StudentTeacherMaps(_FromPictures):
+    """EfficientAD's two maps before they are enlarged, from anomalib's torch model.
+
+    The picture is normalised once instead of in each network, and differences are taken in float32 whatever the
+    networks' precision.
+    """
+
+    teacher_mean: torch.Tensor
+    teacher_std: torch.Tensor
+
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(dtype)
+        self.teacher, self.student, self.ae = (
+            part.eval().to(dtype) for part in (model.teacher, model.student, model.ae)
+        )
+        self._channels = int(model.teacher_out_channels)
+        mean, std = (model.mean_std[name].detach().float() for name in ("mean", "std"))
+        measured = bool(model.is_set(model.mean_std))  # anomalib leaves the teacher as it is where nothing was measured
+        self.register_buffer("teacher_mean", mean if measured else torch.zeros_like(mean), persistent=False)
+        self.register_buffer("teacher_std", std if measured else torch.ones_like(std), persistent=False)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the maps of a picture of `image_size`."""
+        with torch.inference_mode():
+            coarse = self(torch.zeros(1, *image_size, 3, dtype=torch.uint8, device=self.mean.device))
+        return int(coarse.shape[-2]), int(coarse.shape[-1])
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (b, h, w, 3) to mean squared distances (b, 2, r, c): student to teacher, student to autoencoder."""
+        inside = self.normalised(pictures)
+        taught = (describe(self.teacher, inside).float() - self.teacher_mean) / self.teacher_std
+        said = describe(self.student, inside).float()
+        rebuilt = self.ae.decoder(self.ae.encoder(inside), inside.shape[-2:]).float()
+        to_teacher = taught - said[:, : self._channels]
+        to_rebuilt = rebuilt - said[:, self._channels :]
+        return torch.stack([(to_teacher**2).mean(dim=1), (to_rebuilt**2).mean(dim=1)], dim=1)
+
+
+@final
+class EfficientAdScores(nn.Module):
+    """EfficientAD from pictures to image scores and maps."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, maps: StudentTeacherMaps, scale: MapScale, spread: Enlargement) -> None:
+        super().__init__()
+        self.maps = maps
+        self._scale = scale
+        self.register_buffer("rows", torch.from_numpy(spread.rows.copy()), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(spread.columns.copy()), persistent=False)
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
+        coarse = self.maps(pictures)
+        scale = self._scale
+        together = scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]
+        enlarged = self.rows @ together @ self.columns.T + scale.offset
+        return enlarged.amax(dim=(-2, -1)), enlarged
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """torch's type of a `runtime.precision` other than auto and int8."""
+    return {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[precision]
+
+
+def border_cells(model: Any) -> int:
+    """Cells of zeros that anomalib puts around the maps of its EfficientAD before they are enlarged."""
+    return 4 if model.pad_maps else 0
+
+
+def map_scale(model: Any) -> MapScale:
+    """How anomalib's torch model puts its two maps together, from its quantiles."""
+    found = {name: float(value) for name, value in model.quantiles.items()}
+    return MapScale.of(found["qa_st"], found["qb_st"], found["qa_ae"], found["qb_ae"])

@@ -1,0 +1,40 @@
+"""A patch description network behind the interface of timm's feature networks."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+@final
+class PdnFeatures(nn.Module):
+    """Normalised pictures (b, 3, h, w) to a list of one map (b, c, h', w'), every `step`-th place."""
+
+    def __init__(self, network: nn.Module, layer: str, step: int) -> None:
+        super().__init__()
+        self.network = network
+        self.subsampling = nn.AvgPool2d(1, stride=step)
+        self.feature_names = (layer,)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """One map a layer, as timm's `features_only` networks give."""
+        return [self.subsampling(describe(self.network, images))]
+
+
+def describe(pdn: Any, inside: torch.Tensor) -> torch.Tensor:
+    """anomalib's patch description network on pictures that are normalised already: (b, 3, h, w) to (b, c, h', w').
+
+    Its own `forward` normalises first, with tensors that it makes in float32 while it runs: neither a captured graph
+    nor half precision can have that.
+    """
+    convolutions = [module for name, module in pdn.named_children() if name.startswith("conv")]
+    pools = {0: pdn.avgpool1, 1: pdn.avgpool2}
+    for place, convolution in enumerate(convolutions[:-1]):
+        inside = functional.relu(convolution(inside))
+        if place in pools:
+            inside = pools[place](inside)
+    answer: torch.Tensor = convolutions[-1](inside)
+    return answer

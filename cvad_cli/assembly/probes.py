@@ -1,0 +1,129 @@
+"""Probes: a few pictures in each bundle with the exact scores of the model that was trained.
+
+Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the rule.
+They are good training pictures at the network's size, and the same with a foreign patch in them. No test picture and no
+label is among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cvad_cli.adapters.bundles import Bundle
+from cvad_cli.adapters.prefetch import batched
+from cvad_cli.assembly.pictures import read_picture
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.agreement import Agreement, agreement, spoilt
+from cvad_cli.errors import BundleError
+from cvad_cli.ports import Reporter
+from cvad_cli.records import FittedModel, ImageRecord, Prediction
+
+ROLE: Final = "probes"
+"""The bundle's file that holds them."""
+
+GOOD_PROBES: Final = 10
+MOST_BYTES: Final = 16 << 20
+"""Of pictures in a bundle: large inputs get fewer probes, two good ones at least."""
+
+Judge = Callable[[Sequence[np.ndarray]], list[Prediction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Pictures and what the trained model says of them in float32."""
+
+    pictures: np.ndarray
+    """uint8 RGB (n, h, w, 3)."""
+    good: np.ndarray
+    """bool (n,)."""
+    scores: np.ndarray
+    """float32 (n,)."""
+    peaks: np.ndarray
+    """float32 (n,): the maps' largest values."""
+    spread: float
+    """Standard deviation of the held-out good image scores."""
+    peak_spread: float
+    """The same of the map peaks."""
+    keys: tuple[str, ...]
+    """The good pictures' names in the data set."""
+
+    def test(self, judge: Judge) -> Agreement:
+        """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
+        found = [prediction for batch in batched(self.pictures, 4) for prediction in judge(batch)]
+        scores = np.array([prediction.score for prediction in found])
+        peaks = np.array([prediction.anomaly_map.max() for prediction in found])
+        both = (
+            agreement(self.scores, scores, self.good, spread=self.spread),
+            agreement(self.peaks, peaks, self.good, spread=self.peak_spread),
+        )
+        return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        import safetensors.numpy
+
+        tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
+        header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys}
+        safetensors.numpy.save_file(tensors, path, metadata={ROLE: json.dumps(header)})
+
+
+def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter) -> Probes:
+    """Choose good pictures, spoil a copy of each, and let the fitted model judge them all."""
+    if fitted.judge is None:
+        raise ValueError("this kind of model has no exact judge")
+    rng = np.random.default_rng([settings.seed, 8])
+    room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
+    count = min(len(good), max(2, min(GOOD_PROBES, room)))
+    chosen = [good[place] for place in rng.permutation(len(good))[:count]]
+    pictures = [read_picture(record.path, settings.data) for record in chosen]
+    pictures += [spoilt(picture, rng=rng) for picture in pictures]
+    found = []
+    with reporter.stage("Judging probes for the serving engines", len(pictures)) as advance:
+        for batch in batched(pictures, 4):
+            found += fitted.judge(batch)
+            advance(len(batch))
+    scores, peaks = (np.concatenate(values) for values in zip(*fitted.held_out, strict=True))
+    return Probes(
+        pictures=np.stack(pictures),
+        good=np.arange(len(pictures)) < count,
+        scores=np.array([prediction.score for prediction in found], np.float32),
+        peaks=np.array([prediction.anomaly_map.max() for prediction in found], np.float32),
+        spread=_spread(scores),
+        peak_spread=_spread(peaks),
+        keys=tuple(record.key for record in chosen),
+    )
+
+
+def read_probes(bundle: Bundle) -> Probes | None:
+    """The probes of a bundle; None in one of an earlier cvad. Raises BundleError where they cannot be read."""
+    import safetensors
+    import safetensors.numpy
+
+    if ROLE not in bundle.manifest["files"]:
+        return None
+    path = bundle.file(ROLE)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {})[ROLE])
+        tensors = safetensors.numpy.load_file(path)
+        return Probes(
+            **{name: tensors[name] for name in ("pictures", "good", "scores", "peaks")},
+            spread=float(header["spread"]),
+            peak_spread=float(header["peak_spread"]),
+            keys=tuple(header["keys"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise BundleError(
+            f"{path}: holds no probes that this cvad can read ({error}); run `cvad train` again"
+        ) from error
+
+
+def _spread(scores: np.ndarray) -> float:
+    """Never 0, also where all good pictures score alike."""
+    return float(max(np.std(scores, dtype=np.float64), 1e-6 * np.abs(scores).max(), 1e-12))

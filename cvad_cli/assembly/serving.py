@@ -1,0 +1,123 @@
+"""Which engine judges a bundle's pictures, at which precision, and the proof that it judges as the trained model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from typing import Final, Literal
+
+from cvad_cli.assembly.probes import Probes
+from cvad_cli.config.schema import RuntimeConfig
+from cvad_cli.core.agreement import Agreement
+from cvad_cli.errors import ConfigError, ModelError
+from cvad_cli.ports import Detector
+from cvad_cli.records import Serving
+
+Engine = Literal["openvino", "torch"]
+
+TORCH_PRECISIONS: Final = {
+    "cpu": ("f32",),
+    "cuda": ("f16", "f32", "bf16"),
+    "xpu": ("f16", "f32", "bf16"),
+    "mps": ("f16", "f32"),
+}
+"""What torch computes with on a kind of device; the first is what `auto` tries first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to serve, before anything is opened."""
+
+    engine: Engine
+    device: str
+    precisions: tuple[str, ...]
+    """To be tried in this order: the first that proves itself serves."""
+    chosen: bool
+    """The user named the precision: another one must not take its place."""
+
+
+def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
+    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they cannot go together."""
+    kind = device.partition(":")[0]
+    engine = _engine(runtime, kind)
+    possible = _openvino_precisions() if engine == "openvino" else TORCH_PRECISIONS[kind]
+    if runtime.precision == "auto":
+        first = "bf16" if engine == "openvino" and "bf16" in possible else possible[0]
+        return Plan(engine, device, tuple(dict.fromkeys((first, "f32"))), chosen=False)
+    if runtime.precision not in possible:
+        where = f"{engine} on {'this processor' if engine == 'openvino' else device}"
+        hint = "; int8 is OpenVINO's, on a CPU" if runtime.precision == "int8" else ""
+        raise ConfigError(
+            f"runtime.precision: {where} serves in {', '.join(sorted(possible))}, not in {runtime.precision}{hint}. "
+            "Set it to one of these, or to auto"
+        )
+    return Plan(engine, device, (runtime.precision,), chosen=True)
+
+
+def prove(
+    plan: Plan, probes: Probes | None, build: Callable[[str], Detector]
+) -> tuple[Detector, str, Agreement | None, str | None]:
+    """The first detector of the plan's precisions that agrees with the trained model: itself, precision, proof, note.
+
+    `build` makes the detector of a precision. A bundle without probes is served in float32, which needs no proof.
+    Raises ModelError with the figures where the precision that the user named does not hold.
+    """
+    if probes is None:
+        if plan.chosen and plan.precisions != ("f32",):
+            raise ModelError(
+                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not hold: it "
+                "was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
+            )
+        note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
+        return build("f32"), "f32", None, note
+    passed_over: list[str] = []
+    for precision in plan.precisions:
+        detector = build(precision)
+        proof = probes.test(detector.predict)
+        if proof.holds:
+            return detector, precision, proof, "; ".join(passed_over) or None
+        passed_over.append(f"{precision} was passed over: {proof}")
+    remedy = "set runtime.precision to auto" if plan.chosen else "set runtime.engine to torch and device to cpu"
+    raise ModelError(f"runtime: {plan.engine} does not judge as the trained model does: {passed_over[-1]}; {remedy}")
+
+
+def serve_with_torch(plan: Plan, probes: Probes | None, build: Callable[[str], Detector]) -> tuple[Detector, Serving]:
+    """A detector on torch. float32 on a CPU is the reference itself and is not tested against itself."""
+    if plan.device == "cpu" and plan.precisions == ("f32",):
+        return build("f32"), Serving("torch", plan.device, "f32")
+    detector, precision, proof, note = prove(plan, probes, build)
+    agreement = None if proof is None else asdict(proof)
+    return detector, Serving("torch", plan.device, precision, agreement=agreement, note=note)
+
+
+def torch_alone(runtime: RuntimeConfig, device: str, model: str) -> Serving:
+    """How any other anomalib model is served. Raises ConfigError where the config wants something else."""
+    if runtime.engine == "openvino" or runtime.precision not in ("auto", "f32"):
+        wanted = f"{runtime.engine}, {runtime.precision}"
+        raise ConfigError(
+            f"runtime: {model} is served by torch in f32 alone, not by {wanted}; set runtime.engine and "
+            "runtime.precision to auto"
+        )
+    return Serving("torch", device, "f32")
+
+
+def as_reference(runtime: RuntimeConfig) -> RuntimeConfig:
+    """The settings under which a bundle opens as it was trained: torch, float32."""
+    return replace(runtime, engine="torch", precision="f32")
+
+
+def _engine(runtime: RuntimeConfig, kind: str) -> Engine:
+    if runtime.engine == "auto":
+        return "openvino" if kind == "cpu" and find_spec("openvino") and find_spec("faiss") else "torch"
+    if runtime.engine == "openvino" and kind != "cpu":
+        raise ConfigError(
+            f"runtime.engine: openvino serves on a CPU, but the device is {kind}; set device to cpu, or the engine to auto"
+        )
+    return runtime.engine
+
+
+def _openvino_precisions() -> tuple[str, ...]:
+    from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
+
+    return processor_precisions()

@@ -1,0 +1,194 @@
+"""A bundle opened for a CPU: networks compiled by OpenVINO, the memory bank searched by faiss, both from a cache.
+
+The first opening on a machine converts the network with torch, builds the search structure and lets both prove
+themselves on the bundle's probes; what was made is kept beside the bundle. Later ones import neither torch nor anomalib.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+
+from cvad_cli.adapters.bundles import Bundle
+from cvad_cli.adapters.runtime_openvino.compiled import NETWORK_FILE, CompiledNetwork, convert, engine_identity
+from cvad_cli.adapters.runtime_openvino.detectors import OpenvinoEfficientAd, OpenvinoPatchcore
+from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
+from cvad_cli.assembly.pictures import open_dataset, read_picture
+from cvad_cli.assembly.probes import Probes
+from cvad_cli.assembly.serving import Plan, prove
+from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.maps import MapScale, interpolated, smoothed
+from cvad_cli.ports import Detector
+from cvad_cli.records import Serving
+
+QUANTISING_PICTURES: Final = 128
+"""Good training pictures, other than the probes, from which int8 takes its ranges."""
+
+
+class _Maker(Protocol):
+    """What is particular to a kind of model."""
+
+    def convert(self, folder: Path) -> None:
+        """Write the converted network, and what goes with it, into `folder`."""
+
+    def detector(self, folder: Path, precision: str) -> Detector:
+        """A detector of one precision from the files in `folder`."""
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        """Write what the detectors built beside the network; facts to keep, JSON-ready."""
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        """The detector of a kept entry."""
+
+
+def serve_with_openvino(
+    bundle: Bundle, settings: RunConfig, plan: Plan, probes: Probes | None
+) -> tuple[Detector, Serving]:
+    """Open a PatchCore or EfficientAD bundle on this CPU.
+
+    Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
+    finds no good pictures to take its ranges from.
+    """
+    kind = bundle.manifest["model"]["kind"]
+    maker: _Maker = _MAKERS[kind](bundle, settings.runtime.batch_size, probes)
+    made: list[Detector] = []
+
+    def build(folder: Path) -> dict[str, Any]:
+        maker.convert(folder)
+        if plan.precisions == ("int8",):
+            _quantise(folder, settings, probes)
+        detector, precision, proof, note = prove(plan, probes, lambda wanted: maker.detector(folder, wanted))
+        made.append(detector)
+        agreement = None if proof is None else asdict(proof)
+        return {"precision": precision, "agreement": agreement, "note": note, **maker.finish(folder)}
+
+    cache = ServingCache(bundle.folder, bundle.fingerprint, _identity(plan))
+    with cache.opened(build) as entry:
+        detector = made[0] if made else maker.reopen(entry)
+        facts = entry.facts
+        serving = Serving(
+            engine="openvino",
+            device=plan.device,
+            precision=facts["precision"],
+            search=facts.get("search"),
+            agreement=facts["agreement"],
+            cache=entry.folder if entry.kept else None,
+            note=facts["note"],
+        )
+    return detector, serving
+
+
+@final
+class _PatchcoreMaker:
+    def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
+        import safetensors.numpy
+
+        self._bundle = bundle
+        self._most_at_once = most_at_once
+        self._probes = probes
+        self._bank = safetensors.numpy.load_file(bundle.file("memory_bank"))["features"]
+        self._grid = (int(bundle.manifest["model"]["grid"][0]), int(bundle.manifest["model"]["grid"][1]))
+        self._side = int(bundle.manifest["preprocessing"]["image_size"])
+        self._search: Any = None
+
+    def convert(self, folder: Path) -> None:
+        from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding
+
+        convert(PatchEmbedding(patchcore_network(self._bundle)), self._side, folder)
+
+    def detector(self, folder: Path, precision: str) -> Detector:
+        from cvad_cli.adapters.neighbours import BankSearch
+
+        network = CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+        if self._search is None:
+            # Without probes nothing shows the recall of an approximate search, so the search is exact.
+            good = () if self._probes is None else self._probes.pictures[self._probes.good]
+            patches = np.concatenate([network([picture])[0] for picture in good]) if len(good) else self._bank[:0]
+            self._search = BankSearch.build(self._bank, int(self._bundle.manifest["model"]["num_neighbors"]), patches)
+        return self._assembled(network, self._search)
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        self._search.save(folder)
+        return {"search": asdict(self._search.facts)}
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        from cvad_cli.adapters.neighbours import BankSearch
+
+        network = CompiledNetwork(
+            entry.folder / NETWORK_FILE, entry.facts["precision"], most_at_once=self._most_at_once
+        )
+        return self._assembled(network, BankSearch.load(entry.folder, self._bank, entry.facts["search"]))
+
+    def _assembled(self, network: CompiledNetwork, search: Any) -> Detector:
+        spread = smoothed(self._grid, (self._side, self._side))
+        return OpenvinoPatchcore(network, search, grid=self._grid, spread=spread)
+
+
+@final
+class _EfficientAdMaker:
+    def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
+        del probes
+        self._bundle = bundle
+        self._most_at_once = most_at_once
+        self._side = int(bundle.manifest["preprocessing"]["image_size"])
+        self._maps: dict[str, Any] = {}
+
+    def convert(self, folder: Path) -> None:
+        from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, border_cells, map_scale
+
+        model = efficient_ad_model(self._bundle)
+        maps = StudentTeacherMaps(model)
+        self._maps = {
+            "grid": list(maps.grid((self._side, self._side))),
+            "border": border_cells(model),
+            "scale": asdict(map_scale(model)),
+        }
+        convert(maps, self._side, folder)
+
+    def detector(self, folder: Path, precision: str) -> Detector:
+        return self._assembled(folder, precision, self._maps)
+
+    def finish(self, folder: Path) -> Mapping[str, Any]:
+        del folder
+        return {"maps": self._maps}
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        return self._assembled(entry.folder, entry.facts["precision"], entry.facts["maps"])
+
+    def _assembled(self, folder: Path, precision: str, maps: Mapping[str, Any]) -> Detector:
+        network = CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+        spread = interpolated((maps["grid"][0], maps["grid"][1]), (self._side, self._side), maps["border"])
+        return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), spread=spread)
+
+
+_MAKERS: Final[Mapping[str, Callable[[Bundle, int, Probes | None], _Maker]]] = {
+    "patchcore": _PatchcoreMaker,
+    "efficient_ad": _EfficientAdMaker,
+}
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    from cvad_cli.adapters.neighbours import faiss_version
+
+    return {**engine_identity(), "faiss": faiss_version(), "precision": "+".join(plan.precisions)}
+
+
+def _quantise(folder: Path, settings: RunConfig, probes: Probes | None) -> None:
+    """Put a quantised network in the place of the converted one."""
+    from cvad_cli.adapters.runtime_openvino.quantising import quantise
+
+    known = () if probes is None else probes.keys
+    records = [record for record in open_dataset(settings.data).train if record.key not in known]
+    pictures = [read_picture(record.path, settings.data) for record in records[:QUANTISING_PICTURES]]
+    exact = folder / "exact"
+    exact.mkdir()
+    for path in (folder / NETWORK_FILE, (folder / NETWORK_FILE).with_suffix(".bin")):
+        path.rename(exact / path.name)
+    quantise(exact / NETWORK_FILE, pictures, folder)
+    shutil.rmtree(exact, ignore_errors=True)
