@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,15 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Score pictures of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
+
+
+@runtime_checkable
+class TimedDetector(Detector, Protocol):
+    """A detector that also says where its time went. A detector need not be one."""
+
+    @property
+    def last_split(self) -> Mapping[str, float]:
+        """Seconds of the last `predict` by stage, some of `records.DETECTOR_STAGES`: together at most the call."""
 
 
 class DefectStore(Protocol):

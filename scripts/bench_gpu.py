@@ -3,10 +3,10 @@
     python scripts/bench_gpu.py runs/patchcore_grid/bundle runs/efficientad_grid/bundle \
         --images datasets/mvtec_ad/grid/test --json
 
-Measured for each bundle: the latency of single pictures and the images/s in batches, from decoded uint8 arrays to scores
-and maps in NumPy, and images/s end to end from files (decoded by the same threads for both). Beside the figures stands
-how far the scores are from cvad's float32 on the same device and from anomalib's, and, where the pictures lie in one
-folder a defect type with one named good, the AUROC of each.
+Measured for each bundle: the latency of single pictures and the images/s in batches, from decoded uint8 arrays to
+scores and maps in NumPy, and images/s end to end from files (decoded by the same threads for both). Beside the figures
+stands how far the scores are from cvad's float32 on the same device and from anomalib's, and, where the pictures lie in
+one folder a defect type with one named good, the AUROC of each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The memory bank's nearest neighbours by faiss: exact where that is quick, else a structure of measured recall.
 
-An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can be
-settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another patch
-still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall is; maps
-have the recall's share of patches a little too strange.
+An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can
+be settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another
+patch still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall
+is; in maps, one patch in a hundred at most looks a little stranger than it is.
 
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
 graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011 (inverted lists).
@@ -12,6 +12,7 @@ graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor s
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ LINKS: Final = 16
 """Neighbours of a row in the graph."""
 
 LEAST_RECALL: Final = 0.99
-EFFORTS: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+EFFORTS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Candidates that a search keeps (graph), or lists that it looks through: raised until the recall holds."""
 
 QUERIES: Final = 4096
@@ -42,6 +43,8 @@ QUERIES: Final = 4096
 
 EXACT_TABLE_WORK: Final = 3e11
 """Multiplications up to which the table of each row's neighbours is exact; beyond, the structure answers."""
+
+WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 
 INDEX_FILE: Final = "bank.faiss"
 TABLE_FILE: Final = "neighbours.npy"
@@ -142,8 +145,8 @@ class BankSearch:
 class _Pool:
     """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries and faiss without threads of its own.
 
-    faiss's own threads spin for milliseconds after their work, and the network that runs next would share its cores with
-    them.
+    faiss's own threads may spin for milliseconds after their work, and the network that runs next would share its cores
+    with them.
     """
 
     def __init__(self) -> None:
@@ -171,14 +174,16 @@ def _choose(bank: np.ndarray, queries: np.ndarray) -> tuple[Any, SearchFacts]:
     exact = _exact_index(bank)
     kind: Kind = "exact" if len(bank) <= EXACT_UP_TO else "hnsw" if len(bank) <= GRAPH_UP_TO else "ivf"
     if kind != "exact":
-        squared, _ = exact.search(queries, 1)
+        # Distances are taken anew from the rows: the exact search expands the square, and what cancels blurs it.
+        nearest = np.linalg.norm(queries - bank[exact.search(queries, 1)[1][:, 0]], axis=1)
         # A row of the bank finds itself: that is no proof.
-        apart = squared[:, 0] > 1e-6 * np.einsum("nd,nd->n", queries, queries)
-        queries, squared = queries[apart], squared[apart, 0]
+        apart = nearest > 1e-3 * np.linalg.norm(queries, axis=1)
+        queries, nearest = queries[apart], nearest[apart]
         index = _graph(bank) if kind == "hnsw" else _lists(bank)
         for effort in EFFORTS if len(queries) else ():
             _set_effort(index, kind, effort)
-            recall = float(np.mean(index.search(queries, 1)[0][:, 0] <= squared * (1 + 1e-4) + 1e-6))
+            found = np.linalg.norm(queries - bank[index.search(queries, 1)[1][:, 0]], axis=1)
+            recall = float(np.mean(found <= nearest * (1 + 1e-5)))
             if recall >= LEAST_RECALL:
                 return index, SearchFacts(kind, len(bank), effort, recall, len(queries))
     return exact, SearchFacts("exact", len(bank), 0, 1.0, 0)
@@ -201,8 +206,6 @@ def _lists(bank: np.ndarray) -> Any:
     faiss = _faiss()
     count = int(4 * np.sqrt(len(bank)))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(bank.shape[1]), bank.shape[1], count)
-    index.own_fields = True
-    index.quantizer.this.disown()
     index.train(bank)
     index.add(bank)
     return index
@@ -225,6 +228,17 @@ def _neighbour_table(index: Any, bank: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _faiss() -> Any:
-    import faiss
+    """faiss, whose own threads sleep while they wait: where cores are shared, spinning at a barrier costs seconds.
 
+    Its OpenMP reads that once, while it is loaded; torch brings an OpenMP of its own, which keeps its habits.
+    """
+    if "faiss" in sys.modules:
+        return sys.modules["faiss"]
+    unset = WAIT_POLICY not in os.environ
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
+    try:
+        import faiss
+    finally:
+        if unset:
+            del os.environ[WAIT_POLICY]
     return faiss

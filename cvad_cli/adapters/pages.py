@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -58,7 +57,7 @@ def write_page(
     page = _frame([_asset(name) for name in (BASE_STYLE, *styles)], [_asset(name) for name in scripts])
     pieces = _environment().get_template(template).generate(page=page, **content)
     # A file name may hold bytes that are no text: shown as "?", which UTF-8 can write.
-    with replacing(path) as staged, io.open(staged, "w", _BUFFER_BYTES, encoding="utf-8", errors="replace") as file:
+    with replacing(path) as staged, staged.open("w", _BUFFER_BYTES, "utf-8", "replace") as file:
         file.writelines(pieces)
 
 

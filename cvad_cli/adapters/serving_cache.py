@@ -1,8 +1,8 @@
 """Compiled networks and search structures, kept so that a bundle opens in moments. Everything in it can be rebuilt.
 
-An entry is a folder with `entry.json` (what it was made from and for, the sha256 of each file) beside its files. It lies
-in `cache/` in the bundle's folder, or below the user's cache folder where that cannot be written. It is made under a
-temporary name and takes its place in one rename; one that is stale or damaged is made anew.
+An entry is a folder with `entry.json` (what it was made from and for, the sha256 of each file) beside its files. It
+lies in `cache/` in the bundle's folder, or below the user's cache folder where that cannot be written. It is made under
+a temporary name and takes its place in one rename; one that is stale or damaged is made anew.
 """
 
 from __future__ import annotations

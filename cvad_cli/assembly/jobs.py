@@ -18,11 +18,14 @@ from cvad_cli.assembly.defect_index import content_hash
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.executing import without_secrets
 from cvad_cli.assembly.inspecting import Inspection, Inspector
-from cvad_cli.assembly.pictures import read_picture
+from cvad_cli.assembly.pictures import View, read_with_view
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
 from cvad_cli.errors import DataError
 from cvad_cli.records import ImageRecord, Prediction
+
+Judged = tuple[Prediction, np.ndarray | None]
+"""What a detector says of a picture, and the picture's view where one was asked for."""
 
 Described = tuple[str, tuple[Region, ...], np.ndarray]
 """SHA-256 of a labelled picture's file, its labelled regions, and a vector for each, (n, d)."""
@@ -30,34 +33,41 @@ Described = tuple[str, tuple[Region, ...], np.ndarray]
 
 @final
 class JudgeJob:
-    """Records of pictures -> predictions; an unreadable picture comes as its error, at its place."""
+    """Records of pictures -> predictions and views; an unreadable picture comes as its error, at its place."""
 
-    def __init__(self, settings: RunConfig, bundle: Path, opened: OpenBundle | None = None) -> None:
+    def __init__(
+        self, settings: RunConfig, bundle: Path, opened: OpenBundle | None = None, *, view: View | None = None
+    ) -> None:
+        """`view` makes of each picture what is shown of it: it is decoded once."""
         self.bundle = bundle
-        self._settings, self._opened = settings, opened
+        self._settings, self._opened, self._view = settings, opened, view
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JudgeJob, (without_secrets(self._settings), self.bundle)
+        return _judge_job, (without_secrets(self._settings), self.bundle, self._view)
 
     def at(self, bundle: Path) -> JudgeJob:
         """The same work, with the bundle in another place."""
-        return JudgeJob(self._settings, bundle)
+        return JudgeJob(self._settings, bundle, view=self._view)
 
-    def __call__(self, items: Iterable[ImageRecord]) -> Iterator[Prediction | DataError]:
+    def __call__(self, items: Iterable[ImageRecord]) -> Iterator[Judged | DataError]:
         """Judge pictures in batches cut by place, so that an unreadable one changes no other's batch."""
         if self._opened is None:
             self._opened = open_detector(self._settings, choose_device(self._settings.device), self.bundle)
         for batch in batched(prefetch(items, self._read), self._settings.runtime.batch_size):
-            pictures = [picture for picture in batch if not isinstance(picture, DataError)]
+            pictures = [read[0] for read in batch if not isinstance(read, DataError)]
             predictions = iter(self._opened.detector.predict(pictures) if pictures else [])
-            for picture in batch:
-                yield picture if isinstance(picture, DataError) else next(predictions)
+            for read in batch:
+                yield read if isinstance(read, DataError) else (next(predictions), read[1])
 
-    def _read(self, record: ImageRecord) -> np.ndarray | DataError:
+    def _read(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray | None] | DataError:
         try:
-            return read_picture(record.path, self._settings.data)
+            return read_with_view(record.path, self._settings.data, self._view)
         except DataError as error:
             return error
+
+
+def _judge_job(settings: RunConfig, bundle: Path, view: View | None) -> JudgeJob:
+    return JudgeJob(settings, bundle, view=view)
 
 
 @final

@@ -1,8 +1,9 @@
 """Probes: a few pictures in each bundle with the exact scores of the model that was trained.
 
-Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the rule.
-They are good training pictures at the network's size, and the same with a foreign patch in them. No test picture and no
-label is among them.
+Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the
+rule.
+They are good training pictures at the network's size, and the same with a foreign patch in them. No test picture and
+no label is among them.
 """
 
 from __future__ import annotations

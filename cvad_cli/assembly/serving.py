@@ -1,4 +1,4 @@
-"""Which engine judges a bundle's pictures, at which precision, and the proof that it judges as the trained model does."""
+"""Which engine judges a bundle's pictures, how precisely, and the proof that it judges as the trained model does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Plan:
 
 
 def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
-    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they cannot go together."""
+    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they clash."""
     kind = device.partition(":")[0]
     engine = _engine(runtime, kind)
     possible = _openvino_precisions() if engine == "openvino" else TORCH_PRECISIONS[kind]
@@ -66,8 +66,8 @@ def prove(
     if probes is None:
         if plan.chosen and plan.precisions != ("f32",):
             raise ModelError(
-                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not hold: it "
-                "was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
+                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not "
+                "hold: it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
             )
         note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
         return build("f32"), "f32", None, note
@@ -112,7 +112,7 @@ def _engine(runtime: RuntimeConfig, kind: str) -> Engine:
         return "openvino" if kind == "cpu" and find_spec("openvino") and find_spec("faiss") else "torch"
     if runtime.engine == "openvino" and kind != "cpu":
         raise ConfigError(
-            f"runtime.engine: openvino serves on a CPU, but the device is {kind}; set device to cpu, or the engine to auto"
+            f"runtime.engine: openvino serves on a CPU, but the device is {kind}; set device to cpu, or engine to auto"
         )
     return runtime.engine
 

@@ -1,14 +1,15 @@
 """A bundle opened for a CPU: networks compiled by OpenVINO, the memory bank searched by faiss, both from a cache.
 
 The first opening on a machine converts the network with torch, builds the search structure and lets both prove
-themselves on the bundle's probes; what was made is kept beside the bundle. Later ones import neither torch nor anomalib.
+themselves on the bundle's probes; what was made is kept beside the bundle. Later openings import neither torch nor
+anomalib.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, final
 
@@ -24,6 +25,7 @@ from cvad_cli.assembly.serving import Plan, prove
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
+from cvad_cli.core.rounding import Rounding
 from cvad_cli.ports import Detector
 from cvad_cli.records import Serving
 
@@ -91,80 +93,106 @@ class _PatchcoreMaker:
 
         self._bundle = bundle
         self._most_at_once = most_at_once
-        self._probes = probes
+        self._good = _good_pictures(probes)
         self._bank = safetensors.numpy.load_file(bundle.file("memory_bank"))["features"]
         self._grid = (int(bundle.manifest["model"]["grid"][0]), int(bundle.manifest["model"]["grid"][1]))
         self._side = int(bundle.manifest["preprocessing"]["image_size"])
+        self._exact = np.empty((0, 0, self._bank.shape[1]), np.float32)
         self._search: Any = None
+        self._rounding = Rounding.none(self._bank.shape[1])
 
     def convert(self, folder: Path) -> None:
-        from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding
+        from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding, answers
 
-        convert(PatchEmbedding(patchcore_network(self._bundle)), self._side, folder)
+        embedding = PatchEmbedding(patchcore_network(self._bundle))
+        if self._good:
+            self._exact = answers(embedding, self._good)
+        convert(embedding, self._side, folder)
 
     def detector(self, folder: Path, precision: str) -> Detector:
         from cvad_cli.adapters.neighbours import BankSearch
 
-        network = CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+        network = self._network(folder, precision)
+        if self._good and precision != "f32":
+            self._rounding = Rounding.measured(self._exact, network(self._good))
+        else:
+            self._rounding = Rounding.none(self._bank.shape[1])
         if self._search is None:
-            # Without probes nothing shows the recall of an approximate search, so the search is exact.
-            good = () if self._probes is None else self._probes.pictures[self._probes.good]
-            patches = np.concatenate([network([picture])[0] for picture in good]) if len(good) else self._bank[:0]
+            # Without probes nothing shows the recall of an approximate search: then it is exact.
+            patches = self._exact.reshape(-1, self._bank.shape[1])
             self._search = BankSearch.build(self._bank, int(self._bundle.manifest["model"]["num_neighbors"]), patches)
-        return self._assembled(network, self._search)
+        return self._assembled(network, self._search, self._rounding)
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         self._search.save(folder)
-        return {"search": asdict(self._search.facts)}
+        rounding = {"bias": self._rounding.bias.tolist(), "floor": self._rounding.floor}
+        return {"search": asdict(self._search.facts), "rounding": rounding}
 
     def reopen(self, entry: CacheEntry) -> Detector:
         from cvad_cli.adapters.neighbours import BankSearch
 
-        network = CompiledNetwork(
-            entry.folder / NETWORK_FILE, entry.facts["precision"], most_at_once=self._most_at_once
-        )
-        return self._assembled(network, BankSearch.load(entry.folder, self._bank, entry.facts["search"]))
+        stored = entry.facts["rounding"]
+        rounding = Rounding(np.array(stored["bias"], np.float32), stored["floor"])
+        search = BankSearch.load(entry.folder, self._bank, entry.facts["search"])
+        return self._assembled(self._network(entry.folder, entry.facts["precision"]), search, rounding)
 
-    def _assembled(self, network: CompiledNetwork, search: Any) -> Detector:
+    def _network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+
+    def _assembled(self, network: CompiledNetwork, search: Any, rounding: Rounding) -> Detector:
         spread = smoothed(self._grid, (self._side, self._side))
-        return OpenvinoPatchcore(network, search, grid=self._grid, spread=spread)
+        return OpenvinoPatchcore(network, search, grid=self._grid, spread=spread, rounding=rounding)
 
 
 @final
 class _EfficientAdMaker:
     def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
-        del probes
         self._bundle = bundle
         self._most_at_once = most_at_once
+        self._good = _good_pictures(probes)
         self._side = int(bundle.manifest["preprocessing"]["image_size"])
+        self._exact = np.empty(0, np.float32)
         self._maps: dict[str, Any] = {}
+        self._scale = MapScale(0.5, 0.5, 0.0)
 
     def convert(self, folder: Path) -> None:
-        from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, border_cells, map_scale
+        from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, answers, border_cells, map_scale
 
         model = efficient_ad_model(self._bundle)
         maps = StudentTeacherMaps(model)
-        self._maps = {
-            "grid": list(maps.grid((self._side, self._side))),
-            "border": border_cells(model),
-            "scale": asdict(map_scale(model)),
-        }
+        self._scale = map_scale(model)
+        self._maps = {"grid": list(maps.grid((self._side, self._side))), "border": border_cells(model)}
+        if self._good:
+            self._exact = answers(maps, self._good)
         convert(maps, self._side, folder)
 
     def detector(self, folder: Path, precision: str) -> Detector:
-        return self._assembled(folder, precision, self._maps)
+        network = self._network(folder, precision)
+        scale = self._scale
+        if self._good and precision != "f32":
+            # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
+            student, autoencoder = (network(self._good) - self._exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
+            scale = replace(scale, offset=scale.offset - scale.student * student - scale.autoencoder * autoencoder)
+        self._maps["scale"] = asdict(scale)
+        return self._assembled(network, self._maps)
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         del folder
         return {"maps": self._maps}
 
     def reopen(self, entry: CacheEntry) -> Detector:
-        return self._assembled(entry.folder, entry.facts["precision"], entry.facts["maps"])
+        return self._assembled(self._network(entry.folder, entry.facts["precision"]), entry.facts["maps"])
 
-    def _assembled(self, folder: Path, precision: str, maps: Mapping[str, Any]) -> Detector:
-        network = CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+    def _network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+
+    def _assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
         spread = interpolated((maps["grid"][0], maps["grid"][1]), (self._side, self._side), maps["border"])
         return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), spread=spread)
+
+
+def _good_pictures(probes: Probes | None) -> list[np.ndarray]:
+    return [] if probes is None else list(probes.pictures[probes.good])
 
 
 _MAKERS: Final[Mapping[str, Callable[[Bundle, int, Probes | None], _Maker]]] = {

@@ -63,6 +63,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     undecided: gating.Undecided = None,
     junit: gating.JunitFile = None,
     summary: gating.SummaryFile = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -81,7 +84,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         from cvad_cli.tasks.evaluate import evaluate
 
-        return partial(evaluate, classification=classification, plan=plan)
+        return partial(evaluate, classification=classification, portable=portable, plan=plan)
 
     def earlier() -> Callable[..., Any]:
         from functools import partial

@@ -1,7 +1,7 @@
 """From a coarse map of cell scores to an anomaly map of the input's pixels: enlarging and smoothing as two products.
 
-Enlarging and Gaussian smoothing are linear and separable, so together they are one matrix a side, rows @ map @ columns^T.
-The matrices depend on sizes alone; what took most of the time after the network takes a tenth of a millisecond.
+Enlarging and Gaussian smoothing are linear and separable, so together they are one matrix a side: rows @ map @
+columns^T. The matrices depend on sizes alone and are made once.
 """
 
 from __future__ import annotations

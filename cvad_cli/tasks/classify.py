@@ -14,7 +14,7 @@ from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
 from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
 from cvad_cli.assembly.executing import keeping_threads, open_executor
-from cvad_cli.assembly.inputs import distinct_names, expand
+from cvad_cli.assembly.inputs import distinct_names, expand, with_suffix_added
 from cvad_cli.assembly.inspecting import Inspection, Inspector
 from cvad_cli.assembly.jobs import InspectJob
 from cvad_cli.assembly.naming import Namer
@@ -89,7 +89,7 @@ def classify(
         for name, picture, verdict in _judged(paths, outcomes, inspector, namer, found, reporter):
             tell(verdict)
             if request.overlays is not None:
-                _draw(request.overlays / _png(name), picture, verdict, colours, title=name)
+                _draw(request.overlays / with_suffix_added(name, ".png"), picture, verdict, colours, title=name)
     if request.csv is not None:
         with replacing(request.csv) as staged, staged.open("w", newline="", encoding="utf-8") as file:
             _write_rows(file, found.verdicts)
@@ -145,11 +145,6 @@ def said_of(region: RegionVerdict) -> str:
 def _percent(share: float) -> str:
     """Never 100 %: no labelled set is large enough to be certain."""
     return "> 99 %" if share >= 0.995 else f"{share:.0%}".replace("%", " %")
-
-
-def _png(name: str) -> str:
-    """A picture's name with a suffix that says what is written: a.jpg and a.png stay two files."""
-    return name if name.lower().endswith(".png") else f"{name}.png"
 
 
 def _colours(types: Sequence[str]) -> dict[str, tuple[int, int, int]]:

@@ -19,13 +19,14 @@ from cvad_cli.adapters.charts import precision_recall_chart, roc_chart, score_hi
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
-from cvad_cli.adapters.panels import anomaly_panel
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.drawing import Drawer
 from cvad_cli.assembly.executing import keeping_threads, open_executor, shard_size
 from cvad_cli.assembly.gatekeeper import open_gates
 from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
@@ -50,11 +51,17 @@ class _Scored:
 
 @keeping_threads
 def evaluate(
-    settings: RunConfig, reporter: Reporter, *, classification: bool = False, plan: GatePlan | None = None
+    settings: RunConfig,
+    reporter: Reporter,
+    *,
+    classification: bool = False,
+    portable: bool = False,
+    plan: GatePlan | None = None,
 ) -> EvaluationSummary:
-    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, curves and pictures.
+    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, pictures.
 
     `classification`: also measure how well the types of the defects are named, each after the others.
+    `portable`: the report holds its pictures, whatever `evaluation.report` says.
     `plan`: gates that the figures are held to; their verdicts go to gates.json and into the record, and fail nothing.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
@@ -70,30 +77,37 @@ def evaluate(
     gatekeeper = open_gates(plan, settings, dataset, reporter) if plan else None
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
-        drawer = _Drawer(staged / "pictures", settings, opened, dataset.test)
+        drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=portable)
         scored = _judge(settings, opened, dataset.test, drawer, reporter)
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(scored.skipped)
         metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
-        if classification:
-            metrics["classification"] = measure_naming(settings, opened, scored.records, staged, reporter)
+        naming = measure_naming(settings, opened, scored.records, staged, reporter) if classification else None
+        if naming is not None:
+            metrics["classification"] = naming.metrics
         gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
+        if drawer.report is not None:
+            named = None if naming is None else naming.pictures
+            manifest = opened.bundle.manifest
+            found = Findings(metrics, manifest, opened.calibration, scored.pixels, gates, named)
+            write_report(staged, found, drawer.report)
     for image in scored.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
-    return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn, gates=gates)
+    report = None if drawer.report is None else folder / REPORT_NAME
+    return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
 
 def _judge(
-    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: _Drawer, reporter: Reporter
+    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: Drawer, reporter: Reporter
 ) -> _Scored:
     """Workers judge, here is counted and drawn, in the records' order: the figures do not depend on who judged."""
     scored = _Scored()
-    job = JudgeJob(settings, opened.bundle.folder, opened)
+    job = JudgeJob(settings, opened.bundle.folder, opened, view=drawer.view)
     with (
         open_executor(settings, reporter.warn) as executor,
         reporter.stage("Judging the test images", len(records)) as advance,
@@ -105,12 +119,13 @@ def _judge(
                     raise outcome
                 scored.skipped.append(SkippedImage(record.key, str(outcome)))
                 continue
+            prediction, view = outcome
             mask = _mask_of(record, settings)
             scored.records.append(record)
-            scored.scores.append(outcome.score)
-            scored.peaks.append(float(outcome.anomaly_map.max()))
-            scored.pixels.add(*_aligned(outcome, mask, settings))
-            drawer.offer(record, outcome, mask)
+            scored.scores.append(prediction.score)
+            scored.peaks.append(float(prediction.anomaly_map.max()))
+            scored.pixels.add(*_aligned(prediction, mask, settings))
+            drawer.offer(record, view, prediction, mask)
     return scored
 
 
@@ -168,6 +183,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "data_root": settings.data.root,
             "test_fingerprint": fingerprint(scored.records),
             "bundle_fingerprint": opened.bundle.fingerprint,
+            "serving": _serving_of(opened),
             "image_size": settings.data.image_size,
             "pixel_metrics_at": settings.evaluation.resolution,
             "calibration": {"method": calibration.method, "images": calibration.images},
@@ -188,6 +204,12 @@ def _training_of(opened: OpenBundle) -> dict[str, Any]:
         "fingerprint": manifest["data"]["fingerprint"],
         "seed": manifest["settings"]["seed"],
     }
+
+
+def _serving_of(opened: OpenBundle) -> dict[str, Any]:
+    """What judged the pictures, and how it was shown to judge as the trained model does."""
+    said = dataclasses.asdict(opened.serving)
+    return {key: value for key, value in said.items() if key != "cache"}
 
 
 def _counts(opened: OpenBundle, scored: _Scored) -> dict[str, Any]:
@@ -221,39 +243,3 @@ def _draw_curves(folder: Path, title: str, scored: _Scored, threshold: float) ->
         precision_recall_chart(
             folder / "precision_recall.png", scored.scores, defective, threshold=threshold, title=title
         )
-
-
-class _Drawer:
-    """Draws a bounded number of side-by-side pictures while the test set streams past: each type in turn."""
-
-    def __init__(self, folder: Path, settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord]) -> None:
-        self.drawn = 0
-        self._folder = folder
-        self._settings = settings
-        self._calibration = opened.calibration
-        self._wanted = _spread(records, settings.evaluation.pictures)
-
-    def offer(self, record: ImageRecord, prediction: Prediction, mask: np.ndarray | None) -> None:
-        """Draw the picture if it is one of those wanted."""
-        if record.key not in self._wanted:
-            return
-        image = read_image(record.path, max_megapixels=self._settings.data.max_megapixels)
-        verdict = "rejected" if prediction.score > self._calibration.threshold else "passed"
-        anomaly_panel(
-            self._folder / (record.key if record.key.endswith(".png") else f"{record.key}.png"),
-            image,
-            prediction.anomaly_map,
-            mask,
-            threshold=self._calibration.pixel_threshold,
-            title=f"{record.key}: {verdict}, score {prediction.score:.4g}, threshold {self._calibration.threshold:.4g}",
-        )
-        self.drawn += 1
-
-
-def _spread(records: Sequence[ImageRecord], count: int) -> set[str]:
-    """Keys of `count` records, taken from each defect type in turn."""
-    by_type: dict[str, list[str]] = {}
-    for record in records:
-        by_type.setdefault(record.defect_type, []).append(record.key)
-    in_turn = [(place, kind, key) for kind, keys in by_type.items() for place, key in enumerate(keys)]
-    return {key for _, _, key in sorted(in_turn)[:count]}

@@ -34,9 +34,8 @@ from cvad_cli.adapters.qdrant.contract import (
     require_selection,
     unit,
 )
-from cvad_cli.adapters.qdrant.locks import ProcessLock
 from cvad_cli.errors import CvadError, ResourceError, StoreError
-from cvad_cli.files import replacing, replacing_folder
+from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
@@ -202,7 +201,17 @@ class EmbeddedStore:
     def _hold(self) -> None:
         if self._lock is None:
             path = self._folder.with_name(f".{self._folder.name}.lock")
-            self._lock = ProcessLock(path, self._place)
+            try:
+                self._lock = ProcessLock(path)
+            except LockedError as error:
+                raise StoreError(
+                    f"{self._place}: {error}; an embedded index serves one at a time. Wait for it, "
+                    "or set qdrant.url to share a server"
+                ) from error
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: cannot be written: {error.strerror}; the index needs a folder it can write"
+                ) from error
 
     def _require(self) -> Any:
         if not self._opened():

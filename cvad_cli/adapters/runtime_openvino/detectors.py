@@ -9,6 +9,7 @@ from typing import Protocol, final
 import numpy as np
 
 from cvad_cli.core.maps import Enlargement, MapScale
+from cvad_cli.core.rounding import Rounding
 from cvad_cli.records import Prediction
 
 Network = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -26,9 +27,18 @@ class PatchSearch(Protocol):
 class OpenvinoPatchcore:
     """A `Detector`: patch features from a compiled network, distances from a search structure over the memory bank."""
 
-    def __init__(self, network: Network, search: PatchSearch, *, grid: tuple[int, int], spread: Enlargement) -> None:
+    def __init__(
+        self,
+        network: Network,
+        search: PatchSearch,
+        *,
+        grid: tuple[int, int],
+        spread: Enlargement,
+        rounding: Rounding,
+    ) -> None:
         self._network = network
         self._search = search
+        self._rounding = rounding
         self._grid = grid
         self._spread = spread
         self.image_size = (len(spread.rows), len(spread.columns))
@@ -38,8 +48,11 @@ class OpenvinoPatchcore:
         """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
         started = time.perf_counter()
         patches = self._network(images)
+        patches -= self._rounding.bias
         described = time.perf_counter()
-        scores, distances = self._search.judge(patches)
+        scores, rounded = self._search.judge(patches)
+        distances = self._rounding.distances(rounded)
+        scores = scores * distances.max(axis=1) / np.maximum(rounded.max(axis=1), np.finfo(np.float32).tiny)
         searched = time.perf_counter()
         maps = self._spread(distances.reshape(len(images), *self._grid))
         found = [Prediction(float(score), picture) for score, picture in zip(scores, maps, strict=True)]

@@ -6,8 +6,10 @@ conversion would have to guess: no branch on values, no tensor made while runnin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -16,8 +18,8 @@ from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
 from cvad_cli.adapters.runtime_torch.pdn_features import describe
 from cvad_cli.core.maps import Enlargement, MapScale
 
-MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 29}
-"""Most distances held at once: 128 MiB of float32 on a CPU, 2 GiB on a GPU."""
+MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
+"""Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
 
 
 class _FromPictures(nn.Module):
@@ -61,7 +63,7 @@ class PatchcoreScores(nn.Module):
 
     bank: torch.Tensor
     offset: torch.Tensor
-    centred: torch.Tensor
+    products: torch.Tensor
     squares: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
@@ -75,12 +77,12 @@ class PatchcoreScores(nn.Module):
         for name, values in {
             "bank": bank,
             "offset": offset,
-            "centred": centred,
+            "products": -2.0 * centred.T,
             "squares": (centred * centred).sum(1),
             "rows": torch.from_numpy(spread.rows.copy()),
             "columns": torch.from_numpy(spread.columns.copy()),
         }.items():
-            self.register_buffer(name, values.float(), persistent=False)
+            self.register_buffer(name, values.float().contiguous(), persistent=False)
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
@@ -108,7 +110,7 @@ class PatchcoreScores(nn.Module):
         """
         step = max(1, MOST_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
         chosen = [
-            torch.addmm(self.squares, chunk - self.offset, self.centred.T, alpha=-2.0).argmin(dim=1)
+            torch.addmm(self.squares, chunk - self.offset, self.products).argmin(dim=1)
             for chunk in torch.split(patches, step)
         ]
         rows = torch.cat(chosen)
@@ -116,7 +118,7 @@ class PatchcoreScores(nn.Module):
 
     def support(self, rows: torch.Tensor) -> torch.Tensor:
         """The bank's `num_neighbors` members nearest to those of `rows` (b,), themselves among them: (b, k, d)."""
-        around = torch.addmm(self.squares, self.centred[rows], self.centred.T, alpha=-2.0)
+        around = torch.addmm(self.squares, self.bank[rows] - self.offset, self.products)
         return self.bank[around.topk(self._neighbors, dim=1, largest=False, sorted=False).indices]
 
 
@@ -180,6 +182,12 @@ class EfficientAdScores(nn.Module):
         together = scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]
         enlarged = self.rows @ together @ self.columns.T + scale.offset
         return enlarged.amax(dim=(-2, -1)), enlarged
+
+
+def answers(module: nn.Module, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """What a module on the CPU makes of uint8 pictures (h, w, 3), one by one: (n, ...)."""
+    with torch.inference_mode():
+        return np.concatenate([module(torch.from_numpy(picture.copy())[None]).numpy() for picture in pictures])
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -1,0 +1,52 @@
+"""An engine may stand in for the exact one only where a calibrated threshold stays valid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cvad_cli.core.agreement import LEAST_CORRELATION, MOST_NOISE, MOST_SHIFT, agreement, spoilt
+
+GOOD = np.arange(20) < 10
+EXACT = np.concatenate([np.linspace(1, 2, 10), np.linspace(3, 9, 10)])
+
+
+def test_equal_scores_agree() -> None:
+    found = agreement(EXACT, EXACT, GOOD, spread=0.3)
+    assert (found.shift, found.noise, found.correlation) == (0, 0, pytest.approx(1))
+    assert found.holds
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [
+        pytest.param(EXACT + 0.9 * MOST_SHIFT * 0.3, True, id="a small shift"),
+        pytest.param(EXACT + 1.1 * MOST_SHIFT * 0.3, False, id="a shift that moves the threshold"),
+        pytest.param(EXACT + 0.9 * MOST_NOISE * 0.3 * np.tile([1, -1], 10), True, id="small noise"),
+        pytest.param(EXACT + 1.1 * MOST_NOISE * 0.3 * np.tile([1, -1], 10), False, id="noise"),
+        pytest.param(np.where(GOOD, EXACT, EXACT.mean()), False, id="defects no longer told apart"),
+        pytest.param(np.where(GOOD, EXACT, np.nan), False, id="not a number"),
+    ],
+)
+def test_the_rule(changed: np.ndarray, holds: bool) -> None:
+    found = agreement(EXACT, changed, GOOD, spread=0.3)
+    assert found.holds == holds
+    assert f"at least {LEAST_CORRELATION}" in str(found)
+
+
+def test_scores_that_do_not_vary_agree_with_themselves_alone() -> None:
+    flat = np.ones(20)
+    assert agreement(flat, flat, GOOD, spread=1.0).correlation == 1
+    assert agreement(flat, EXACT, GOOD, spread=100.0).correlation == 0
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (33, 120, 3), (8, 8, 3)])
+def test_a_spoilt_picture_differs_in_one_square_and_leaves_the_original_alone(shape: tuple[int, int, int]) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    before = picture.copy()
+    changed = spoilt(picture, rng=np.random.default_rng(4))
+    assert (picture == before).all()
+    assert changed.shape == shape
+    rows, columns = np.nonzero((changed != picture).any(axis=2))
+    assert len(rows)
+    assert max(np.ptp(rows), np.ptp(columns)) <= 0.25 * min(shape[:2]) + 1
