@@ -143,9 +143,9 @@ class BankSearch:
 
 @final
 class _Pool:
-    """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries and faiss without threads of its own.
+    """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries.
 
-    faiss's own threads may spin for milliseconds after their work, and the network that runs next would share its cores
+    faiss works without threads of its own: these may spin for milliseconds after their work, and the network that runs next would share its cores
     with them.
     """
 

@@ -38,6 +38,11 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     return Processes(workers, threads=config.threads or max(1, (os.cpu_count() or 1) // workers), patience=patience)
 
 
+def is_spread(settings: RunConfig) -> bool:
+    """Whether work is done elsewhere than in the command's own process."""
+    return settings.executor.kind == "ray" or (settings.executor.workers or 1) > 1
+
+
 def keeping_threads(
     task: Callable[Concatenate[RunConfig, Given], Made],
 ) -> Callable[Concatenate[RunConfig, Given], Made]:
@@ -48,9 +53,7 @@ def keeping_threads(
 
     @wraps(task)
     def kept(settings: RunConfig, /, *arguments: Given.args, **named: Given.kwargs) -> Made:
-        config = settings.executor
-        here = config.kind == "local" and (config.workers or 1) == 1
-        with limited_threads(config.threads if here else None):
+        with limited_threads(None if is_spread(settings) else settings.executor.threads):
             return task(settings, *arguments, **named)
 
     return kept
