@@ -145,8 +145,8 @@ class BankSearch:
 class _Pool:
     """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries.
 
-    faiss works without threads of its own: these may spin for milliseconds after their work, and the network that runs next would share its cores
-    with them.
+    faiss works without threads of its own: these may spin for milliseconds after their work, and the network that runs
+    next would share its cores with them.
     """
 
     def __init__(self) -> None:
