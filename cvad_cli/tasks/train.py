@@ -23,7 +23,7 @@ from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord, TrainSummary
+from cvad_cli.records import Calibration, FittedModel, ImageRecord, TrainSummary
 
 FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
@@ -46,10 +46,8 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         advance(1)
     fitted = FAST_PATHS.get(settings.model.name, fit_generic)(settings, dataset.train, device, reporter)
     calibration = calibrate(fitted.held_out, false_alarm_rate=settings.calibration.false_alarm_rate)
-    for image in fitted.skipped:
-        reporter.warn(f"skipped {image.key}: {image.reason}")
-    if calibration.caveat is not None:
-        reporter.warn(calibration.caveat)
+    for warning in _warnings(fitted, calibration):
+        reporter.warn(warning)
     skipped = {image.key for image in fitted.skipped}
     good = [record for record in dataset.train if record.key not in skipped]
     describer = fit_describer(settings, good, device, reporter) if naming else None
@@ -80,6 +78,12 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         seconds=time.perf_counter() - started,
         details=details,
     )
+
+
+def _warnings(fitted: FittedModel, calibration: Calibration) -> list[str]:
+    """What the user should know of pictures that were passed over, and of a rate that cannot be promised."""
+    skipped = [f"skipped {image.key}: {image.reason}" for image in fitted.skipped]
+    return skipped if calibration.caveat is None else [*skipped, calibration.caveat]
 
 
 def _provenance(name: str, good: list[ImageRecord], fitted: FittedModel) -> dict[str, object]:
