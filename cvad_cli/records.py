@@ -17,9 +17,6 @@ GOOD: Final = "good"
 UNKNOWN: Final = "unknown"
 """What a region is called that is like no labelled one. No type may have this name."""
 
-DETECTOR_STAGES: Final = ("network", "search", "post-processing")
-"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -313,35 +310,3 @@ class PictureVerdict:
     """The vote of its regions, each weighing its mass; None for a part that passes."""
     confidence: float | None
     regions: tuple[RegionVerdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRegion:
-    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original picture."""
-
-    box: tuple[int, int, int, int]
-    """(top, left, bottom, right), bottom and right exclusive."""
-    centre: tuple[float, float]
-    contours: tuple[tuple[tuple[float, float], ...], ...]
-    area_px: float
-    area_mm2: float | None
-    peak: float
-    mean_score: float
-    mass: float
-
-
-@dataclass(frozen=True, slots=True)
-class PictureResult:
-    """What `cvad predict` says of one picture."""
-
-    image: str
-    score: float
-    threshold: float
-    rejected: bool
-    regions: tuple[FoundRegion, ...]
-    latency_ms: float
-    """From the moment that reading it began until this result and its files were ready."""
-    map: str | None = None
-    """Where its anomaly map was written."""
-    overlay: str | None = None
-    """Where it was drawn with its regions marked."""
