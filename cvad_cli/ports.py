@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from cvad_cli.errors import ResourceError
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
+
+Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them, in whatever words
+Outcome = TypeVar("Outcome", covariant=True)  # noqa: PLC0105
 
 Where = Mapping[str, str | Sequence[str]]
 """Payload field -> the value, or the values of which one must be there. All fields must hold."""
@@ -36,6 +41,15 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Score pictures of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
+
+
+@runtime_checkable
+class TimedDetector(Detector, Protocol):
+    """A detector that also says where its time went. A detector need not be one."""
+
+    @property
+    def last_split(self) -> Mapping[str, float]:
+        """Seconds of the last `predict` by stage, some of `records.DETECTOR_STAGES`: together at most the call."""
 
 
 class DefectStore(Protocol):
@@ -75,5 +89,53 @@ class DefectStore(Protocol):
         """Let go of files and connections. Closing twice does no harm."""
 
     def __enter__(self) -> DefectStore: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class Job(Protocol[Item, Outcome]):
+    """Work on items, wherever an executor puts it.
+
+    A job travels to each worker by pickle, once; what it opens there stays open from one call to the next.
+    """
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder that has to be on the worker's disk, if any."""
+
+    def at(self, bundle: Path) -> Job[Item, Outcome]:
+        """The same work, with the bundle in another place."""
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """One outcome an item, in order. The same items give the same outcomes, so that they can be done again."""
+
+
+class Executor(Protocol):
+    """Where a job is done: here, in processes, on a cluster. A context manager that lets the workers go."""
+
+    @property
+    def workers(self) -> int:
+        """How many shards are done at a time."""
+
+    def map(
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Callable[[int, Any], None] = ...,
+        lost: Callable[[Any, ResourceError], Any] | None = None,
+    ) -> Iterator[Any]:
+        """Yield each item's outcome, in order; workers get `shard` items at a time.
+
+        What a worker had that died is done again by another. `watch` gets an item's place and None when it is begun,
+        its place and outcome when it is done, in whatever order. Raises what the job raises. An item that no worker
+        survives gets the outcome that `lost` makes of it; without `lost`, ResourceError is raised.
+        """
+
+    def close(self) -> None:
+        """End the workers. Closing twice does no harm."""
+
+    def __enter__(self) -> Executor: ...
 
     def __exit__(self, *exception: object) -> None: ...

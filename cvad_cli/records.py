@@ -17,6 +17,9 @@ GOOD: Final = "good"
 UNKNOWN: Final = "unknown"
 """What a region is called that is like no labelled one. No type may have this name."""
 
+DETECTOR_STAGES: Final = ("network", "search", "post-processing")
+"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -173,8 +176,49 @@ class EvaluationSummary:
     """The content of metrics.json."""
     pictures: int
     """How many side-by-side pictures were drawn."""
+    report: Path | None = None
+    """The page for people; None where `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
     """The content of gates.json; empty where no gate was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What came of one run of a batch."""
+
+    name: str
+    variant: str
+    """What tells it from the other runs on the same category: its row in the report."""
+    model: str
+    category: str
+    """Its column."""
+    state: Literal["done", "kept", "failed"]
+    """`kept`: the result of an earlier call with the same settings and pictures still holds."""
+    folder: Path
+    """Where its results are, or would be."""
+    seconds: float
+    result: TrainSummary | EvaluationSummary | None = None
+    """None for a run that failed."""
+    error: str | None = None
+    exit_code: int = 0
+    """The status that the run alone would have ended with."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """What came of all runs of a batch, in the order in which they were asked for."""
+
+    verb: Literal["train", "evaluate"]
+    folder: Path
+    """results.csv, results.json, results.md, report.html."""
+    runs: tuple[RunOutcome, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """The gravest of the runs' statuses: the largest."""
+        return max((run.exit_code for run in self.runs), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +230,15 @@ class FieldSummary:
     """The content of receptive_field.json."""
     agrees: bool
     """Whether theory and measurement give the same field, for every network and every cell that was probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSummary:
+    """What `cvad bench` measured and where it put it."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    """The content of bench.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,3 +352,35 @@ class PictureVerdict:
     """The vote of its regions, each weighing its mass; None for a part that passes."""
     confidence: float | None
     regions: tuple[RegionVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRegion:
+    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original picture."""
+
+    box: tuple[int, int, int, int]
+    """(top, left, bottom, right), bottom and right exclusive."""
+    centre: tuple[float, float]
+    contours: tuple[tuple[tuple[float, float], ...], ...]
+    area_px: float
+    area_mm2: float | None
+    peak: float
+    mean_score: float
+    mass: float
+
+
+@dataclass(frozen=True, slots=True)
+class PictureResult:
+    """What `cvad predict` says of one picture."""
+
+    image: str
+    score: float
+    threshold: float
+    rejected: bool
+    regions: tuple[FoundRegion, ...]
+    latency_ms: float
+    """From the moment that reading it began until this result and its files were ready."""
+    map: str | None = None
+    """Where its anomaly map was written."""
+    overlay: str | None = None
+    """Where it was drawn with its regions marked."""

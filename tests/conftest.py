@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,10 @@ calibration: {{false_alarm_rate: 0.1, folds: 3}}
 evaluation: {{pictures: 4}}
 output: {{root: {output}}}
 """
+
+REPOSITORY = Path(__file__).parents[1]
+DATA = Path(os.environ.get("CVAD_DATA_ROOT", REPOSITORY.parent / "shared" / "data"))
+WEIGHTS = Path(os.environ.get("CVAD_WEIGHTS_DIR", REPOSITORY.parent / "shared" / "weights"))
 
 Cvad = Callable[..., Result]
 
@@ -72,3 +77,19 @@ def metrics_of() -> Callable[[Path], dict]:
         return json.loads((config.parent / "runs" / "small" / "evaluation" / "metrics.json").read_text("utf-8"))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def real_grid_evaluation(tmp_path_factory: pytest.TempPathFactory, cvad: Cvad) -> Path:
+    """Folder of PatchCore's evaluation on real MVTec AD grid, by the two commands of the README. Read only."""
+    if not ((DATA / "mvtec_ad" / "grid").is_dir() and WEIGHTS.is_dir()):
+        pytest.skip("MVTec AD grid or the backbone's weights are not here: set CVAD_DATA_ROOT and CVAD_WEIGHTS_DIR")
+    root = tmp_path_factory.mktemp("real_grid")
+    run = ("--config", REPOSITORY / "configs" / "patchcore_grid.yaml", "--device", "cpu", "--quiet")
+    here = ("--set", f"data.root={DATA / 'mvtec_ad'}", "--set", f"output.root={root}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CVAD_WEIGHTS_DIR", str(WEIGHTS))
+        for command in (("train",), ("evaluate", "--classification")):
+            result = cvad(*command, *run, *here)
+            assert result.exit_code == 0, result.output
+    return root / "patchcore_grid" / "evaluation"

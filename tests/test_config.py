@@ -152,7 +152,10 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+RUNS = sorted(path for path in (REPOSITORY / "configs").glob("*.yaml") if path.name != "gates.yaml")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_config_in_the_repository_loads_under_its_own_name(path: Path) -> None:
     settings = load_config(path)
     assert settings.name == path.stem

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.adapters.crops import random_crop
 from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share
+from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pretraining_pictures import (
     PICTURE_SIDE,
     PictureSource,
@@ -438,7 +439,7 @@ def test_processes_beside_a_gpu_make_the_pictures_that_threads_make(tmp_path: Pa
     rng = np.random.default_rng(0)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     for number in range(9):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (300, 300, 3), dtype=np.uint8))
+        Image.fromarray(rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     real = find_real_pictures([tmp_path], samples=False)
     sources = [PictureSource(real, generated_share=0.3, seed=5) for _ in range(2)]
     threads, processes = (

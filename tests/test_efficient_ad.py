@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from cvad_cli.adapters.bundles import read_bundle
 from cvad_cli.adapters.muon import Muon
-from cvad_cli.adapters.pdn import build_pdn, load_teacher, save_teacher
+from cvad_cli.adapters.pdn import build_pdn, fold_linear, load_teacher, save_teacher
 from cvad_cli.assembly.teachers import PACKAGED, choose_teacher
 from cvad_cli.errors import ModelError
 
@@ -30,7 +30,8 @@ with warnings.catch_warnings():  # anomalib imports deprecated modules
         hard_feature_loss,
         new_model,
         set_quantiles,
-        teacher_statistics,
+        set_statistics,
+        teacher_moments,
         training_losses,
     )
 
@@ -104,11 +105,22 @@ def test_hard_features_are_those_at_or_above_the_quantile(count: int) -> None:
 
 def test_the_teachers_statistics_are_those_of_all_its_answers(pictures: list[torch.Tensor]) -> None:
     network = build_pdn("small", CHANNELS, padding=False, seed=2)
-    found = teacher_statistics(network, iter(pictures))
+    model = small_model()
+    set_statistics(model, *teacher_moments(network, iter(pictures)).result())
+    found = model.mean_std
     with torch.no_grad():
         answers = torch.cat([network(picture) for picture in pictures]).double()
-    torch.testing.assert_close(found.mean[0, :, 0, 0], answers.mean((0, 2, 3)).float())
-    torch.testing.assert_close(found.std[0, :, 0, 0], answers.std((0, 2, 3), correction=0).float())
+    torch.testing.assert_close(found["mean"][0, :, 0, 0], answers.mean((0, 2, 3)).float())
+    torch.testing.assert_close(found["std"][0, :, 0, 0], answers.std((0, 2, 3), correction=0).float())
+
+
+def test_a_linear_map_folded_into_a_teacher_multiplies_its_answers(pictures: list[torch.Tensor]) -> None:
+    network = build_pdn("small", CHANNELS, padding=False, seed=2)
+    matrix = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS))
+    with torch.no_grad():
+        expected = torch.einsum("ij,bjhw->bihw", torch.from_numpy(matrix).float(), network(pictures[0]))
+        fold_linear(network, matrix)
+        torch.testing.assert_close(network(pictures[0]), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_maps_are_brought_to_0_and_a_tenth_at_their_quantiles(pictures: list[torch.Tensor]) -> None:

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cvad_cli.adapters.images import read_image, read_mask, resize_image, resize_map, resize_mask, write_image
+from cvad_cli.adapters.images import (
+    proves_itself,
+    read_image,
+    read_mask,
+    read_reduced,
+    resize_image,
+    resize_map,
+    resize_mask,
+    write_image,
+    write_map,
+)
 from cvad_cli.errors import DataError, ResourceError
 
 RGB = np.array([[[255, 0, 10], [1, 2, 3]], [[7, 80, 200], [9, 9, 9]], [[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
@@ -226,6 +236,59 @@ def test_an_exif_block_that_cannot_be_read_says_nothing(put) -> None:
     for block in (b"rubbish", b"MM\0*\0\0\0\x08\xff\xff"):
         path = put(content[:33] + png_chunk(b"eXIf", block) + content[33:])
         np.testing.assert_array_equal(read_image(path), RGB)
+
+
+def test_an_orientation_in_xmp_counts_beside_harmless_text(put) -> None:
+    content = pillow(RGB, "PNG")
+    for xmp, expected in ((b'tiff:Orientation="6"', np.rot90(RGB, -1)), (b"a comment", RGB)):
+        text = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta " + xmp + b"/>")
+        path = put(content[:33] + text + png_chunk(b"tEXt", b"Comment\0part") + content[33:])
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
+SMOOTH = np.dstack([np.mgrid[:640, :960][0] // 3, np.mgrid[:640, :960][1] // 4, np.full((640, 960), 90)]).astype(
+    np.uint8
+)
+
+
+@pytest.mark.parametrize(
+    ("side", "shape"),
+    [(400, (640, 960)), (160, (320, 480)), (161, (640, 960)), (80, (160, 240)), (40, (80, 120)), (10, (80, 120))],
+)
+def test_a_jpeg_is_decoded_smaller_while_it_stays_twice_as_large_as_its_use(put, side: int, shape) -> None:
+    path = put(pillow(SMOOTH, "JPEG", quality=95), "part.jpg")
+    picture, size = read_reduced(path, side)
+    assert (picture.shape, size) == ((*shape, 3), (640, 960))
+    whole = resize_image(read_image(path), (side, side)).astype(int)
+    assert np.abs(resize_image(picture, (side, side)) - whole).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_original_size_is_that_of_the_upright_picture(put, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = put(saved(Image.fromarray(SMOOTH[:633]), "JPEG", exif=exif), "part.jpg")
+    picture, size = read_reduced(path, 40)
+    assert size == read_image(path).shape[:2] == ((960, 633) if orientation >= 5 else (633, 960))
+    assert (picture.shape[0] > picture.shape[1]) == (size[0] > size[1])
+
+
+def test_other_kinds_are_never_reduced(put) -> None:
+    for kind in ("PNG", "BMP", "TIFF", "WEBP"):
+        picture, size = read_reduced(put(pillow(SMOOTH, kind)), 20)
+        assert picture.shape[:2] == size == (640, 960)
+
+
+def test_a_reduced_jpeg_that_is_cut_short_is_still_refused(put) -> None:
+    content = pillow(SMOOTH, "JPEG")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_reduced(put(content[: len(content) // 2], "part.jpg"), 40)
+
+
+def test_a_png_proves_itself_and_nothing_else_does(put) -> None:
+    assert proves_itself(put(pillow(RGB, "PNG"), "named.jpg"))
+    for kind in ("JPEG", "BMP", "TIFF", "WEBP"):
+        assert not proves_itself(put(pillow(RGB, kind), "named.png"))
 
 
 def test_content_counts_not_the_suffix(put) -> None:
@@ -489,3 +552,11 @@ def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) 
         write_image(path / "below.png", GRAY)
     np.testing.assert_array_equal(read_mask(path), GRAY > 0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["part.png"]
+
+
+def test_a_map_is_written_to_the_last_bit(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).normal(0, 1e3, (37, 53)).astype(np.float32)
+    write_map(tmp_path / "new" / "map.tiff", values)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "map.tiff")), values)
+    with pytest.raises(ValueError, match=r"expected \(h, w\)"):
+        write_map(tmp_path / "map.tiff", values[None])

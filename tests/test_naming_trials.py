@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvad_cli.assembly.naming_trials import Outcome, TrialSet, few_shots, leave_one_out, open_set, reliability
+from cvad_cli.assembly.naming_trials import (
+    MOST_FOLDS,
+    Outcome,
+    TrialSet,
+    few_shots,
+    leave_one_out,
+    open_set,
+    reliability,
+)
 from cvad_cli.core.voting import LabelledRegions
 
 
@@ -62,10 +70,17 @@ def test_the_stated_rate_of_known_pictures_is_called_unknown_at_most() -> None:
     assert result.unknown_flagged > result.known_flagged
 
 
+def test_each_left_out_picture_is_told_with_its_number_however_many_there_are() -> None:
+    many = trials(spread=0.4, pictures=MOST_FOLDS // 2, regions=1)
+    outcome = leave_one_out(many)
+    assert len(many.types) > MOST_FOLDS
+    assert sorted(outcome.pictures) == list(range(len(many.types)))
+    assert (outcome.truth == many.types[outcome.pictures]).all()
+
+
 def test_figures_follow_their_definitions() -> None:
-    outcome = Outcome(
-        truth=np.array([0, 0, 0, 1, 1, 2]), predicted=np.array([0, 0, 1, 1, 1, 0]), confidence=np.linspace(0.5, 1, 6)
-    )
+    truth, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
+    outcome = Outcome(np.arange(6), truth, predicted, confidence=np.linspace(0.5, 1, 6))
     assert outcome.accuracy == pytest.approx(4 / 6)
     assert outcome.confusion(3).tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     # F1 = 2 TP / (2 TP + FP + FN): 4 / 6, 4 / 5 and 0.
@@ -78,13 +93,13 @@ def test_macro_f1_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     truth, predicted = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
     expected = f1_score(truth, predicted, average="macro", labels=range(4), zero_division=0)
-    assert Outcome(truth, predicted, np.ones(50)).macro_f1(4) == pytest.approx(expected)
+    assert Outcome(np.arange(50), truth, predicted, np.ones(50)).macro_f1(4) == pytest.approx(expected)
 
 
 def test_calibration_error_is_the_gap_of_each_bin_weighed_by_its_pictures() -> None:
     confidence = np.array([0.95, 0.95, 0.55, 0.55, 0.55, 1.0])
     right = np.array([1, 1, 0, 1, 0, 1])
-    outcome = Outcome(truth=np.ones(6, int), predicted=right, confidence=confidence)
+    outcome = Outcome(np.arange(6), truth=np.ones(6, int), predicted=right, confidence=confidence)
     table = reliability(outcome)
     assert [(row["from"], row["pictures"]) for row in table["bins"]] == [(0.5, 3), (0.9, 3)]
     gap = 3 * abs(0.55 - 1 / 3) + 3 * abs((0.95 * 2 + 1) / 3 - 1)

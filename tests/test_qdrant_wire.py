@@ -171,7 +171,7 @@ def test_a_collection_of_someone_else_is_never_touched(
     theirs = models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE)
     server.engine.create_collection("defects", vectors_config=theirs, metadata={"owner": "search team"})
     store = open_at(server)
-    for act in (store.info, store.drop, lambda: store.upsert(points(1)), lambda: store.delete(where={"a": "b"})):
+    for act in (store.info, store.drop, lambda: store.upsert(points(1)), lambda: store.delete(where={"source": "b"})):
         with pytest.raises(StoreError, match="not made by cvad"):
             act()
     assert server.engine.collection_exists("defects")

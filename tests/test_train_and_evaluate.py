@@ -115,13 +115,14 @@ def test_json_on_standard_output_is_the_file(small_config: Path, metrics_of, cva
     assert json.loads(evaluated.stdout) == metrics_of(small_config)
 
 
-def test_several_configs_give_a_list_and_one_failure_does_not_stop_the_rest(small_config: Path, cvad) -> None:
+def test_several_configs_are_a_batch_and_one_failure_does_not_stop_the_rest(small_config: Path, cvad) -> None:
     broken = small_config.with_name("broken.yaml")
     broken.write_text(f"extends: {small_config.name}\nname: broken\ndata: {{category: nowhere}}\n", encoding="utf-8")
     result = cvad("train", "-c", broken, "-c", small_config, "--json")
     assert result.exit_code == 3
-    assert "broken.yaml: error:" in result.stderr
-    assert [summary["name"] for summary in json.loads(result.stdout)] == ["small"]
+    assert "broken: failed:" in result.stderr
+    runs = json.loads(result.stdout)["runs"]
+    assert [(run["run"], run["state"]) for run in runs] == [("broken", "failed"), ("small", "done")]
 
 
 def test_split_conformal_holds_images_out_of_the_bank(small_config: Path, cvad) -> None:

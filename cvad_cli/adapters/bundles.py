@@ -59,7 +59,7 @@ def write_bundle(folder: Path, contents: Mapping[str, Any], writers: Mapping[str
             "schema_version": SCHEMA_VERSION,
             "cvad_version": __version__,
             "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-            "versions": {name: _version_of(name) for name in TRACKED_PACKAGES},
+            "versions": {name: version_of(name) for name in TRACKED_PACKAGES},
             **contents,
             "files": files,
             "fingerprint": _fingerprint(contents, files),
@@ -168,7 +168,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _version_of(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -16,6 +16,7 @@ from cvad_cli.errors import ModelError
 from cvad_cli.files import replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -162,3 +163,15 @@ def _provenance(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
     if not isinstance(held, dict):
         raise ModelError(f"{path}: `provenance` in its header is {held!r}, expected a JSON object")
     return held
+
+
+def fold_linear(network: nn.Module, matrix: np.ndarray) -> None:
+    """Let the network's answer be multiplied by `matrix` (c, c) at every place, by its last convolution's weights."""
+    import torch
+
+    last: Any = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    with torch.no_grad():
+        for parameter in (last.weight, last.bias):
+            flat = parameter.detach().double().cpu().flatten(1) if parameter.ndim > 1 else parameter.double().cpu()
+            folded = torch.from_numpy(matrix) @ flat
+            parameter.copy_(folded.view(parameter.shape))

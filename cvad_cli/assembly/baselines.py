@@ -67,10 +67,10 @@ def require_same_images(baseline: Baseline, fingerprint: str, data: str) -> None
     theirs = baseline.provenance.get("test_fingerprint")
     if theirs == fingerprint:
         return
-    counts, source = baseline.metrics["counts"], baseline.provenance
+    images, data_then = baseline.metrics["counts"].get("test"), baseline.provenance.get("data")
     raise ConfigError(
-        f"--baseline {baseline.path}: was measured on other test images ({counts.get('test')} of "
-        f"{source.get('data')}, fingerprint {str(theirs)[:12]}) than this run ({data}, fingerprint {fingerprint[:12]}). "
+        f"--baseline {baseline.path}: was measured on other test images ({images} of {data_then}, "
+        f"fingerprint {str(theirs)[:12]}) than this run ({data}, fingerprint {fingerprint[:12]}). "
         "Pictures, masks and types must be the same: evaluate the earlier detector on these images for a new baseline"
     )
 

@@ -47,14 +47,19 @@ def evaluation_folder(settings: RunConfig) -> Path:
     return Path(settings.output.root).expanduser() / settings.name / "evaluation"
 
 
-def open_detector(settings: RunConfig, device: str) -> OpenBundle:
+def bench_folder(settings: RunConfig) -> Path:
+    """Where `cvad bench` puts what it measured."""
+    return Path(settings.output.root).expanduser() / settings.name / "bench"
+
+
+def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:
     """Open and verify the bundle of a config, served as its `runtime` section says.
 
+    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy.
     Raises BundleError where it is missing, damaged or of other settings, ConfigError where engine, precision and device
     do not go together, ModelError where a precision does not judge as the trained model does.
     """
-    bundle = read_bundle(bundle_folder(settings))
-    _require_same_input(bundle, settings)
+    bundle = open_bundle(settings, folder)
     try:
         calibration = Calibration(**bundle.manifest["calibration"])
         detector, serving = _serve(bundle, settings, device)
@@ -74,6 +79,13 @@ def _serve(bundle: Bundle, settings: RunConfig, device: str) -> tuple[Detector, 
 
         return serve_with_openvino(bundle, settings, plan, probes)
     return serve_with_torch(plan, probes, partial(_TORCH_BUILDERS[kind], bundle, device))
+
+
+def open_bundle(settings: RunConfig, folder: Path | None = None) -> Bundle:
+    """The verified bundle of a config, or of `folder`, unopened. Raises BundleError like `open_detector`."""
+    bundle = read_bundle(folder or bundle_folder(settings))
+    _require_same_input(bundle, settings)
+    return bundle
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:

@@ -8,6 +8,7 @@ after its last checkpoint, and ends as it would have ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -93,7 +94,7 @@ def distil(
     held_out = run.held_out_pictures(source)
     steps = range(run.step, plan.steps)
     pictures = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
-    with reporter.stage("Distilling the teacher", len(steps)) as advance:
+    with reporter.stage("Distilling the teacher", len(steps)) as advance, closing(pictures):
         for batch in pictures:
             run.learn(batch)
             advance(1)

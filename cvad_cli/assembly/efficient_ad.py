@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,19 +14,21 @@ import numpy as np
 
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.images import resize_image
-from cvad_cli.adapters.pdn import PdnSize
+from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.efficient_ad_options import PRESETS, EfficientAdOptions
 from cvad_cli.assembly.generic import LazyPictures
 from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
-from cvad_cli.assembly.teachers import ChosenTeacher, choose_teacher
+from cvad_cli.assembly.teachers import ChosenTeacher
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.errors import ConfigError, DataError, did_you_mean
+from cvad_cli.core.whitening import whitening
+from cvad_cli.errors import ConfigError, DataError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import FittedModel, ImageRecord
 
@@ -37,64 +40,6 @@ if TYPE_CHECKING:
 SMALLEST_SIDE: Final = 256  # pixels; anomalib's autoencoder halves five times and then wants 8 x 8
 VALIDATION_SHARE: Final = 0.1  # of the good pictures: paper section 4, and anomalib
 GENERATED: Final = "generated"
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How long to train and how often to look."""
-
-    steps: int
-    checkpoint_every: int
-    check_every: int
-    patience: int | None
-
-
-PRESETS: Final[Mapping[str, Preset]] = {
-    "full": Preset(steps=70_000, checkpoint_every=1_000, check_every=2_500, patience=6),
-    "quick": Preset(steps=600, checkpoint_every=200, check_every=300, patience=None),
-}
-"""full: the paper's length, anomalib's optimiser. quick: minutes on a CPU, Muon with an annealed tail."""
-
-
-@dataclass(frozen=True)
-class EfficientAdOptions:
-    """What `model.options` may hold; the names are anomalib's."""
-
-    model_size: str = "small"
-    teacher_out_channels: int | None = None
-    """None: as many as the teacher has."""
-    padding: bool = False
-    pad_maps: bool = True
-    lr: float = 1e-4
-    weight_decay: float = 1e-5
-
-    @classmethod
-    def of(cls, settings: RunConfig) -> EfficientAdOptions:
-        """Read and check. Raises ConfigError naming the key."""
-        known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
-        for key, value in settings.model.options.items():
-            if key not in known:
-                hint = did_you_mean(key, known)
-                raise ConfigError(
-                    f"model.options.{key}: efficient_ad has no such option.{hint} It takes: {', '.join(known)}."
-                )
-            kinds: tuple[type, ...] = {float: (int, float), type(None): (int,)}.get(known[key], (known[key],))
-            if isinstance(value, bool) != (known[key] is bool) or not isinstance(value, kinds):
-                raise ConfigError(f"model.options.{key}: expected {known[key].__name__}, got {value!r}")
-        options = cls(**settings.model.options)
-        if options.model_size not in ("small", "medium"):
-            raise ConfigError(f"model.options.model_size: expected small or medium, got {options.model_size!r}")
-        return options
-
-    @property
-    def size(self) -> PdnSize:
-        """The PDN's size."""
-        return "medium" if self.model_size == "medium" else "small"
-
-    def teacher(self, settings: RunConfig) -> ChosenTeacher:
-        """The teacher that `model.weights` names, fit for these options. Raises ModelError where there is none."""
-        channels, weights = self.teacher_out_channels, settings.model.weights
-        return choose_teacher(self.size, weights, channels, padding=self.padding, seed=settings.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,13 +188,15 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
             course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    module = efficient_ad.LocalEfficientAd.around(model, _penalty_pictures(run, range(done, course.steps)), schedule)
+    penalty = _penalty_pictures(run, range(done, course.steps))
+    module = efficient_ad.LocalEfficientAd.around(model, penalty, schedule)
     options = lightning_runs.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
-    chosen = (_subset(run, learning), _subset(run, held_out))
-    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance:
-        steps = efficient_ad_training.train_steps(module, course, options, chosen, advance, first=done)
+    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance, closing(penalty):
+        steps = efficient_ad_training.train_steps(
+            module, course, options, (_subset(run, learning), _subset(run, held_out)), advance, first=done
+        )
     model = model.to(run.device).eval()
     with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
         efficient_ad.set_quantiles(model, _tensors(run, held_out, advance))
@@ -289,12 +236,16 @@ def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -
 
 
 def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
-    from cvad_cli.adapters.anomalib_models.efficient_ad import teacher_statistics
+    """Whiten the teacher on the pictures to learn from, and keep the statistics of what it says then."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad import set_statistics, teacher_moments
 
     with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
-        found = teacher_statistics(model.teacher, _tensors(run, learning, advance))
-    model.mean_std["mean"].data.copy_(found.mean)
-    model.mean_std["std"].data.copy_(found.std)
+        mean, covariance = teacher_moments(model.teacher, _tensors(run, learning, advance)).result()
+    if run.options.whitening:
+        matrix = whitening(covariance, run.options.whitening)
+        fold_linear(model.teacher, matrix)
+        mean, covariance = matrix @ mean, matrix @ covariance @ matrix
+    set_statistics(model, mean, covariance)
 
 
 def _precision(wanted: str, device: str) -> str:
@@ -316,16 +267,16 @@ def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tens
         advance(1)
 
 
-def _penalty_pictures(run: _Run, steps: range) -> Iterator[torch.Tensor]:
+def _penalty_pictures(run: _Run, steps: range) -> Generator[torch.Tensor]:
     """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
 
-    nothing = RealPictures((), (), (), "")
-    share = 1.0 if run.penalty is None else 0.0
-    source = PictureSource(run.penalty or nothing, generated_share=share, seed=run.settings.seed)
+    real, share = (RealPictures((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)
+    source = PictureSource(real, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
-    for pictures in training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None):
-        yield as_tensor(resize_image(pictures[0], (side, side)))[None]
+    with closing(training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None)) as batches:
+        for pictures in batches:
+            yield as_tensor(resize_image(pictures[0], (side, side)))[None]
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

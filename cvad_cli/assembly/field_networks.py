@@ -12,7 +12,7 @@ from cvad_cli.adapters.pdn import build_pdn
 from cvad_cli.adapters.receptive_field.tables import patch_embedding, pooled
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
-from cvad_cli.assembly.efficient_ad import EfficientAdOptions
+from cvad_cli.assembly.efficient_ad_options import EfficientAdOptions
 from cvad_cli.assembly.serving import as_reference
 from cvad_cli.assembly.teachers import PDN_BACKBONES, patchcore_backbone, patchcore_layers
 from cvad_cli.config.schema import RunConfig

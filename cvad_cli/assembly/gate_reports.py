@@ -59,7 +59,7 @@ def markdown(runs: Sequence[RunVerdict]) -> str:
     lines = [f"## cvad evaluate: {verdict}", "", f"Gates: {counts or 'none'}.", ""]
     for run in runs:
         lines += _section(run)
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def _section(run: RunVerdict) -> list[str]:

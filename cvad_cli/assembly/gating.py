@@ -32,6 +32,13 @@ class Comparison:
     seed: int
     """Draws the resamples, the same for every metric."""
 
+    def shared_by(self, comparisons: int) -> float:
+        """Confidence of each of so many comparisons that chance fails one of them no more often than one alone may.
+
+        Bonferroni: true whatever the figures have to do with each other.
+        """
+        return 1 - (1 - self.rule.confidence) / max(1, comparisons)
+
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
@@ -91,16 +98,20 @@ def judge_gates(
     gates: Sequence[Gate], metrics: Mapping[str, Any], comparison: Comparison | None = None
 ) -> tuple[GateResult, ...]:
     """Every gate's verdict, a result for each bound. `comparison` is needed where a gate has a tolerance."""
-    return tuple(result for gate in gates for result in _judge(gate, metrics, comparison))
+    compared = sum(gate.tolerance is not None and has_paired_bootstrap(gate.metric) for gate in gates)
+    return tuple(result for gate in gates for result in _judge(gate, metrics, comparison, compared))
 
 
-def _judge(gate: Gate, metrics: Mapping[str, Any], comparison: Comparison | None) -> Iterator[GateResult]:
+def _judge(
+    gate: Gate, metrics: Mapping[str, Any], comparison: Comparison | None, compared: int
+) -> Iterator[GateResult]:
     figure = _look_up(metrics, gate.metric)
     for limit, sign in ((gate.minimum, 1), (gate.maximum, -1)):
         if limit is not None:
             yield _bounded(gate, figure, limit, sign)
     if gate.tolerance is not None and comparison is not None:
-        yield _compared(gate, gate.tolerance, figure, metrics, comparison)
+        question = _Question(gate, f"{gate.metric} against the baseline", f"at most {gate.tolerance:g} worse", figure)
+        yield _compared(question, gate.tolerance, metrics, comparison, comparison.shared_by(compared))
 
 
 def _bounded(gate: Gate, figure: _Figure, limit: float, sign: int) -> GateResult:
@@ -116,39 +127,42 @@ def _bounded(gate: Gate, figure: _Figure, limit: float, sign: int) -> GateResult
 
 
 def _compared(
-    gate: Gate, tolerance: float, figure: _Figure, metrics: Mapping[str, Any], comparison: Comparison
+    question: _Question, tolerance: float, metrics: Mapping[str, Any], comparison: Comparison, confidence: float
 ) -> GateResult:
     """At most `tolerance` worse than the baseline: a plain difference where no score of an image tells of its noise."""
-    question = _Question(gate, f"{gate.metric} against the baseline", f"at most {tolerance:g} worse", figure)
-    before = _look_up(comparison.baseline.metrics, gate.metric)
+    metric, figure = question.gate.metric, question.figure
+    before = _look_up(comparison.baseline.metrics, metric)
     if figure.value is None:
         return question.unanswered(figure.why_missing)
     if before.value is None:
-        return question.unanswered(f"the baseline has no such figure: {before.why_missing}")
-    other = _measured_otherwise(gate.metric, metrics, comparison.baseline.metrics)
+        why = f"the baseline has no such figure: {before.why_missing}"
+        return question.answered("failed", why) if before.not_finite else question.unanswered(why)
+    other = _measured_otherwise(metric, metrics, comparison.baseline.metrics)
     if other:
         return question.answered("failed", other)
-    known = find_metric(gate.metric)
+    known = find_metric(metric)
     worse = (figure.value - before.value) * (1 if known is not None and known.better == "lower" else -1)
     change = f"{figure.value:.4f} against {before.value:.4f}, {_in_words(worse)}"
-    if not has_paired_bootstrap(gate.metric):
+    if not has_paired_bootstrap(metric):
         return question.answered("passed" if worse <= tolerance + SLACK else "failed", f"{change}; a plain difference")
-    return _with_limits(question, tolerance, change, comparison)
+    return _with_limits(question, tolerance, change, comparison, confidence)
 
 
-def _with_limits(question: _Question, tolerance: float, change: str, comparison: Comparison) -> GateResult:
+def _with_limits(
+    question: _Question, tolerance: float, change: str, comparison: Comparison, confidence: float
+) -> GateResult:
     """Fails where the lower limit of the worsening is above the tolerance, passes where the upper one is not."""
     metric, rule, runs = question.gate.metric, comparison.rule, comparison.runs
-    reason = why_undecidable(metric, runs, confidence=rule.confidence)
+    reason = why_undecidable(metric, runs, confidence=confidence)
     if reason:
         return question.undecided(rule, f"{change}; {reason}")
-    found = worsening(metric, runs, confidence=rule.confidence, rng=np.random.default_rng([comparison.seed, 3]))
-    change += f"; worse by {found.low:.4f} to {found.high:.4f} (one-sided limits, {rule.confidence:.0%} each)"
+    found = worsening(metric, runs, confidence=confidence, rng=np.random.default_rng([comparison.seed, 3]))
+    change += f" ({found.low:+.4f} to {found.high:+.4f} worse, each limit at {100 * confidence:.4g} %)"
     if found.low > tolerance + SLACK:
         return question.answered("failed", f"{change}, more than chance explains")
     if found.high <= tolerance + SLACK:
         return question.answered("passed", change)
-    return question.undecided(rule, f"{change}: {runs.defect_types.size} images are too few to tell")
+    return question.undecided(rule, f"{change}: {runs.defect_types.size} images are too few to tell that from chance")
 
 
 def _in_words(worse: float) -> str:

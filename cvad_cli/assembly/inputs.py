@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
@@ -15,36 +15,65 @@ def expand(names: Sequence[str]) -> list[Path]:
     """Every picture that the names mean, each once: a file as it is, a folder's images, a pattern's matches.
 
     Folders and patterns give files with an image suffix, sorted, hidden ones left out; a file named by itself is taken
-    whatever its suffix. Raises DataError for a name that means nothing.
+    whatever its suffix. Raises DataError for a name that means nothing, or a folder that cannot be read.
     """
     found: dict[str, Path] = {}
     for name in names:
-        for path in _meant(name):
+        for path in meant(name):
+            if isinstance(path, DataError):
+                raise path
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
-def _meant(name: str) -> list[Path]:
+def meant(name: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path | DataError]:
+    """The pictures that one name means, found as they are asked for; a folder that cannot be read comes as its error.
+
+    Raises DataError, at the first, where the name means nothing.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
-        inside = [file for file in sorted(path.rglob("*")) if _is_picture(file, path)]
-        if not inside:
-            raise DataError(f"{path}: no images in it; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return inside
-    if path.exists() or path.is_symlink():
-        return [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - any pattern
-    pictures = [inner for match in matches for inner in (_meant(str(match)) if match.is_dir() else [match])]
-    pictures = [picture for picture in pictures if picture.suffix.lower() in IMAGE_SUFFIXES]
-    if not pictures:
+        inside = walk(path, suffixes)
+        nothing = f"{path}: no images in it; looked for {', '.join(sorted(suffixes))}"
+    elif path.exists() or path.is_symlink():
+        inside, nothing = iter([path]), ""
+    else:
+        inside = _matches(str(path), suffixes)
         what = "matches no image" if glob.has_magic(name) else "no such file or folder"
-        raise DataError(f"{name}: {what}")
-    return pictures
+        nothing = f"{name}: {what}"
+    first = next(inside, None)
+    if first is None:
+        raise DataError(nothing)
+    yield first
+    yield from inside
 
 
-def _is_picture(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+def _matches(pattern: str, suffixes: frozenset[str]) -> Iterator[Path | DataError]:
+    for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - any pattern
+        if match.is_dir():
+            yield from walk(match, suffixes)
+        elif match.suffix.lower() in suffixes:
+            yield match
+
+
+def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path | DataError]:
+    """The files below a folder with one of the suffixes, sorted, hidden ones left out, one folder in memory at a time.
+
+    Linked folders are not entered: they may lead in a circle.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        yield DataError(f"{folder}: cannot be listed: {error.strerror or error}")
+        return
+    for entry in listed:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path), suffixes)
+        elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():  # noqa: PTH122 - a name, no path
+            yield Path(entry.path)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -57,3 +86,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links keep the names that were given
     common = Path(os.path.commonpath([path.parent for path in whole]))
     return [path.relative_to(common).as_posix() for path in whole]
+
+
+def with_suffix_added(name: str, suffix: str) -> str:
+    """A picture's name with a suffix that says what is written: a.jpg and a.png stay two files."""
+    return name if name.lower().endswith(suffix) else f"{name}{suffix}"

@@ -13,11 +13,12 @@ from cvad_cli.adapters.images import read_image, read_mask, resize_image, resize
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.describing import Describer, open_describer
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
-from cvad_cli.config.schema import SMALLEST_MAP_PX, RunConfig
+from cvad_cli.assembly.region_rules import region_rule, regions_of
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import query_vector
-from cvad_cli.core.regions import Region, RegionRule, find_regions
-from cvad_cli.errors import ConfigError, DataError
-from cvad_cli.records import Calibration, ImageRecord
+from cvad_cli.core.regions import Region, find_regions
+from cvad_cli.errors import DataError
+from cvad_cli.records import ImageRecord
 
 READ_AHEAD: Final = 4
 """Pictures at their own size that wait for the network."""
@@ -51,12 +52,12 @@ class Inspector:
         self.describer = describer
         self.rule = region_rule(settings, opened.calibration)
         self._data = settings.data
-        self._least_area = settings.classify.min_area_px
+        self._settings = settings
 
     @classmethod
-    def open(cls, settings: RunConfig, device: str) -> Inspector:
-        """Open the bundle of a config. Raises BundleError where there is none, or none with a describer."""
-        opened = open_detector(settings, device)
+    def open(cls, settings: RunConfig, device: str, folder: Path | None = None) -> Inspector:
+        """Open the bundle of a config, or a copy in `folder`. Raises BundleError where it is none with a describer."""
+        opened = open_detector(settings, device, folder)
         return cls(opened, open_describer(opened.bundle, opened.device), settings)
 
     @property
@@ -92,15 +93,10 @@ class Inspector:
         rejected = prediction.score > self.threshold
         regions: tuple[Region, ...] = ()
         if rejected or always:
-            regions = self._regions(prediction.anomaly_map, (picture.shape[0], picture.shape[1]))
+            size = (picture.shape[0], picture.shape[1])
+            regions = regions_of(prediction.anomaly_map, size, self.rule, self._settings)
         vectors = self.describe(picture, regions)
         return Inspection(prediction.score, rejected, regions, vectors, picture, prediction.anomaly_map)
-
-    def _regions(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[Region, ...]:
-        rule = self.rule
-        if self._least_area is None:
-            rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
-        return find_regions(anomaly_map, size, rule, rejected=True)
 
     def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         """float32 (n, d), length 1: what a region is indexed and searched by."""
@@ -155,21 +151,3 @@ def overlaps(region: Region, mask: np.ndarray) -> bool:
         for many, few in zip(mask.shape, region.mask.shape, strict=True)
     )
     return bool((region.mask[np.ix_(rows, columns)] & mask).any())
-
-
-def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:
-    """The rule of the `classify` section, with the bundle's calibrated map threshold."""
-    config, seed = settings.classify, calibration.pixel_threshold
-    if config.min_area_mm2 > 0 and settings.data.pixel_size_mm is None:
-        raise ConfigError(
-            "classify.min_area_mm2: needs data.pixel_size_mm, the side of a pixel of the original picture"
-        )
-    return RegionRule(
-        seed=seed,
-        grow=seed - (1 - config.hysteresis) * abs(seed),
-        bridge_px=config.bridge_px,
-        min_area_px=config.min_area_px or 0.0,
-        min_area_mm2=config.min_area_mm2,
-        pixel_size_mm=settings.data.pixel_size_mm,
-        most=config.max_regions,
-    )

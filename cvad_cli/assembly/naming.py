@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Final, final
 
@@ -22,14 +23,17 @@ from cvad_cli.records import UNKNOWN, DefectPoint, Neighbour, PictureVerdict, Re
 MOST_LEARNT: Final = 2000
 """Regions that names are learnt from: all pairs of them are compared, and each picture is left out in turn."""
 
+MOST_READ: Final = 50_000
+"""Regions that these are chosen from. Beyond, a type may be missed that is rarer than one in so many."""
+
 
 @final
 class Namer:
     """Names regions after the labelled ones of an index."""
 
     def __init__(self, store: DefectStore, settings: RunConfig, config: str) -> None:
-        """Read the whole index once. Raises StoreError where it holds nothing to name after."""
-        points = list(store.scroll())
+        """Read the index once, `MOST_READ` regions of it. Raises StoreError where it holds nothing to name after."""
+        points = list(islice(store.scroll(), MOST_READ))
         if not points:
             raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
         self.types, labelled = labelled_regions(thinned(points))
@@ -38,7 +42,7 @@ class Namer:
         self._home = dataset_home(settings.data)
         self._config = settings.classify
         self.pictures = len(np.unique(labelled.pictures))
-        self.regions = len(points)
+        self.regions = store.count() if len(points) == MOST_READ else len(points)
 
     @property
     def caveats(self) -> list[str]:
@@ -49,6 +53,11 @@ class Namer:
             found.append(
                 f"{self.regions} labelled regions are too few to call anything unknown at a rate of "
                 f"{self._config.unknown_rate:g}: label at least {least}, or raise classify.unknown_rate"
+            )
+        if self.regions > MOST_READ:
+            found.append(
+                f"names are learnt from {MOST_READ} of the {self.regions} labelled regions: a type that none of these "
+                "has cannot be named"
             )
         if not _can_hold_out(self._classifier.labelled):
             found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,17 +37,27 @@ CONFUSION_CHART: Final = "confusion.png"
 RELIABILITY_CHART: Final = "reliability.png"
 
 
+@dataclass(frozen=True, slots=True)
+class NamingReport:
+    """How well defects are named, and how each was."""
+
+    metrics: Mapping[str, Any]
+    """What metrics.json holds under `classification`."""
+    pictures: Mapping[str, Mapping[str, Any]]
+    """Key of a picture -> `named`, its `confidence` and the nearest labelled regions of others, `neighbours`."""
+
+
 def measure_naming(
     settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], folder: Path, reporter: Reporter
-) -> dict[str, Any]:
-    """What metrics.json holds under `classification`; two charts go to `folder`.
+) -> NamingReport:
+    """Name each defective picture after the others, in several ways; two charts go to `folder`.
 
     Uses the bundle alone, never the defect index. Raises BundleError where the bundle has no describer, DataError where
     the test set has no defective picture that can be read.
     """
     inspector = Inspector(opened, open_describer(opened.bundle, opened.device), settings)
     defects = [record for record in records if not record.is_normal]
-    names, trials = _trial_set(settings, inspector, defects, reporter)
+    kept, names, trials = _trial_set(settings, inspector, defects, reporter)
     counts = Counter(names[kind] for kind in trials.types)
     found: dict[str, Any] = {
         "types": {name: counts[name] for name in names},
@@ -60,7 +70,7 @@ def measure_naming(
     }
     if len(names) < 2:
         found["unavailable"] = dict.fromkeys(("leave_one_out", "shots", "open_set"), "there is one defect type only")
-        return found
+        return NamingReport(found, {})
     with reporter.stage("Naming each defect after the others", 2 + len(SHOTS)) as advance:
         outcome = leave_one_out(trials)
         found["leave_one_out"] = _one(outcome, names)
@@ -73,7 +83,30 @@ def measure_naming(
     title = f"{settings.name}: each picture named after the others"
     confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
     reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
-    return found
+    return NamingReport(found, _by_picture(outcome, trials, names, [record.key for record in kept], settings))
+
+
+def _by_picture(
+    outcome: Outcome, trials: TrialSet, names: Sequence[str], keys: Sequence[str], settings: RunConfig
+) -> dict[str, dict[str, Any]]:
+    """How each picture was named while it was left out, and what its strangest region is nearest to."""
+    told = {}
+    for picture, predicted, confidence in zip(outcome.pictures, outcome.predicted, outcome.confidence, strict=True):
+        mine = np.flatnonzero(trials.pictures == picture)
+        main = trials.vectors[mine[np.argmax(trials.masses[mine])]]
+        likeness = (trials.labels.views @ main).max(axis=1)
+        likeness[trials.labels.pictures == picture] = -np.inf
+        nearest = np.argsort(-likeness, kind="stable")[: settings.classify.neighbors]
+        told[keys[picture]] = {
+            "named": names[predicted],
+            "confidence": float(confidence),
+            "neighbours": [
+                {"key": keys[trials.labels.pictures[place]], "similarity": float(likeness[place])}
+                for place in nearest
+                if np.isfinite(likeness[place])
+            ],
+        }
+    return told
 
 
 def _one(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
@@ -132,8 +165,9 @@ class _Gathered:
 
 def _trial_set(
     settings: RunConfig, inspector: Inspector, records: Sequence[ImageRecord], reporter: Reporter
-) -> tuple[tuple[str, ...], TrialSet]:
-    """The types' names, and the regions of every defective picture that can be read, whatever the verdict on it."""
+) -> tuple[list[ImageRecord], tuple[str, ...], TrialSet]:
+    """The defective pictures that can be read, their types' names and their regions, whatever the verdict on them."""
+    kept: list[ImageRecord] = []
     found = _Gathered([], [], [], [], [], [])
     with reporter.stage("Describing the defects", len(records)) as advance:
         pictures = inspector.pictures([record.path for record in records])
@@ -144,6 +178,7 @@ def _trial_set(
                     raise picture
                 continue  # listed by the evaluation of the detector, which read it before
             number = len(found.kinds)
+            kept.append(record)
             inspection = inspector.inspect(picture, always=True)
             _, labelled = inspector.labelled(inspection, inspector.mask_of(record))
             found.kinds.append(record.defect_type)
@@ -164,4 +199,4 @@ def _trial_set(
         labels=LabelledRegions(views, types[label_pictures], label_pictures),
         types=types,
     )
-    return tuple(map(str, names)), trials
+    return kept, tuple(map(str, names)), trials

@@ -58,6 +58,8 @@ class TrialSet:
 class Outcome:
     """What was said of k pictures that were tested."""
 
+    pictures: np.ndarray
+    """int (k,): which picture of the trial set each is."""
     truth: np.ndarray
     """int (k,)."""
     predicted: np.ndarray
@@ -105,6 +107,7 @@ def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outc
 def joined(outcomes: list[Outcome]) -> Outcome:
     """Several outcomes as one."""
     return Outcome(
+        np.concatenate([outcome.pictures for outcome in outcomes]),
         np.concatenate([outcome.truth for outcome in outcomes]),
         np.concatenate([outcome.predicted for outcome in outcomes]),
         np.concatenate([outcome.confidence for outcome in outcomes]),
@@ -183,4 +186,4 @@ def _named(trials: TrialSet, indexed: np.ndarray, tested: np.ndarray) -> Outcome
         mine = trials.pictures[asked] == picture
         voted = vote(confidences[mine], trials.masses[asked][mine])
         predicted[place], confidence[place] = seen[voted.argmax()], voted.max()
-    return Outcome(trials.types[tested], predicted, confidence)
+    return Outcome(tested, trials.types[tested], predicted, confidence)

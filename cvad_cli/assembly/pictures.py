@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
-from cvad_cli.adapters.images import read_image, resize_image
+from cvad_cli.adapters.images import read_reduced, resize_image
 from cvad_cli.adapters.prefetch import prefetch
-from cvad_cli.config.schema import DataConfig
+from cvad_cli.config.schema import DataConfig, default_workers
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
+
+View = Callable[[np.ndarray], np.ndarray]
+"""uint8 RGB (h, w, 3) to what is shown of it, the same but smaller. A module's function, so that it can travel."""
 
 
 def open_dataset(data: DataConfig) -> Dataset:
@@ -50,7 +53,15 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
         """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
-        for record, outcome in zip(self.records, prefetch(self.records, self._read), strict=True):
+
+        def attempt(record: ImageRecord) -> np.ndarray | DataError:
+            try:
+                return read_picture(record.path, self._data)
+            except DataError as error:
+                return error
+
+        outcomes = prefetch(self.records, attempt, workers=default_workers())
+        for record, outcome in zip(self.records, outcomes, strict=True):
             if isinstance(outcome, DataError):
                 if self._data.on_error == "stop":
                     raise outcome
@@ -58,14 +69,13 @@ class PictureStream:
             else:
                 yield record, outcome
 
-    def _read(self, record: ImageRecord) -> np.ndarray | DataError:
-        try:
-            return read_picture(record.path, self._data)
-        except DataError as error:
-            return error
-
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
     """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
-    side = (data.image_size, data.image_size)
-    return resize_image(read_image(path, max_megapixels=data.max_megapixels), side)
+    return read_with_view(path, data, None)[0]
+
+
+def read_with_view(path: Path, data: DataConfig, view: View | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same, and what `view` makes of the picture as decoded: at its own size, reduced where it is a large JPEG."""
+    decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
+    return resize_image(decoded, (data.image_size, data.image_size)), None if view is None else view(decoded)

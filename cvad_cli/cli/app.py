@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cvad_cli import __version__
-from cvad_cli.cli import defects, measuring
+from cvad_cli.cli import bench, defects, inspection, measuring
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.root import RootGroup
 from cvad_cli.cli.runs import Options, run_each
@@ -164,6 +164,8 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     )
 
 
+app.command()(bench.bench)
+app.command()(inspection.predict)
 app.command()(defects.index)
 app.command()(defects.classify)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,7 +15,7 @@ from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
     from cvad_cli.assembly.gate_reports import RunVerdict
-    from cvad_cli.records import EvaluationSummary, GateResult
+    from cvad_cli.records import BatchSummary, EvaluationSummary, GateResult
 
 GateFile = Annotated[
     Path | None, typer.Option("--gate", metavar="FILE", help="Figures that runs must reach, as in configs/gates.yaml.")
@@ -76,12 +76,21 @@ class Verdicts:
                 raise
             data, seconds = result.metrics["provenance"]["data"], time.monotonic() - started
             self._runs.append(RunVerdict(settings.name, data, result.gates, seconds))
-            for gate in result.gates:
-                if self._tell and not gate.passed:
-                    typer.secho(f"gate failed: {settings.name}: {_line(gate)}", err=True)
+            if self._tell:
+                _tell_failed(settings.name, result.gates)
             return result
 
         return watched
+
+    def add(self, batch: BatchSummary) -> None:
+        """What the runs of a batch came to, with a line for each failed gate: its table shows figures alone."""
+        from cvad_cli.assembly.gate_reports import RunVerdict
+        from cvad_cli.records import EvaluationSummary
+
+        for run in batch.runs:
+            gates = run.result.gates if isinstance(run.result, EvaluationSummary) else ()
+            self._runs.append(RunVerdict(run.name, run.category, gates, run.seconds, run.error))
+            _tell_failed(run.name, gates)
 
     def exit_on_failure(self) -> None:
         """Raise `typer.Exit(1)` where a gate failed."""
@@ -106,6 +115,12 @@ class Verdicts:
                     file.write(text)
             except OSError as error:
                 typer.secho(f"warning: {STEP_SUMMARY} ({step}) cannot be written: {error.strerror}", err=True)
+
+
+def _tell_failed(name: str, gates: Sequence[GateResult]) -> None:
+    for gate in gates:
+        if not gate.passed:
+            typer.secho(f"gate failed: {name}: {_line(gate)}", err=True)
 
 
 def show(summary: EvaluationSummary) -> None:

@@ -8,13 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from cvad_cli.cli import gating
+from cvad_cli.cli.batches import Batch, Categories, Force, Models, leave, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.runs import Options, run_each
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
+    categories: Categories = None,
+    models: Models = None,
+    force: Force = False,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -28,12 +32,25 @@ def train(
 
         return train
 
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_training)
+    options, batch = Options(tuple(set_), device, json, quiet, debug), Batch(config, categories, models, force)
+    if not batch.wanted:
+        run_each(config, options, task, show_training)
+        return
+
+    def earlier() -> Callable[..., Any]:
+        from cvad_cli.assembly.earlier_results import earlier_training
+
+        return earlier_training
+
+    leave(run_batch_of(batch, "train", options, task, earlier))
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
+    categories: Categories = None,
+    models: Models = None,
+    force: Force = False,
     device: Device = None,
     classification: Annotated[
         bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
@@ -46,6 +63,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     undecided: gating.Undecided = None,
     junit: gating.JunitFile = None,
     summary: gating.SummaryFile = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -64,8 +84,22 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         from cvad_cli.tasks.evaluate import evaluate
 
-        return verdicts.watch(partial(evaluate, classification=classification, plan=plan))
+        return partial(evaluate, classification=classification, portable=portable, plan=plan)
 
+    def earlier() -> Callable[..., Any]:
+        from functools import partial
+
+        from cvad_cli.assembly.earlier_results import earlier_evaluation
+
+        return partial(earlier_evaluation, classification=classification)
+
+    options = Options(tuple(set_), device, json, quiet, debug)
+    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
     with verdicts.written():
-        run_each(config, Options(tuple(set_), device, json, quiet, debug), task, gating.show)
+        if batch.wanted:
+            found = run_batch_of(batch, "evaluate", options, task, earlier)
+            verdicts.add(found)
+            leave(found)
+        else:
+            run_each(config, options, lambda: verdicts.watch(task()), gating.show)
     verdicts.exit_on_failure()

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvad_cli.records import DemoSummary, EvaluationSummary, FieldSummary, TrainSummary
+from cvad_cli.records import BenchSummary, DemoSummary, EvaluationSummary, FieldSummary, TrainSummary
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cvad_cli.tasks.distill_teacher import DistillSummary
+    from cvad_cli.tasks.predict import PredictSummary
 
 
 def as_json(record: object) -> Any:
     """The record in JSON's own types. An evaluation is its metrics.json, an analysis its file too, to the letter."""
     if isinstance(record, EvaluationSummary):
         return dict(record.metrics)
-    if isinstance(record, FieldSummary):
+    if isinstance(record, (BenchSummary, FieldSummary)):
         return dict(record.report)
     if isinstance(record, DemoSummary):
         return {"folder": str(record.folder), "weights": record.weights, "categories": dict(record.metrics)}
@@ -64,7 +65,8 @@ def show_evaluation(summary: EvaluationSummary) -> None:
         _print(_naming_table(metrics["classification"]))
     for what, why in {**metrics["unavailable"], **metrics.get("classification", {}).get("unavailable", {})}.items():
         _print(f"{what}: {why}")
-    _print(f"metrics, curves and {summary.pictures} pictures in {summary.folder}")
+    page = "" if summary.report is None else "report.html, "
+    _print(f"{page}metrics, curves and {summary.pictures} pictures in {summary.folder}")
 
 
 def show_demo(summary: DemoSummary) -> None:
@@ -88,7 +90,23 @@ def show_demo(summary: DemoSummary) -> None:
         table.add_row(name, metrics["provenance"]["model"], *(_figure(value) for value in figures))
     _print(table)
     _print(f"Weights: {summary.weights}")
-    _print(f"Look at {summary.folder}: the images in data/, figures and pictures in <run>/evaluation/.")
+    _print(f"Look at {summary.folder}: the images in data/, the report and the figures in <run>/evaluation/.")
+
+
+def show_bench(summary: BenchSummary) -> None:
+    """Every table of bench.md, and where it is."""
+    from rich.table import Table
+
+    from cvad_cli.assembly.bench_tables import tables_of
+
+    for text in tables_of(summary.report):
+        table = Table(title=text.title, title_justify="left", show_header=any(text.headings))
+        for place, heading in enumerate(text.headings):
+            table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+        for row in text.rows:
+            table.add_row(*row)
+        _print(table)
+    _print(f"tables, figures and charts in {summary.folder}")
 
 
 def show_distillation(summary: DistillSummary) -> None:
@@ -102,6 +120,29 @@ def show_distillation(summary: DistillSummary) -> None:
     table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
     table.add_row("teacher", str(summary.output))
     _print(table)
+
+
+def show_prediction(summary: PredictSummary) -> None:
+    """How many, how fast, and where the time of a picture goes."""
+    from rich.table import Table
+
+    share = f" ({summary.rejected / summary.images:.1%})" if summary.images else ""
+    unreadable = f", {summary.unreadable} unreadable" if summary.unreadable else ""
+    _print(
+        f"{summary.name}: {summary.images} pictures in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
+        f"second; {summary.rejected} rejected{share}{unreadable}"
+    )
+    if summary.images:
+        table = Table(title="latency of a picture, ms", title_justify="left")
+        for heading in ("", "mean", "p50", "p95", "p99"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for name, spread in (*summary.stages.items(), ("whole", summary.latency)):
+            figures = (spread.mean_ms, spread.p50_ms, spread.p95_ms, spread.p99_ms)
+            table.add_row(name, *(f"{value:.1f}" for value in figures))
+        _print(table)
+        _print(f"the stages' means explain {summary.explained:.1%} of the whole")
+    if summary.results is not None:
+        _print(f"results: {summary.results}")
 
 
 def show_lines(lines: Sequence[str]) -> None:

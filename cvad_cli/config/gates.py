@@ -26,9 +26,13 @@ from cvad_cli.config.gate_metrics import find_metric, unknown_metric
 from cvad_cli.config.load import read_yaml
 from cvad_cli.errors import ConfigError, did_you_mean
 
-DEFAULT_COMPARED: Final = ("image.auroc", "pixel.aupro", "decision.recall", "decision.false_alarm_rate")
-"""Compared with a baseline where no tolerance names a metric."""
-DEFAULT_TOLERANCE: Final = 0.01
+DEFAULT_TOLERANCES: Final = {
+    "image.auroc": 0.0,
+    "decision.recall": 0.0,
+    "decision.false_alarm_rate": 0.0,
+    "pixel.aupro": 0.02,  # a plain difference: no score of an image tells of its noise
+}
+"""What is compared with a baseline where nothing names a metric."""
 DEFAULT_CONFIDENCE: Final = 0.95
 
 _SECTIONS: Final = ("gates", "categories", "runs", "baseline")
@@ -59,7 +63,7 @@ class BaselineRule:
 
     path: Path
     confidence: float = DEFAULT_CONFIDENCE
-    """Of each one-sided limit of a worsening."""
+    """That a run which fails is worse, and not by chance: shared by all comparisons of the run."""
     undecided: Literal["pass", "fail"] = "pass"
     """What a comparison does that the test set is too small to decide."""
 
@@ -126,7 +130,7 @@ class GatePlan:
             return {}
         named = {metric: keys["tolerance"] for metric, keys in rules.items() if keys.get("tolerance") is not None}
         if not named:
-            named = dict.fromkeys(DEFAULT_COMPARED, DEFAULT_TOLERANCE)
+            named = dict(DEFAULT_TOLERANCES)
         if self.any_tolerance is not None:
             asked = {metric for metric, keys in self.asked.items() if "tolerance" in keys}
             named = {metric: value if metric in asked else self.any_tolerance for metric, value in named.items()}

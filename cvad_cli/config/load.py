@@ -21,7 +21,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from cvad_cli.config.schema import HIDDEN, SECRET_SETTINGS, BadSettingError, RunConfig
+from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.schema import HIDDEN, SECRET_SETTINGS, RunConfig
 from cvad_cli.errors import ConfigError, did_you_mean
 
 

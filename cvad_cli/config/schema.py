@@ -8,25 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.checks import require as _require
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+
 RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 PATCHCORE_BACKBONE: Final = "tf_efficientnet_lite0"
 PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
 """Above WRN50's published figure on grid at a fraction of the cost: docs/benchmarks.md."""
-
-
-class BadSettingError(ValueError):
-    """A value of the right type outside its range. `config.load` turns it into a message with the file's name."""
-
-    def __init__(self, section: type, key: str, expected: str, got: object) -> None:
-        super().__init__(f"{key}: expected {expected}, got {got!r}")
-        self.section, self.key, self.expected, self.got = section, key, expected, got
-
-
-def _require(settings: object, key: str, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise BadSettingError(type(settings), key, expected, getattr(settings, key))
 
 
 @dataclass(frozen=True)
@@ -133,12 +124,16 @@ class EvaluationConfig:
     """What `cvad evaluate` measures and how many pictures it draws."""
 
     pictures: int = 24
+    report: Literal["beside", "portable", "none"] = "beside"
     resolution: Literal["input", "original"] = "input"
     aupro_limit: float = 0.3
 
     def __post_init__(self) -> None:
         _require(self, "pictures", self.pictures >= 0, "a whole number from 0")
         _require(self, "aupro_limit", 0 < self.aupro_limit <= 1, "a false-positive rate above 0 and at most 1")
+
+
+MOST_WORKERS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -148,9 +143,33 @@ class RuntimeConfig:
     engine: Literal["auto", "openvino", "torch"] = "auto"
     precision: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
     batch_size: int = 8
+    workers: str = "auto"
 
     def __post_init__(self) -> None:
         _require(self, "batch_size", self.batch_size >= 1, "a whole number from 1")
+        counted = self.workers.isdecimal() and 1 <= int(self.workers) <= MOST_WORKERS
+        _require(
+            self, "workers", counted or self.workers == "auto", f"auto, or a whole number from 1 to {MOST_WORKERS}"
+        )
+
+    @property
+    def worker_count(self) -> int:
+        """Threads that read pictures ahead of the network."""
+        return int(self.workers) if self.workers != "auto" else default_workers()
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """When `cvad predict --watch` takes a file that has appeared."""
+
+    poll_s: float = 0.2
+    settle_s: float = 1.0
+    give_up_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(self, "poll_s", 0.01 <= self.poll_s <= 3600, "seconds from 0.01 to 3600")
+        _require(self, "settle_s", 0 <= self.settle_s <= 3600, "seconds from 0 to 3600")
+        _require(self, "give_up_s", self.settle_s <= self.give_up_s <= 86400, "seconds from settle_s to 86400")
 
 
 SECRET_SETTINGS: Final = ("qdrant.api_key",)
@@ -248,8 +267,11 @@ class RunConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     qdrant: QdrantConfig = field(default_factory=QdrantConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -276,3 +298,15 @@ def parse_bytes(text: str) -> int | None:
     number, prefix, binary = found.groups()
     power = " kmgt".index(prefix.lower() or " ")
     return int(float(number) * (1024 if binary else 1000) ** power) or None
+
+
+def usable_processors() -> int:
+    """Processors that this process may run on: fewer than the machine has in most containers."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Threads that read ahead where nothing is said: one for each usable processor, at most 8."""
+    return min(8, usable_processors())

@@ -120,6 +120,15 @@ class PixelScores:
             )
         return PixelReport(metrics, left_out)
 
+    def region_curve(
+        self, *, fpr_limit: float = AUPRO_FPR_LIMIT
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """The curve above AUPRO's area: false-positive rates (p,) from 0 to `fpr_limit`, and mean shares found (p,).
+
+        None where `measure` has no AUPRO.
+        """
+        return None if self._reason() else _curve_below(fpr_limit, *self._samples(_REGION))
+
     def _reason(self) -> str | None:
         """Why nothing can be measured, if so."""
         if not self.images:
@@ -188,9 +197,17 @@ def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 def _area_below(limit: float, labels: NDArray[np.bool_], keys: NDArray[np.intp], weights: NDArray[np.float64]) -> float:
     """Area of the weighted ROC curve from 0 to `limit`, divided by `limit`."""
-    from sklearn.metrics import auc, roc_curve
+    from sklearn.metrics import auc
+
+    return float(auc(*_curve_below(limit, labels, keys, weights)) / limit)
+
+
+def _curve_below(
+    limit: float, labels: NDArray[np.bool_], keys: NDArray[np.intp], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The weighted ROC curve from 0 to `limit`, interpolated there."""
+    from sklearn.metrics import roc_curve
 
     fpr, tpr, _ = roc_curve(labels, keys, sample_weight=weights)
     inside = int(np.searchsorted(fpr, limit, side="right"))
-    at_limit = np.interp(limit, fpr, tpr)
-    return float(auc(np.append(fpr[:inside], limit), np.append(tpr[:inside], at_limit)) / limit)
+    return np.append(fpr[:inside], limit), np.append(tpr[:inside], np.interp(limit, fpr, tpr))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -13,8 +13,10 @@ import numpy as np
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
 from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
-from cvad_cli.assembly.inputs import distinct_names, expand
-from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.executing import open_executor
+from cvad_cli.assembly.inputs import distinct_names, expand, with_suffix_added
+from cvad_cli.assembly.inspecting import Inspection, Inspector
+from cvad_cli.assembly.jobs import InspectJob
 from cvad_cli.assembly.naming import Namer
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
@@ -75,16 +77,18 @@ def classify(
     inspector = Inspector.open(settings, choose_device(settings.device))
     place = index_name(settings)
     found = _Found([], [])
-    with open_index(settings) as store:
+    job = InspectJob(settings, inspector.opened.bundle.folder, inspector, with_pictures=request.overlays is not None)
+    with open_index(settings) as store, open_executor(settings, reporter.warn) as executor:
         require_fitting(require_index(store, place), inspector, place)
         namer = Namer(store, settings, place)
         for caveat in namer.caveats:
             reporter.warn(caveat)
         colours = _colours(namer.types)
-        for name, picture, verdict in _judged(paths, inspector, namer, found, reporter):
+        outcomes = executor.map(job, paths, shard=settings.executor.shard_images)
+        for name, picture, verdict in _judged(paths, outcomes, inspector, namer, found, reporter):
             tell(verdict)
             if request.overlays is not None:
-                _draw(request.overlays / _png(name), picture, verdict, colours, title=name)
+                _draw(request.overlays / with_suffix_added(name, ".png"), picture, verdict, colours, title=name)
     if request.csv is not None:
         with replacing(request.csv) as staged, staged.open("w", newline="", encoding="utf-8") as file:
             _write_rows(file, found.verdicts)
@@ -108,20 +112,25 @@ class _Found:
 
 
 def _judged(
-    paths: Sequence[Path], inspector: Inspector, namer: Namer, found: _Found, reporter: Reporter
+    paths: Sequence[Path],
+    outcomes: Iterable[Inspection | DataError],
+    inspector: Inspector,
+    namer: Namer,
+    found: _Found,
+    reporter: Reporter,
 ) -> Iterator[tuple[str, np.ndarray, PictureVerdict]]:
     """A name that no other picture has, the picture and its verdict, one after another."""
     with reporter.stage("Judging the pictures", len(paths)) as advance:
-        for name, (path, picture) in zip(distinct_names(paths), inspector.pictures(paths), strict=True):
-            if isinstance(picture, DataError):
+        for name, path, outcome in zip(distinct_names(paths), paths, outcomes, strict=True):
+            if isinstance(outcome, DataError):
                 if inspector.stops_on_error:
-                    raise picture
-                found.skipped.append(SkippedImage(str(path), str(picture)))
-                reporter.warn(f"skipped {picture}")
+                    raise outcome
+                found.skipped.append(SkippedImage(str(path), str(outcome)))
+                reporter.warn(f"skipped {outcome}")
             else:
-                verdict = namer.verdict(str(path), inspector.inspect(picture), inspector.threshold)
+                verdict = namer.verdict(str(path), outcome, inspector.threshold)
                 found.verdicts.append(verdict)
-                yield name, picture, verdict
+                yield name, outcome.picture, verdict
             advance(1)
 
 
@@ -135,11 +144,6 @@ def said_of(region: RegionVerdict) -> str:
 def _percent(share: float) -> str:
     """Never 100 %: no labelled set is large enough to be certain."""
     return "> 99 %" if share >= 0.995 else f"{share:.0%}".replace("%", " %")
-
-
-def _png(name: str) -> str:
-    """A picture's name with a suffix that says what is written: a.jpg and a.png stay two files."""
-    return name if name.lower().endswith(".png") else f"{name}.png"
 
 
 def _colours(types: Sequence[str]) -> dict[str, tuple[int, int, int]]:

@@ -19,20 +19,23 @@ from cvad_cli.adapters.charts import precision_recall_chart, roc_chart, score_hi
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
-from cvad_cli.adapters.panels import anomaly_panel
-from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.drawing import Drawer
+from cvad_cli.assembly.executing import open_executor, shard_size
 from cvad_cli.assembly.gatekeeper import open_gates
+from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
-from cvad_cli.assembly.pictures import PictureStream, open_dataset
+from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.config.gates import GatePlan
+from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction
+from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction, SkippedImage
 
 
 @dataclass
@@ -43,14 +46,21 @@ class _Scored:
     scores: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
+    skipped: list[SkippedImage] = field(default_factory=list)
 
 
 def evaluate(
-    settings: RunConfig, reporter: Reporter, *, classification: bool = False, plan: GatePlan | None = None
+    settings: RunConfig,
+    reporter: Reporter,
+    *,
+    classification: bool = False,
+    portable: bool = False,
+    plan: GatePlan | None = None,
 ) -> EvaluationSummary:
-    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, curves and pictures.
+    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, pictures.
 
     `classification`: also measure how well the types of the defects are named, each after the others.
+    `portable`: the report holds its pictures, whatever `evaluation.report` says.
     `plan`: gates that the figures are held to; their verdicts go to gates.json and into the record, and fail nothing.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
@@ -66,42 +76,57 @@ def evaluate(
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
     gatekeeper = open_gates(plan, settings, dataset, reporter) if plan else None
-    stream = PictureStream(dataset.test, settings.data)
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
-        drawer = _Drawer(staged / "pictures", settings, opened, dataset.test)
-        scored = _judge(settings, opened, stream, drawer, reporter)
+        drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=portable)
+        scored = _judge(settings, opened, dataset.test, drawer, reporter)
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
-        metrics["counts"]["skipped"] = len(stream.skipped)
-        metrics["skipped"] = [dataclasses.asdict(image) for image in stream.skipped]
-        if classification:
-            metrics["classification"] = measure_naming(settings, opened, scored.records, staged, reporter)
+        metrics["counts"]["skipped"] = len(scored.skipped)
+        metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
+        naming = measure_naming(settings, opened, scored.records, staged, reporter) if classification else None
+        if naming is not None:
+            metrics["classification"] = naming.metrics
         gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
-    for image in stream.skipped:
+        if drawer.report is not None:
+            named = None if naming is None else naming.pictures
+            manifest = opened.bundle.manifest
+            found = Findings(metrics, manifest, opened.calibration, scored.pixels, gates, named)
+            write_report(staged, found, drawer.report)
+    for image in scored.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
-    return EvaluationSummary(folder=folder, metrics=metrics, pictures=drawer.drawn, gates=gates)
+    report = None if drawer.report is None else folder / REPORT_NAME
+    return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
 
 def _judge(
-    settings: RunConfig, opened: OpenBundle, stream: PictureStream, drawer: _Drawer, reporter: Reporter
+    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: Drawer, reporter: Reporter
 ) -> _Scored:
+    """Workers judge, here is counted and drawn, in the records' order: the figures do not depend on who judged."""
     scored = _Scored()
-    with reporter.stage("Judging the test images", len(stream.records)) as advance:
-        for batch in batched(stream, settings.runtime.batch_size):
-            predictions = opened.detector.predict([picture for _, picture in batch])
-            for (record, _), prediction in zip(batch, predictions, strict=True):
-                mask = _mask_of(record, settings)
-                scored.records.append(record)
-                scored.scores.append(prediction.score)
-                scored.peaks.append(float(prediction.anomaly_map.max()))
-                scored.pixels.add(*_aligned(prediction, mask, settings))
-                drawer.offer(record, prediction, mask)
-            advance(len(batch))
+    job = JudgeJob(settings, opened.bundle.folder, opened, view=drawer.view)
+    with (
+        open_executor(settings, reporter.warn) as executor,
+        reporter.stage("Judging the test images", len(records)) as advance,
+    ):
+        for record, outcome in zip(records, executor.map(job, records, shard=shard_size(settings)), strict=True):
+            advance(1)
+            if isinstance(outcome, DataError):
+                if settings.data.on_error == "stop":
+                    raise outcome
+                scored.skipped.append(SkippedImage(record.key, str(outcome)))
+                continue
+            prediction, view = outcome
+            mask = _mask_of(record, settings)
+            scored.records.append(record)
+            scored.scores.append(prediction.score)
+            scored.peaks.append(float(prediction.anomaly_map.max()))
+            scored.pixels.add(*_aligned(prediction, mask, settings))
+            drawer.offer(record, view, prediction, mask)
     return scored
 
 
@@ -166,6 +191,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "auroc_interval": "95 % stratified percentile bootstrap over test images",
             "false_alarm_interval": "95 % Clopper-Pearson",
             "cvad_version": __version__,
+            "settings": to_plain(settings),
             "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         },
     }
@@ -218,39 +244,3 @@ def _draw_curves(folder: Path, title: str, scored: _Scored, threshold: float) ->
         precision_recall_chart(
             folder / "precision_recall.png", scored.scores, defective, threshold=threshold, title=title
         )
-
-
-class _Drawer:
-    """Draws a bounded number of side-by-side pictures while the test set streams past: each type in turn."""
-
-    def __init__(self, folder: Path, settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord]) -> None:
-        self.drawn = 0
-        self._folder = folder
-        self._settings = settings
-        self._calibration = opened.calibration
-        self._wanted = _spread(records, settings.evaluation.pictures)
-
-    def offer(self, record: ImageRecord, prediction: Prediction, mask: np.ndarray | None) -> None:
-        """Draw the picture if it is one of those wanted."""
-        if record.key not in self._wanted:
-            return
-        image = read_image(record.path, max_megapixels=self._settings.data.max_megapixels)
-        verdict = "rejected" if prediction.score > self._calibration.threshold else "passed"
-        anomaly_panel(
-            self._folder / (record.key if record.key.endswith(".png") else f"{record.key}.png"),
-            image,
-            prediction.anomaly_map,
-            mask,
-            threshold=self._calibration.pixel_threshold,
-            title=f"{record.key}: {verdict}, score {prediction.score:.4g}, threshold {self._calibration.threshold:.4g}",
-        )
-        self.drawn += 1
-
-
-def _spread(records: Sequence[ImageRecord], count: int) -> set[str]:
-    """Keys of `count` records, taken from each defect type in turn."""
-    by_type: dict[str, list[str]] = {}
-    for record in records:
-        by_type.setdefault(record.defect_type, []).append(record.key)
-    in_turn = [(place, kind, key) for kind, keys in by_type.items() for place, key in enumerate(keys)]
-    return {key for _, _, key in sorted(in_turn)[:count]}

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.index_snapshots import export_index, import_index
+from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.defect_index import (
     DATASET,
     Labeller,
@@ -24,12 +25,18 @@ from cvad_cli.assembly.defect_index import (
     said,
     same_label,
 )
+from cvad_cli.assembly.executing import open_executor
 from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.jobs import Described, DescribeJob
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.regions import Region
 from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
 from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
+
+SOURCES_AT_ONCE: Final = 200
+"""Pictures whose regions are asked for in one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +121,11 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
             store.create(inspector.describer.dimension, metadata_for(inspector, dataset.name))
         else:
             require_fitting(info, inspector, place)
-        before = {point.id: point.payload for point in store.scroll(where={"category": dataset.name})}
-        run = _Run(inspector, labeller, before)
-        with reporter.stage("Describing labelled defects", len(chosen)) as advance:
-            for record, points in run.points(chosen):
-                store.upsert(points)
-                run.done.append(record)
-                advance(1)
+        before = _indexed_before(store, dataset.name, None if request.prune else [record.key for record in chosen])
+        run = _Run(labeller, before)
+        for record, described in _described(chosen, inspector, settings, run.skipped, reporter):
+            store.upsert(run.fresh(record, *described))
+            run.done.append(record)
         removed = store.delete(ids=run.stale()) if run.stale() else 0
         if request.prune:
             removed += _prune(store, {key: held for key, held in before.items() if key not in run.found}, defects)
@@ -130,46 +135,66 @@ def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequ
     return IndexSummary(place, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
 
 
+def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
+    """Payloads by id of what the index holds of some pictures, or of all: an index may be larger than memory."""
+    if sources is None:
+        return {point.id: point.payload for point in store.scroll(where={"category": category})}
+    return {
+        point.id: point.payload
+        for some in batched(sources, SOURCES_AT_ONCE)
+        for point in store.scroll(where={"category": category, "source": some})
+    }
+
+
+def _described(
+    records: Sequence[ImageRecord],
+    inspector: Inspector,
+    settings: RunConfig,
+    skipped: list[SkippedImage],
+    reporter: Reporter,
+) -> Iterator[tuple[ImageRecord, Described]]:
+    """Each picture that can be read, with its labelled regions, in order; the others are listed in `skipped`."""
+    job = DescribeJob(settings, inspector.opened.bundle.folder, inspector)
+    with (
+        open_executor(settings, reporter.warn) as executor,
+        reporter.stage("Describing labelled defects", len(records)) as advance,
+    ):
+        outcomes = executor.map(job, records, shard=settings.executor.shard_images)
+        for record, outcome in zip(records, outcomes, strict=True):
+            if not isinstance(outcome, DataError):
+                yield record, outcome
+            elif inspector.stops_on_error:
+                raise outcome
+            else:
+                skipped.append(SkippedImage(record.key, str(outcome)))
+            advance(1)
+
+
 class _Run:
     """One pass over labelled pictures, and what came of it."""
 
-    def __init__(self, inspector: Inspector, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.done: list[ImageRecord] = []
         self.skipped: list[SkippedImage] = []
         self.added = self.unchanged = 0
         self.found: set[str] = set()
-        self._inspector, self._labeller, self._before = inspector, labeller, before
+        self._labeller, self._before = labeller, before
 
-    def points(self, records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, list[DefectPoint]]]:
-        """Each picture with the points that the index does not hold yet, in order."""
-        pictures = self._inspector.pictures([record.path for record in records])
-        for record, (_, picture) in zip(records, pictures, strict=True):
-            try:
-                if isinstance(picture, DataError):
-                    raise picture
-                found = self._describe(record, picture)
-            except DataError as error:
-                if self._inspector.stops_on_error:
-                    raise
-                self.skipped.append(SkippedImage(record.key, str(error)))
-                continue
-            self.found |= {point.id for point in found}
-            fresh = [p for p in found if p.id not in self._before or not same_label(self._before[p.id], p.payload)]
-            self.added += len(fresh)
-            self.unchanged += len(found) - len(fresh)
-            yield record, fresh
+    def fresh(
+        self, record: ImageRecord, sha256: str, regions: Sequence[Region], vectors: np.ndarray
+    ) -> list[DefectPoint]:
+        """The points of a picture that the index does not hold yet."""
+        found = [self._labeller.point(record, sha256, *pair) for pair in zip(regions, vectors, strict=True)]
+        self.found |= {point.id for point in found}
+        fresh = [p for p in found if p.id not in self._before or not same_label(self._before[p.id], p.payload)]
+        self.added += len(fresh)
+        self.unchanged += len(found) - len(fresh)
+        return fresh
 
     def stale(self) -> list[str]:
         """Ids of regions that were indexed from the same pictures and are no longer found there."""
         again = {record.key for record in self.done}
         return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
-
-    def _describe(self, record: ImageRecord, picture: np.ndarray) -> list[DefectPoint]:
-        mask = self._inspector.mask_of(record)
-        inspection = self._inspector.inspect(picture, always=True)
-        regions, vectors = self._inspector.labelled(inspection, mask)
-        sha256 = content_hash(record)
-        return [self._labeller.point(record, sha256, *pair) for pair in zip(regions, vectors, strict=True)]
 
 
 def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> IndexListing:

@@ -8,15 +8,19 @@ term uses, and the hard features are selected instead of sorted. `tests/test_eff
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from anomalib.models import EfficientAd
+from anomalib.models.image.efficient_ad import torch_model
 from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
 from torch import nn
 from torch.func import functional_call
+
+from cvad_cli.core.feature_targets import Moments
 
 HARD_SHARE: Final = 0.999
 """Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
@@ -86,6 +90,8 @@ class _Losses(nn.Module):
     def __init__(self, model: EfficientAdModel, precision: torch.dtype | None) -> None:
         super().__init__()
         self.model, self._precision = model, precision
+        self.read: tuple[torch.Tensor, ...] = ()
+        """What the record reads beside its inputs and weights: it must live as long as the record does."""
 
     def forward(self, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor) -> Any:
         # Casts of weights that autocast remembers from one call to the next would be missing in the record.
@@ -101,10 +107,24 @@ def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torc
     """
     sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
     losses = _Losses(model, precision).train()
-    with torch.autocast(like.device.type, enabled=False):  # its own is inside
+    with _statistics_on(like.device) as read, torch.autocast(like.device.type, enabled=False):  # its own is inside
         recorded: Any = torch.cuda.make_graphed_callables(losses, sample, allow_unused_input=True)
+    losses.read = read
     model.zero_grad(set_to_none=True)
     return recorded  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _statistics_on(device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """anomalib makes ImageNet's statistics anew on the CPU at each call, which a record cannot hold."""
+    former = torch_model.imagenet_norm_batch
+    offset = former(torch.zeros(1, 3, 1, 1, device=device))
+    factor = former(torch.ones(1, 3, 1, 1, device=device)) - offset
+    torch_model.imagenet_norm_batch = lambda x: x * factor + offset
+    try:
+        yield offset, factor
+    finally:
+        torch_model.imagenet_norm_batch = former
 
 
 class LocalEfficientAd(EfficientAd):
@@ -169,24 +189,25 @@ class LocalEfficientAd(EfficientAd):
         checkpoint.pop("hyper_parameters", None)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Channel mean and deviation of a teacher over good pictures, (1, c, 1, 1) each."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
+@torch.no_grad()
+def teacher_moments(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Moments:
+    """Mean and covariance of what a teacher says, over every place of every picture (1, 3, h, w)."""
+    moments: Moments | None = None
+    for picture in pictures:
+        said = teacher(picture).flatten(2)[0].T.float().cpu().numpy()
+        moments = moments or Moments(said.shape[1])
+        moments.add(said)
+    if moments is None:
+        raise ValueError("pictures: expected at least one")
+    return moments
 
 
 @torch.no_grad()
-def teacher_statistics(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Statistics:
-    """Over every place of every picture (1, 3, h, w), in float64: paper algorithm 1, lines 4-9."""
-    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for picture in pictures:
-        said = teacher(picture).transpose(0, 1).flatten(1).double().cpu()
-        count, total, squares = count + said.shape[1], total + said.sum(1), squares + (said**2).sum(1)
-    mean = total / count
-    std = (squares / count - mean**2).clamp(min=1e-12).sqrt()
-    return Statistics(mean.float()[None, :, None, None], std.float()[None, :, None, None])
+def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.ndarray) -> None:
+    """Keep the channels' mean and deviation, (c,) and (c, c), in `model`: paper algorithm 1, lines 4-9."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    for name, values in (("mean", mean), ("std", deviation)):
+        model.mean_std[name].data.copy_(torch.from_numpy(values.astype(np.float32))[None, :, None, None])
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, write_png, written
+from cvad_cli.adapters.panels.heat import colours, levels, score_range
+from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, one_line, write_png, written
 
 TILE_PX: Final = 360  # longer side of a picture
 LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
@@ -64,7 +65,7 @@ def anomaly_panel(
         _truth_cell(mask, width, height),
         _cell(f"above the threshold: {above.mean():.1%}" if above.any() else "nothing above", _outlined(part, above)),
     ]
-    write_png(path, _sheet(title, cells, stacked=width > 2 * height))
+    write_png(path, _sheet(one_line(title), cells, stacked=width > 2 * height))
 
 
 def _check_panel(image: Pixels, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
@@ -83,32 +84,23 @@ def _tile_size(width: int, height: int) -> tuple[int, int]:
     return max(round(width * scale), 40), max(round(height * scale), 40)
 
 
-def _range(scores: NDArray[np.float32], threshold: float) -> tuple[float, float]:
-    low = float(scores.min())
-    high = max(float(scores.max()), 2 * threshold - low)
-    return low, high if high > low else low + 1.0
-
-
 def _heat(part: Pixels, scores: NDArray[np.float32], threshold: float) -> Pixels:
-    low, high = _range(scores, threshold)
-    levels = np.clip((scores - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    return _tinted(levels, part)
+    return _tinted(levels(scores, threshold), part)
 
 
-def _tinted(levels: Pixels, part: Pixels) -> Pixels:
-    """The colours of `levels` over a pale gray picture of the part."""
+def _tinted(shades: Pixels, part: Pixels) -> Pixels:
+    """The colours of `shades` over a pale gray picture of the part."""
     import cv2
 
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     gray = cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return as_pixels(cv2.addWeighted(colours, 0.7, gray, 0.3, 0))
+    return as_pixels(cv2.addWeighted(colours(shades), 0.7, gray, 0.3, 0))
 
 
 def _colour_bar(scores: NDArray[np.float32], threshold: float, height: int) -> Pixels:
     """(height, 92, 3): the scale beside the map, with its ends and the threshold written on it."""
     import cv2
 
-    low, high = _range(scores, threshold)
+    low, high = score_range(scores, threshold)
     bar = np.full((height, _BAR_PX, 3), 255, dtype=np.uint8)
     ramp = np.repeat(np.linspace(255, 0, height).astype(np.uint8)[:, None], 14, axis=1)
     bar[:, 6:20] = _tinted(ramp, np.full((height, 14, 3), 128, dtype=np.uint8))

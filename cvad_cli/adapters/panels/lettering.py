@@ -41,6 +41,11 @@ def written(pixels: Pixels, texts: list[Text], ink: tuple[int, int, int] = INK) 
     return np.array(page)
 
 
+def one_line(text: str) -> str:
+    """The text as it can be drawn: a file name may hold line ends, or bytes that are no letters."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def length(text: str, size: int) -> int:
     """How many pixels wide a text of this size is."""
     return int(_font(size, _is_wide(text)).getlength(text)) + 2

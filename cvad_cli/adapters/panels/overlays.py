@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, write_png, written
+from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, one_line, write_png, written
 
 LONGEST_PX: Final = 1280  # larger pictures are shrunk to this
 SHORTEST_PX: Final = 640  # smaller ones enlarged, so that names do not cover what they name
@@ -49,7 +49,7 @@ def defect_overlay(path: Path, picture: Pixels, marks: Sequence[Mark], *, title:
     import cv2
 
     height, width = picture.shape[:2]
-    scale = _scale(height, width)
+    title, scale = one_line(title), _scale(height, width)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     canvas = as_pixels(cv2.resize(np.ascontiguousarray(picture), shape, interpolation=method))

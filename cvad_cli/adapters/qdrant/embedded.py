@@ -34,13 +34,13 @@ from cvad_cli.adapters.qdrant.contract import (
     require_selection,
     unit,
 )
-from cvad_cli.adapters.qdrant.locks import ProcessLock
 from cvad_cli.errors import CvadError, ResourceError, StoreError
-from cvad_cli.files import replacing, replacing_folder
+from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_REST: Final = "rest"
 
 
 @final
@@ -105,7 +105,7 @@ class EmbeddedStore:
                 # Lists, not arrays: the engine reads an array number by number, each a Python object of its own.
                 vectors = np.stack([unit(each.vector) for each in batch]).tolist()
                 rows = [
-                    edge.Point(id=each.id, vector=vector, payload=dict(each.payload))
+                    edge.Point(id=each.id, vector=vector, payload=_packed(each.payload))
                     for each, vector in zip(batch, vectors, strict=True)
                 ]
                 shard.update(edge.UpdateOperation.upsert_points(rows))
@@ -124,7 +124,7 @@ class EmbeddedStore:
             return []
         with self._engine():
             found = shard.query(edge.QueryRequest(limit=limit, query=query, filter=_filter(allowed), with_payload=True))
-        return [DefectMatch(str(each.id), float(each.score), payload_of(each)) for each in found]
+        return [DefectMatch(str(each.id), float(each.score), _unpacked(payload_of(each))) for each in found]
 
     def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
         """Every point, ordered by id, a page at a time."""
@@ -142,7 +142,7 @@ class EmbeddedStore:
             with self._engine():
                 found, offset = shard.scroll(request)
             for each in found:
-                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), payload_of(each))
+                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), _unpacked(payload_of(each)))
             if offset is None:
                 return
 
@@ -201,7 +201,17 @@ class EmbeddedStore:
     def _hold(self) -> None:
         if self._lock is None:
             path = self._folder.with_name(f".{self._folder.name}.lock")
-            self._lock = ProcessLock(path, self._place)
+            try:
+                self._lock = ProcessLock(path)
+            except LockedError as error:
+                raise StoreError(
+                    f"{self._place}: {error}; an embedded index serves one at a time. Wait for it, "
+                    "or set qdrant.url to share a server"
+                ) from error
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: cannot be written: {error.strerror}; the index needs a folder it can write"
+                ) from error
 
     def _require(self) -> Any:
         if not self._opened():
@@ -246,6 +256,18 @@ class EmbeddedStore:
                 f"{self._place}: the index engine refused: {text}. If it was damaged, import an export of it, or "
                 "index again"
             ) from error
+
+
+def _packed(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What is searched by as fields of the engine's, and the rest as one text: it takes every value over by itself."""
+    packed = {field: payload[field] for field in INDEXED_FIELDS if field in payload}
+    rest = {field: value for field, value in payload.items() if field not in packed}
+    return {**packed, _REST: json.dumps(rest, ensure_ascii=False)} if rest else packed
+
+
+def _unpacked(packed: dict[str, Any]) -> dict[str, Any]:
+    rest: dict[str, Any] = json.loads(packed.pop(_REST, "{}"))
+    return packed | rest
 
 
 def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> Any:

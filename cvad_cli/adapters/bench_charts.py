@@ -1,0 +1,182 @@
+"""Speed, its growth and the comparison with anomalib as PNG files, by matplotlib's object interface.
+
+Backgrounds are opaque white; colours are those of Okabe and Ito (2008).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cvad_cli.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE: Final = "#0072B2"
+VERMILLION: Final = "#D55E00"
+GREY: Final = "#9A9A9A"
+INK: Final = "#222222"
+
+Row = Mapping[str, Any]
+
+
+def peers_chart(path: Path, models: Mapping[str, Mapping[str, Row]], *, title: str) -> None:
+    """Images a second and latency of single images of each contender, a row of panels a model.
+
+    `models` maps a model's name to its contenders' names and figures: `images_per_s`, its `images_per_s_runs` and
+    `latency`. Contenders called cvad are blue. Raises ResourceError where the file cannot be written.
+    """
+    most = max(len(contenders) for contenders in models.values())
+    figure = _figure(12.5, 1.2 + len(models) * (1.1 + 0.42 * most))
+    panels = figure.subplots(len(models), 2, squeeze=False)
+    for (rates, latencies), (model, contenders) in zip(panels, models.items(), strict=True):
+        names = list(contenders)
+        for place, (name, row) in enumerate(contenders.items()):
+            colour = BLUE if name.startswith("cvad") else GREY
+            _rate_bar(rates, place, row, colour)
+            _latency_span(latencies, place, row["latency"], colour)
+        for axes in (rates, latencies):
+            _rows(axes, names)
+            axes.margins(x=0.16)
+        latencies.set_yticklabels([])
+        _logarithmic_x(latencies)
+        rates.set_xlim(left=0)
+        rates.set_title(f"{model}: images a second, end to end (dots: repeats)", fontsize=11, color=INK, loc="left")
+        latencies.set_title("single image, ms: p50 (dot, figure), p95 (wide), p99", fontsize=11, color=INK, loc="left")
+    figure.suptitle(title, fontsize=13, color=INK)
+    _save(path, figure)
+
+
+def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title: str) -> None:
+    """Mean and 95th percentile of each stage of a single image, in milliseconds; `whole` is the last row.
+
+    Raises ResourceError where the file cannot be written.
+    """
+    figure = _figure(9.0, 1.4 + 0.5 * len(stages))
+    axes = figure.subplots()
+    whole = stages["whole"]["mean_ms"]
+    for place, (name, row) in enumerate(stages.items()):
+        axes.barh(place, row["mean_ms"], color=GREY if name == "whole" else BLUE, height=0.62)
+        axes.plot([row["p95_ms"]] * 2, [place - 0.36, place + 0.36], color=VERMILLION, linewidth=2.5)
+        text = f"{row['mean_ms']:.3g} ms, {row['mean_ms'] / whole:.0%} (p95 {row['p95_ms']:.3g})"
+        _beside(axes, max(row["mean_ms"], row["p95_ms"]), place, text)
+    _rows(axes, list(stages))
+    axes.set_xlim(left=0, right=1.5 * max(max(row["mean_ms"], row["p95_ms"]) for row in stages.values()))
+    axes.set_xlabel("milliseconds: mean (bar), 95th percentile (line)", fontsize=11, color=INK)
+    figure.suptitle(title, fontsize=13, color=INK)
+    _save(path, figure)
+
+
+def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str) -> None:
+    """Milliseconds an image (above) and memory (below) against each axis, on logarithmic scales.
+
+    `scaling` maps an axis to rows of `value`, `ms_per_image` and `memory_mb`, all above 0. Raises ResourceError where
+    the file cannot be written.
+    """
+    labels = {"image_size": "image size (px)", "bank_rows": "rows of the memory bank", "images": "images in one run"}
+    figure = _figure(1.0 + 4.4 * len(scaling), 6.4)
+    panels = figure.subplots(2, len(scaling), sharey="row", sharex="col", squeeze=False)
+    for column, (axis, rows) in enumerate(scaling.items()):
+        sizes = [row["value"] for row in rows]
+        for axes, key, colour in zip(panels[:, column], ("ms_per_image", "memory_mb"), (BLUE, VERMILLION), strict=True):
+            values = [row[key] for row in rows]
+            axes.plot(sizes, values, marker="o", color=colour, linewidth=2.2, markersize=7)
+            for size, value in zip(sizes, values, strict=True):
+                _above(axes, size, value)
+            _logarithmic(axes, sizes)
+        panels[1, column].set_xlabel(labels[axis], fontsize=11, color=INK)
+    for axes, label in zip(panels[:, 0], ("ms an image", "memory, MB"), strict=True):
+        axes.set_ylabel(label, fontsize=11, color=INK)
+    for row_of_panels in panels:  # room for the figures above the highest points; the axis is shared
+        low, high = row_of_panels[0].get_ylim()
+        row_of_panels[0].set_ylim(low / 1.3, high * 1.6)
+    figure.suptitle(title, fontsize=13, color=INK)
+    _save(path, figure)
+
+
+def _rate_bar(axes: Axes, place: int, row: Row, colour: str) -> None:
+    axes.barh(place, row["images_per_s"], color=colour, height=0.62)
+    runs = row["images_per_s_runs"]
+    axes.plot(runs, [place] * len(runs), linestyle="none", marker="o", markersize=4, color=INK, clip_on=False)
+    _beside(axes, max(row["images_per_s"], *runs), place, f"{row['images_per_s']:.3g}")
+
+
+def _latency_span(axes: Axes, place: int, latency: Row, colour: str) -> None:
+    """No bar: a logarithmic axis has no zero for it to stand on."""
+    middle, wide, end = (latency[key] for key in ("p50_ms", "p95_ms", "p99_ms"))
+    axes.plot([middle, wide], [place, place], color=colour, linewidth=6, solid_capstyle="butt")
+    axes.plot([wide, end], [place, place], color=colour, linewidth=2)
+    axes.plot([middle], [place], marker="o", markersize=10, color=colour, markeredgecolor="white")
+    _beside(axes, end, place, f"{middle:.3g}")
+
+
+def _beside(axes: Axes, x: float, y: float, text: str) -> None:
+    axes.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=10, color=INK)
+
+
+def _above(axes: Axes, x: float, y: float) -> None:
+    text = f"{y:.3g}" if y < 1000 else f"{y:.0f}"
+    axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=10, color=INK)
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, fontsize=11, color=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=10, colors=INK)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _logarithmic_x(axes: Axes) -> None:
+    """Milliseconds over a decade or more, in plain figures, with room at the right for the last one."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * (high / low) ** 0.08)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    plain = ScalarFormatter()
+    plain.set_scientific(False)
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _logarithmic(axes: Axes, sizes: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{size:,.0f}" for size in sizes]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    plain = ScalarFormatter()
+    plain.set_scientific(False)
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
+    axes.tick_params(labelsize=10, colors=INK)
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    return figure
+
+
+def _save(path: Path, figure: Figure) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", transparent=False)
+    with replacing(path) as staged:
+        staged.write_bytes(buffer.getvalue())

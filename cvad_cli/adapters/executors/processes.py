@@ -1,0 +1,176 @@
+"""The command's own process, or processes beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, final
+
+from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
+from cvad_cli.ports import Job
+
+
+@final
+class InProcess:
+    """One item after another, here: the libraries' own threads use the cores already."""
+
+    workers = 1
+
+    def __init__(self, *, threads: int | None) -> None:
+        self._threads = threads
+
+    def map(
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, as one stream: there is nobody to share the items out to."""
+        del shard, lost
+        with limited_threads(self._threads):
+            for place, outcome in enumerate(job(_begun(items, watch))):
+                watch(place, outcome)
+                yield outcome
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _begun(items: Sequence[Any], watch: Watch) -> Iterator[Any]:
+    for place, item in enumerate(items):
+        watch(place, None)
+        yield item
+
+
+@final
+class Processes:
+    """Processes of this machine, started when first needed, with `threads` threads each."""
+
+    def __init__(self, workers: int, *, threads: int, patience: Patience) -> None:
+        self.workers = workers
+        self._patience = patience
+        self._lanes = [_Process(threads) for _ in range(workers)]
+        self._tokens = itertools.count()
+
+    def map(
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
+        token = next(self._tokens)
+        for lane in self._lanes:
+            lane.job = (token, job)
+        yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
+
+    def close(self) -> None:
+        """End the processes."""
+        for lane in self._lanes:
+            lane.end()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@final
+class _Process:
+    """A pool of one: where it breaks, it is known which shard was lost, and no other worker suffers."""
+
+    def __init__(self, threads: int) -> None:
+        self.job: tuple[int, Job[Any, Any]] | None = None
+        self._threads = threads
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: Future[int]
+        self._shard: Future[Any]
+
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
+        """Begin work on a shard, by a fresh process where there is none."""
+        if self.job is None:
+            raise AssertionError("a shard without a job")
+        try:
+            self._shard = self._running().submit(_work, *self.job, shard)
+        except BrokenProcessPool:  # it died idle, between two shards
+            self.end()
+            self._shard = self._running().submit(_work, *self.job, shard)
+        return self._shard
+
+    def fault_of(self, error: BaseException) -> BaseException | None:
+        """None for a process that is gone, or was told to go."""
+        return None if isinstance(error, (BrokenProcessPool, SystemExit)) else error
+
+    def end(self) -> None:
+        """Stop the process; a shard under way is broken off, and tidies up after itself."""
+        if self._pool is None:
+            return
+        if not self._shard.done() and self._pid.done() and self._pid.exception() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGTERM)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+
+    def _running(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locks and threads
+            settled = (self._threads, logging.root.manager.disable >= logging.ERROR)
+            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_settle, initargs=settled)
+            self._pid = self._shard = self._pool.submit(os.getpid)
+        return self._pool
+
+
+_held: dict[int, Job[Any, Any]] = {}
+"""In a worker: the job it has opened, so that the next shard finds it open."""
+
+
+def _work(token: int, job: Job[Any, Any], shard: Sequence[Any]) -> list[Any]:
+    if token not in _held:
+        _held.clear()
+        _held[token] = job
+    return list(_held[token](shard))
+
+
+def _settle(threads: int, quiet: bool) -> None:
+    """Make a fresh process a worker: its threads pinned, its chatter kept off the results, gone when its parent is."""
+    os.dup2(2, 1)
+    if quiet:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that temporary files go
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    pin_threads(threads)
+
+
+def _follow_parent() -> None:
+    """A pool's worker holds both ends of its queue, so it would wait for ever for a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

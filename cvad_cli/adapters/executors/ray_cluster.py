@@ -1,0 +1,196 @@
+"""A Ray cluster: one that is there, or one started here for as long as the work takes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from cvad_cli import __version__
+from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
+from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
+from cvad_cli.errors import ConfigError, ResourceError
+from cvad_cli.ports import Job
+
+STORE_BYTES: Final = 512 * 2**20
+"""Shared memory of a cluster that is started here: a bundle and the outcomes under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Which cluster, and what each worker gets of it."""
+
+    address: str | None
+    """None: the cluster that RAY_ADDRESS names, else one of our own."""
+    workers: int | None
+    """None: as many as the cluster's CPUs allow."""
+    threads: int
+    """CPUs of each worker, and threads of its libraries."""
+    gpus: float
+
+
+@final
+class RayCluster:
+    """Actors on a Ray cluster. What the job carries is put into the object store once and fetched once a node."""
+
+    def __init__(self, options: ClusterOptions, patience: Patience) -> None:
+        """Connect. Raises ConfigError where Ray is not installed, ResourceError where the cluster cannot be reached."""
+        self._patience = patience
+        self._ray, self._ours = _connect(options)
+        fitting = int(self._ray.cluster_resources().get("CPU", 0)) // options.threads
+        self.workers = options.workers or max(1, fitting)
+        self._actors = [_Actor(self._ray, options) for _ in range(self.workers)]
+        self._tokens = itertools.count()
+
+    def map(
+        self,
+        job: Job[Any, Any],
+        items: Sequence[Any],
+        *,
+        shard: int = 1,
+        watch: Watch = lambda *_: None,
+        lost: Lost | None = None,
+    ) -> Iterator[Any]:
+        """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
+        parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
+        order = _Order(next(self._tokens), self._ray.put(job), parcel)
+        for actor in self._actors:
+            actor.order = order
+        yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
+
+    def close(self) -> None:
+        """End the workers, and the cluster where it is ours."""
+        for actor in self._actors:
+            actor.end()
+        if self._ours:
+            self._ray.shutdown()
+            self._ours = False
+
+    def __enter__(self) -> RayCluster:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A job in the object store: what a worker fetches when it first hears of it."""
+
+    token: int
+    job: Any
+    parcel: Any
+
+
+@final
+class _Actor:
+    """The driver's end of a worker."""
+
+    def __init__(self, ray: Any, options: ClusterOptions) -> None:
+        self.order: _Order | None = None
+        self._ray, self._options = ray, options
+        self._handle: Any = None
+
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
+        """Begin work on a shard, by a fresh worker where there is none."""
+        self._handle = self._handle or self._started()
+        future: Future[Any] = self._handle.work.remote(self.order, shard).future()
+        return future
+
+    def fault_of(self, error: BaseException) -> BaseException | None:
+        """What the work raised, without Ray's wrapping; None where the worker, its node or its memory is gone."""
+        if getattr(error, "actor_init_failed", False):
+            last = str(error).strip().splitlines()[-1]
+            return ResourceError(f"a worker cannot start on the cluster: {last}; is cvad installed on every node?")
+        if not isinstance(error, self._ray.exceptions.RayTaskError):
+            return None if isinstance(error, self._ray.exceptions.RayError) else error
+        cause = getattr(error, "cause", None)
+        return cause if isinstance(cause, BaseException) else error
+
+    def end(self) -> None:
+        """Kill the worker."""
+        if self._handle is not None:
+            self._ray.kill(self._handle, no_restart=True)
+            self._handle = None
+
+    def _started(self) -> Any:
+        options = self._options
+        variables = {**thread_variables(options.threads), "CVAD_WEIGHTS_DIR": os.environ.get("CVAD_WEIGHTS_DIR", "")}
+        return (
+            self._ray.remote(_Worker)
+            .options(
+                num_cpus=options.threads,
+                num_gpus=options.gpus,
+                runtime_env={"env_vars": {key: value for key, value in variables.items() if value}},
+            )
+            .remote(options, __version__, quiet=logging.root.manager.disable >= logging.ERROR)
+        )
+
+
+class _Worker:
+    """The cluster's end: holds the last job open from shard to shard."""
+
+    def __init__(self, options: ClusterOptions, version: str, *, quiet: bool) -> None:
+        if quiet:
+            logging.disable(logging.ERROR)
+        if not options.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that `device: auto` takes none that was not given
+        pin_threads(options.threads)
+        self._version = version
+        self._token = -1
+        self._job: Job[Any, Any] | None = None
+
+    def work(self, order: _Order, shard: Sequence[Any]) -> list[Any]:
+        """Do a shard of a job."""
+        import ray
+
+        if self._version != __version__:
+            raise ConfigError(f"this node has cvad {__version__}, the command {self._version}; install one everywhere")
+        if self._job is None or self._token != order.token:
+            self._job = ray.get(order.job)
+            if order.parcel is not None:
+                parcel: Parcel = ray.get(order.parcel)
+                self._job = self._job.at(unpack(parcel, _cache()))
+            self._token = order.token
+        return list(self._job(shard))
+
+
+def _cache() -> Path:
+    """The user's cache folder on this node."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvad" / "bundles"
+
+
+def _connect(options: ClusterOptions) -> tuple[Any, bool]:
+    """Ray, connected, and whether closing it is ours to do."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent from a plant
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("executor.kind: ray is not installed; run `pip install 'cvad[ray]'`") from error
+    if ray.is_initialized():
+        return ray, False
+    wanted: dict[str, Any] = {"address": options.address}
+    if options.address is None and not os.environ.get("RAY_ADDRESS"):
+        workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
+        wanted = {"num_cpus": workers * options.threads, "object_store_memory": STORE_BYTES}
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**wanted, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
+        where = options.address or os.environ.get("RAY_ADDRESS") or "here"
+        raise ResourceError(f"ray.address: no Ray cluster can be used at {where}: {_first_line(error)}") from error
+    with contextlib.suppress(ValueError):  # Ray takes the signal for itself; outside the main thread it cannot
+        signal.signal(signal.SIGTERM, former)
+    return ray, True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,142 @@
+"""Shards handed to whichever worker is free, outcomes given back in order, what a dead worker had done again."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from cvad_cli.errors import ResourceError
+
+AHEAD: Final = 2
+"""Shards a worker that may be under way or wait for their turn: what bounds the memory of the process that collects."""
+
+Watch = Callable[[int, Any], None]
+"""Gets an item's place and None when a worker takes it, its place and outcome when it is done."""
+
+Lost = Callable[[Any, ResourceError], Any]
+"""Makes the outcome of an item that no worker survives."""
+
+
+class Lane(Protocol):
+    """One worker: takes a shard at a time."""
+
+    def submit(self, shard: Sequence[Any]) -> Future[Any]:
+        """Begin work on a shard, by a fresh worker where there is none."""
+
+    def fault_of(self, error: BaseException) -> BaseException | None:
+        """What the work itself raised; None where the worker is gone, so that another can do the shard."""
+
+    def end(self) -> None:
+        """Let go of a worker that is gone, or whose shard nobody wants any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a shard may lose its worker, and who is told."""
+
+    retries: int
+    warn: Callable[[str], None]
+
+
+def in_order(
+    lanes: Sequence[Lane], items: Sequence[Any], *, shard: int, patience: Patience, watch: Watch, lost: Lost | None
+) -> Iterator[Any]:
+    """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
+
+    What the work raises is raised at once, and shards under way are dropped. A shard that has lost its worker more
+    than `patience.retries` times most likely kills them: `lost` makes the outcomes of its items, or, where that is
+    None, ResourceError is raised.
+    """
+
+    def seen(place: int, outcomes: Sequence[Any] | None) -> None:
+        for within in range(len(shards[place])):
+            watch(place * shard + within, None if outcomes is None else outcomes[within])
+
+    shards = [items[start : start + shard] for start in range(0, len(items), shard)]
+    spread = _Spread(deque(lanes), enumerate(shards), patience, seen, lost)
+    turn = 0
+    try:
+        while spread.hand_out(before=turn + AHEAD * len(lanes)):
+            spread.collect()
+            while turn in spread.finished:
+                yield from spread.finished.pop(turn)
+                turn += 1
+    finally:
+        spread.drop()
+
+
+class _Spread:
+    """Which worker has which shard."""
+
+    def __init__(
+        self,
+        idle: deque[Lane],
+        source: Iterator[tuple[int, Sequence[Any]]],
+        patience: Patience,
+        watch: Watch,
+        lost: Lost | None,
+    ) -> None:
+        self.finished: dict[int, list[Any]] = {}
+        self._idle, self._source, self._patience, self._watch, self._lost = idle, source, patience, watch, lost
+        self._running: dict[Future[Any], tuple[int, Sequence[Any], Lane]] = {}
+        self._again: deque[tuple[int, Sequence[Any]]] = deque()
+        self._losses: Counter[int] = Counter()
+        self._next = next(source, None)
+
+    def hand_out(self, *, before: int) -> bool:
+        """Give each idle worker a shard whose place is below `before`; False once nothing is under way."""
+        while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
+            place, shard = self._again.popleft() if self._again else self._take()
+            lane = self._idle.popleft()
+            self._watch(place, None)
+            self._running[lane.submit(shard)] = (place, shard, lane)
+        return bool(self._running)
+
+    def collect(self) -> None:
+        """Wait for some shard to end, one way or another."""
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        for future in done:
+            place, shard, lane = self._running.pop(future)
+            error = future.exception()
+            if error is None:
+                self._finish(place, future.result())
+            else:
+                self._again_or_lost(place, shard, lane, error)
+            self._idle.append(lane)
+
+    def drop(self) -> None:
+        """Stop what is still under way."""
+        for _, _, lane in self._running.values():
+            lane.end()
+        self._running.clear()
+
+    def _take(self) -> tuple[int, Sequence[Any]]:
+        taken, self._next = self._next, next(self._source, None)
+        if taken is None:
+            raise AssertionError("asked for a shard beyond the last")
+        return taken
+
+    def _finish(self, place: int, outcomes: list[Any]) -> None:
+        self.finished[place] = outcomes
+        self._watch(place, outcomes)
+
+    def _again_or_lost(self, place: int, shard: Sequence[Any], lane: Lane, error: BaseException) -> None:
+        fault = lane.fault_of(error)
+        if fault is not None:
+            raise fault
+        lane.end()
+        self._losses[place] += 1
+        if self._losses[place] <= self._patience.retries:
+            self._again.append((place, shard))
+            self._patience.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
+            return
+        reason = ResourceError(
+            f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for want "
+            "of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
+        )
+        if self._lost is None:
+            raise reason from error
+        self._finish(place, [self._lost(item, reason) for item in shard])

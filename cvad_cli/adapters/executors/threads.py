@@ -1,0 +1,44 @@
+"""How many threads the numerical libraries of a process use. Sums may differ in their last bit with another number."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Environment of a process whose libraries are not loaded yet."""
+    return dict.fromkeys(_VARIABLES, str(threads))
+
+
+def pin_threads(threads: int) -> None:
+    """Keep this process, for good, to `threads` threads in torch, BLAS and OpenMP, loaded or yet to be."""
+    import threadpoolctl
+
+    os.environ.update(thread_variables(threads))
+    threadpoolctl.threadpool_limits(threads)
+    if "torch" in sys.modules:  # to load it takes seconds, and it reads the environment when it is
+        sys.modules["torch"].set_num_threads(threads)
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Keep this process to `threads` threads while the block runs; None leaves it as it is."""
+    if threads is None:
+        yield
+        return
+    import threadpoolctl
+    import torch
+
+    former = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpoolctl.threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(former)

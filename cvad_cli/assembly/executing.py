@@ -1,0 +1,47 @@
+"""From settings to an executor, and to what it may be given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from cvad_cli.adapters.executors.processes import InProcess, Processes
+from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
+from cvad_cli.adapters.executors.spreading import Patience
+from cvad_cli.config.execution import ExecutorConfig, RayConfig
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.ports import Executor
+
+
+def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
+    """What the `executor` and `ray` sections name; close it, or use it in a `with`. `warn` is told of lost workers.
+
+    Raises ConfigError where Ray is not installed, ResourceError where its cluster cannot be reached.
+    """
+    config = settings.executor
+    patience = Patience(config.retries, warn)
+    if config.kind == "ray":
+        options = ClusterOptions(
+            settings.ray.address, config.workers, config.threads or 1, settings.ray.gpus_per_worker
+        )
+        return RayCluster(options, patience)
+    workers = config.workers or 1
+    if workers == 1:
+        return InProcess(threads=config.threads)
+    return Processes(workers, threads=config.threads or max(1, (os.cpu_count() or 1) // workers), patience=patience)
+
+
+def shard_size(settings: RunConfig) -> int:
+    """`executor.shard_images` in whole batches: whoever does them, the network sees the same pictures together."""
+    return max(1, settings.executor.shard_images // settings.runtime.batch_size) * settings.runtime.batch_size
+
+
+def without_secrets(settings: RunConfig) -> RunConfig:
+    """The settings as they may leave this machine: workers never speak to the defect index."""
+    return replace(settings, qdrant=replace(settings.qdrant, api_key=None))
+
+
+def run_here(settings: RunConfig) -> RunConfig:
+    """The settings of a run that a worker does by itself."""
+    return replace(settings, executor=ExecutorConfig(), ray=RayConfig())

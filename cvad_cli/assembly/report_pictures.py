@@ -1,0 +1,75 @@
+"""The pictures of the evaluation's page, drawn while the test set streams past: files of bounded size, rows of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cvad_cli.adapters.panels.sketches import PHOTO_BYTES, shrunk, sketch
+from cvad_cli.records import ImageRecord, Prediction
+
+PORTABLE_BYTES: Final = 13_000_000
+"""For the photos of a portable page. With maps, outlines and base64's third on top, 1,000 images stay under 30 MB."""
+
+LEAST_PHOTO_BYTES: Final = 4_000
+"""Of a portable page of very many images: a photo of some 130 pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow:
+    """One test image as the page shows it. Its photo and its map are files of the folder."""
+
+    record: ImageRecord
+    score: float
+    peak: float
+    photo: str
+    heat: str
+    width: int
+    """Of the picture, in the units of the outlines."""
+    height: int
+    outline: str
+    truth: str | None
+    """SVG path of the mask; '' for a good part, None where it is not known."""
+    share_above: float
+
+
+class ReportPictures:
+    """Draws every test image, small, into a folder."""
+
+    def __init__(self, folder: Path, *, images: int, pixel_threshold: float, portable: bool) -> None:
+        self.folder = folder
+        self.portable = portable
+        self.rows: list[PictureRow] = []
+        self._threshold = pixel_threshold
+        self._photo_bytes = PHOTO_BYTES
+        if portable:
+            self._photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), LEAST_PHOTO_BYTES))
+        folder.mkdir()
+
+    view = staticmethod(shrunk)
+    """What the page needs of a picture, uint8 RGB (h, w, 3). Runs where the picture is read."""
+
+    def add(self, record: ImageRecord, view: np.ndarray, prediction: Prediction, mask: np.ndarray | None) -> None:
+        """Draw one image. `mask` may have any size: empty for a good part, None where it is not known."""
+        drawn = sketch(view, prediction.anomaly_map, mask, threshold=self._threshold, photo_bytes=self._photo_bytes)
+        number = len(self.rows) + 1
+        photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
+        (self.folder / photo).write_bytes(drawn.photo)
+        (self.folder / heat).write_bytes(drawn.heat)
+        self.rows.append(
+            PictureRow(
+                record=record,
+                score=prediction.score,
+                peak=float(prediction.anomaly_map.max()),
+                photo=photo,
+                heat=heat,
+                width=drawn.width,
+                height=drawn.height,
+                outline=drawn.outline,
+                truth=drawn.truth,
+                share_above=drawn.share_above,
+            )
+        )

@@ -1,0 +1,101 @@
+"""Several runs from one command: `--config` more than once, `--categories`, `--models`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cvad_cli.cli.runs import Options, quiet_libraries
+
+if TYPE_CHECKING:
+    from cvad_cli.records import BatchSummary
+
+Categories = Annotated[
+    str | None,
+    typer.Option("--categories", metavar="A,B|all", help="A run for each category: these, or all below data.root."),
+]
+Models = Annotated[
+    str | None, typer.Option("--models", metavar="A,B", help="A run for each model, as in patchcore,efficientad.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="In a batch: also do again what is there, of the same settings and pictures.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the options ask for."""
+
+    configs: Sequence[Path]
+    categories: str | None
+    models: str | None
+    force: bool
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is more than the one run of one config."""
+        return len(self.configs) > 1 or self.categories is not None or self.models is not None
+
+
+Importing = Callable[[], Callable[..., Any]]
+"""Imports a function when it is needed."""
+
+
+def run_batch_of(
+    batch: Batch, verb: Literal["train", "evaluate"], options: Options, task: Importing, earlier: Importing
+) -> BatchSummary:
+    """Plan the runs, do them with a table of how far they are, show what came of them.
+
+    `task` does the verb with one run, `earlier` finds the result of an earlier call that still holds.
+
+    All configs are read before the first run starts: a typo in the last one is found at once.
+    """
+    from cvad_cli.cli.progress import reporter_for
+    from cvad_cli.cli.run_table import run_table_for
+    from cvad_cli.config.load import load_config
+
+    overrides = [*options.overrides, *([f"device={options.device}"] if options.device else [])]
+    settings = [load_config(path, overrides) for path in batch.configs]
+    with quiet_libraries(options):
+        from cvad_cli.assembly.batch_plan import plan_batch
+        from cvad_cli.tasks.batch import BatchRequest, Onlookers, run_batch
+
+        runs = plan_batch(settings, categories=_listed(batch.categories), models=_listed(batch.models))
+        with run_table_for(runs, verb, quiet=options.quiet) as table:
+            onlookers = Onlookers(reporter_for(options.quiet), table.reporter, table.watch)
+            summary = run_batch(runs, BatchRequest(verb, task(), earlier(), batch.force), onlookers)
+    _show(summary, settings[0].executor.kind, options)
+    return summary
+
+
+def leave(summary: BatchSummary) -> None:
+    """Exit with the gravest of the runs' statuses."""
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+
+
+def _listed(text: str | None) -> list[str]:
+    """The parts of 'a,b', each once."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise typer.BadParameter(f"expected names with commas between them, got {text!r}")
+    return list(dict.fromkeys(parts))
+
+
+def _show(summary: BatchSummary, executor: str, options: Options) -> None:
+    if options.json:
+        from cvad_cli.assembly.batch_report import as_document
+
+        document = as_document(summary, executor=executor)
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif not options.quiet:
+        from cvad_cli.cli.run_table import show_batch
+
+        show_batch(summary)

@@ -1,0 +1,43 @@
+"""`cvad bench`: speed, memory, their growth, and anomalib beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.runs import Options, run_each
+
+Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
+Scaling = Annotated[bool, typer.Option("--scaling", help="Also over image sizes, memory banks and numbers of images.")]
+Peers = Annotated[bool, typer.Option("--peers", help="Also anomalib's own ways, with the same weights and files.")]
+
+
+def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    config: Configs,
+    set_: Overrides = [],  # noqa: B006
+    images: Images = None,
+    repeats: Repeats = 3,
+    scaling: Scaling = False,
+    peers: Peers = False,
+    device: Device = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a trained detector on this machine: images a second, latency by stage, memory, time to open.
+
+    Writes <output.root>/<name>/bench/: bench.json, bench.md and charts.
+    """
+    from cvad_cli.cli.render import show_bench
+
+    def task() -> Callable[..., Any]:
+        from cvad_cli.tasks.bench import BenchRequest, bench
+
+        return partial(bench, BenchRequest(images, repeats, scaling, peers))
+
+    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_bench)

@@ -1,0 +1,102 @@
+"""Percentiles of times that stream past, in memory that does not grow.
+
+Logarithmic buckets, as in DDSketch (Masson, Rim and Lee, PVLDB 12(12), 2019): a quantile comes out within 1 % of the
+value that has that rank. Sums and counts are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+
+ACCURACY: Final = 0.01
+"""Largest relative error of a quantile."""
+
+LEAST_S: Final = 1e-7
+MOST_S: Final = 1e5
+"""Shorter times count as `LEAST_S`, longer ones as `MOST_S`: a day and more."""
+
+_GROWTH: Final = (1 + ACCURACY) / (1 - ACCURACY)
+_BUCKETS: Final = int(np.ceil(np.log(MOST_S / LEAST_S) / np.log(_GROWTH))) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long something took, over many times, in milliseconds."""
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def spread_of(seconds: Sequence[float]) -> Spread:
+    """Exact percentiles (linear interpolation) of times that are all at hand, at least one."""
+    if not len(seconds):
+        raise ValueError("seconds: expected at least one time, got none")
+    times = np.asarray(seconds, dtype=np.float64) * 1e3
+    p50, p95, p99 = (float(value) for value in np.percentile(times, [50, 95, 99]))
+    return Spread(len(times), float(times.mean()), p50, p95, p99)
+
+
+@final
+class Durations:
+    """Times in seconds, added one by one. 11 KB, however many."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BUCKETS, dtype=np.int64)
+        self.count = 0
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one. Raises ValueError for a time below 0 or no number."""
+        if not seconds >= 0:
+            raise ValueError(f"seconds: expected a time from 0, got {seconds}")
+        place = np.ceil(np.log(np.clip(seconds, LEAST_S, MOST_S) / LEAST_S) / np.log(_GROWTH))
+        self._counts[int(place)] += 1
+        self.count += 1
+        self.total_s += seconds
+
+    def quantile(self, share: float) -> float:
+        """The time of rank floor(share * (count - 1)), from 0, within `ACCURACY`; 0 where there is none."""
+        if not self.count:
+            return 0.0
+        rank = int(share * (self.count - 1))
+        place = int(np.searchsorted(np.cumsum(self._counts), rank, side="right"))
+        return float(LEAST_S * _GROWTH**place * 2 / (1 + _GROWTH))
+
+    def spread(self) -> Spread:
+        """Mean and percentiles so far."""
+        mean = self.total_s / self.count if self.count else 0.0
+        p50, p95, p99 = (1e3 * self.quantile(share) for share in (0.5, 0.95, 0.99))
+        return Spread(self.count, 1e3 * mean, p50, p95, p99)
+
+
+@final
+class StageTimes:
+    """How long each picture took as a whole and in each stage."""
+
+    def __init__(self) -> None:
+        self.whole = Durations()
+        self._stages: dict[str, Durations] = {}
+
+    def add(self, whole_s: float, stages_s: Mapping[str, float]) -> None:
+        """Count a picture: its latency, and what each stage had of it."""
+        self.whole.add(whole_s)
+        for name, seconds in stages_s.items():
+            self._stages.setdefault(name, Durations()).add(seconds)
+
+    @property
+    def stages(self) -> dict[str, Spread]:
+        """Mean and percentiles by stage, in the order in which the stages were first seen."""
+        return {name: times.spread() for name, times in self._stages.items()}
+
+    @property
+    def explained(self) -> float:
+        """Share of the whole time that the stages account for; 1 where nothing was counted."""
+        parts = sum(times.total_s for times in self._stages.values())
+        return parts / self.whole.total_s if self.whole.total_s else 1.0

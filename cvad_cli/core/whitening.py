@@ -1,0 +1,30 @@
+"""A linear map after which features vary alike in every direction: what is faint on good parts counts as much.
+
+Distances then are Mahalanobis distances with a shrunk covariance, as in PaDiM (Defard et al., ICPR 2020) and in
+Rippel et al., "Modeling the distribution of normal data in pre-trained deep features" (ICPR 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+SHRINKAGE: Final = 0.1
+"""Of the mean eigenvalue, added to each: directions fainter than this are mostly noise."""
+
+
+def whitening(covariance: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """The symmetric float64 matrix (d, d) to multiply features by, from their covariance (d, d).
+
+    `strength` 1 whitens, 0 leaves directions as they are; in between, deviations are raised to the power 1 - strength.
+    Scaled so that features keep their mean variance; features that never vary stay as they are.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0)
+    if not values.sum() > 0:
+        return np.eye(len(values))
+    stretched = (values + SHRINKAGE * values.mean()) ** (-strength / 2)
+    stretched *= np.sqrt(values.sum() / (values * stretched**2).sum())
+    matrix: np.ndarray = (vectors * stretched) @ vectors.T
+    return matrix

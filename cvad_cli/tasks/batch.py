@@ -1,0 +1,224 @@
+"""Many runs at a time: one that fails stops no other, one whose result is there already is not done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+from cvad_cli.assembly.batch_plan import PlannedRun
+from cvad_cli.assembly.batch_report import batch_folder, write_batch_report
+from cvad_cli.assembly.detectors import bundle_folder, evaluation_folder
+from cvad_cli.assembly.executing import open_executor, run_here
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.errors import ConfigError, CvadError, ResourceError
+from cvad_cli.ports import Reporter
+from cvad_cli.records import BatchSummary, EvaluationSummary, RunOutcome, TrainSummary
+
+Result = TrainSummary | EvaluationSummary
+Work = Callable[[RunConfig, Reporter], Result]
+
+BUG_STATUS: Final = 70
+FOLDERS: Final[Mapping[str, Callable[[RunConfig], Path]]] = {"train": bundle_folder, "evaluate": evaluation_folder}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """What is to be done with each run."""
+
+    verb: Literal["train", "evaluate"]
+    work: Work
+    """What the verb does with one run: a function that a worker can import, or a partial of one."""
+    earlier: Callable[[RunConfig], Result | None]
+    """The result of an earlier call, where the work would give the same again."""
+    force: bool = False
+    """Do every run, whatever there is already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onlookers:
+    """Who is told how a batch gets on."""
+
+    reporter: Reporter
+    of_run: Callable[[str], Reporter]
+    """The reporter of a run that is done in this process, by its name."""
+    watch: Callable[[PlannedRun, RunOutcome | None], None]
+    """Gets a run and None when it is begun, the run and its outcome when it is done, in whatever order."""
+
+
+def run_batch(runs: Sequence[PlannedRun], request: BatchRequest, onlookers: Onlookers) -> BatchSummary:
+    """Do the runs where their `executor` says and write one report on all of them.
+
+    Runs are spread over the workers; with fewer evaluations than workers, the pictures of each are. Raises ConfigError
+    where the runs name different executors, ResourceError where the report cannot be written; what goes wrong in a run
+    is in its outcome.
+    """
+    started = time.monotonic()
+    _require_one_executor(runs)
+    outcomes: dict[str, RunOutcome] = {}
+    for run in runs:
+        kept = None if request.force else _kept(run, request)
+        if kept is not None:
+            outcomes[run.settings.name] = kept
+            onlookers.watch(run, kept)
+    pending = [run for run in runs if run.settings.name not in outcomes]
+    if pending:
+        for run, outcome in zip(pending, _outcomes(pending, request, onlookers), strict=True):
+            outcomes[run.settings.name] = outcome
+    summary = BatchSummary(
+        verb=request.verb,
+        folder=batch_folder(runs, request.verb),
+        runs=tuple(outcomes[run.settings.name] for run in runs),
+        seconds=time.monotonic() - started,
+    )
+    write_batch_report(summary, executor=runs[0].settings.executor.kind)
+    return summary
+
+
+def _require_one_executor(runs: Sequence[PlannedRun]) -> None:
+    first = runs[0].settings
+    for run in runs:
+        if (run.settings.executor, run.settings.ray) != (first.executor, first.ray):
+            raise ConfigError(
+                f"{run.settings.name}: its executor or ray section is not that of {first.name}; a batch has one "
+                "executor, which --set executor.kind=... sets for all"
+            )
+
+
+def _kept(run: PlannedRun, request: BatchRequest) -> RunOutcome | None:
+    result = request.earlier(run.settings)
+    return None if result is None else _outcome(run, request.verb, state="kept", seconds=0.0, result=result)
+
+
+def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, onlookers: Onlookers) -> Iterator[RunOutcome]:
+    """The outcome of each run, in order."""
+
+    def watch(place: int, outcome: RunOutcome | None) -> None:
+        onlookers.watch(pending[place], outcome)
+
+    def lost(run: PlannedRun, reason: ResourceError) -> RunOutcome:
+        return _failure(run, request.verb, 0.0, reason)
+
+    settings = pending[0].settings
+    with open_executor(settings, onlookers.reporter.warn) as executor:
+        workers = executor.workers
+        if request.verb == "train" or len(pending) >= workers:
+            elsewhere = settings.executor.kind == "ray" or workers > 1
+            job = RunJob(request, None if elsewhere else onlookers.of_run)
+            runs = [replace(run, settings=run_here(run.settings)) for run in pending]
+            for outcome in executor.map(job, runs, watch=watch, lost=lost):
+                yield outcome if not elsewhere else _seen(outcome, pending, request)
+            return
+    job = RunJob(request, onlookers.of_run)
+    for place, run in enumerate(pending):
+        watch(place, None)
+        (outcome,) = job([run])
+        watch(place, outcome)
+        yield outcome
+
+
+def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], request: BatchRequest) -> RunOutcome:
+    """The outcome, or a failure where another node wrote the results to a disk that is not seen here."""
+    there = outcome.folder / ("manifest.json" if request.verb == "train" else "metrics.json")
+    if outcome.state == "failed" or there.is_file():
+        return outcome
+    (run,) = (run for run in pending if run.settings.name == outcome.name)
+    reason = ResourceError(
+        f"{outcome.folder}: was written on another node and is not seen here; set output.root to storage that all "
+        "nodes share, under one path"
+    )
+    return _failure(run, request.verb, outcome.seconds, reason)
+
+
+@final
+class RunJob:
+    """Planned runs -> outcomes. On its way to a worker it leaves behind who looks on: warnings come back instead."""
+
+    bundle = None
+
+    def __init__(self, request: BatchRequest, reporters: Callable[[str], Reporter] | None) -> None:
+        self._request, self._reporters = request, reporters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunJob, (self._request, None)
+
+    def at(self, bundle: Path) -> RunJob:
+        """The same: no bundle goes along."""
+        del bundle
+        return self
+
+    def __call__(self, items: Iterable[PlannedRun]) -> Iterator[RunOutcome]:
+        """Do the runs, one after another; whatever goes wrong in one is its outcome."""
+        for run in items:
+            yield self._done(run)
+
+    def _done(self, run: PlannedRun) -> RunOutcome:
+        heard = Listener()
+        reporter = heard if self._reporters is None else self._reporters(run.settings.name)
+        started = time.monotonic()
+        verb = self._request.verb
+        try:
+            result = self._request.work(run.settings, reporter)
+        except (Exception, MemoryError) as error:  # noqa: BLE001 - a bug in one run must not cost the others
+            return replace(_failure(run, verb, time.monotonic() - started, error), warnings=tuple(heard.warnings))
+        seconds = time.monotonic() - started
+        return replace(
+            _outcome(run, verb, state="done", seconds=seconds, result=result), warnings=tuple(heard.warnings)
+        )
+
+
+@final
+class Listener:
+    """A reporter where nobody looks on: keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def _counted(self) -> Iterator[Callable[[int], None]]:
+        yield lambda _steps: None
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Count for no one."""
+        del title, total
+        return self._counted()
+
+    def note(self, message: str) -> None:
+        """Let it pass."""
+
+    def warn(self, message: str) -> None:
+        """Keep it."""
+        self.warnings.append(message)
+
+
+def _failure(run: PlannedRun, verb: str, seconds: float, error: BaseException) -> RunOutcome:
+    if isinstance(error, CvadError):
+        reason, status = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        reason, status = "out of memory; lower train.max_memory or runtime.batch_size", ResourceError.exit_code
+    else:
+        reason, status = f"bug: {type(error).__name__}: {error}", BUG_STATUS
+    return replace(_outcome(run, verb, state="failed", seconds=seconds), error=reason, exit_code=status)
+
+
+def _outcome(
+    run: PlannedRun,
+    verb: str,
+    *,
+    state: Literal["done", "kept", "failed"],
+    seconds: float,
+    result: Result | None = None,
+) -> RunOutcome:
+    return RunOutcome(
+        name=run.settings.name,
+        variant=run.variant,
+        model=run.settings.model.name,
+        category=run.category,
+        state=state,
+        folder=FOLDERS[verb](run.settings),
+        seconds=seconds,
+        result=result,
+    )

@@ -1,0 +1,175 @@
+"""`cvad bench`: how quick a trained bundle is on this machine, how that grows, and how anomalib does beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from cvad_cli import __version__
+from cvad_cli.adapters.bench_charts import growth_chart, peers_chart, stages_chart
+from cvad_cli.adapters.bundles import version_of
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.fresh_process import in_fresh_process
+from cvad_cli.adapters.machine import describe_machine
+from cvad_cli.assembly.bench_tables import MODELS, WORDS, as_markdown, comparison_in
+from cvad_cli.assembly.contenders import OURS, Job, measure, started_now, time_stages
+from cvad_cli.assembly.detectors import bench_folder, open_bundle
+from cvad_cli.assembly.peer_comparison import compare, together
+from cvad_cli.assembly.peer_models import RunSetting
+from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.scaling import grow
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.latency import spread_of
+from cvad_cli.errors import ConfigError, DataError
+from cvad_cli.files import replacing_folder
+from cvad_cli.ports import Reporter
+from cvad_cli.records import BenchSummary, ImageRecord
+
+PACKAGES: Final = (
+    "anomalib",
+    "faiss-cpu",
+    "lightning",
+    "numpy",
+    "opencv-python-headless",
+    "openvino",
+    "pillow",
+    "torch",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What is to be measured, and how long."""
+
+    images: int | None = None
+    """None: every test image of the config, or every training image where it has none."""
+    repeats: int = 3
+    scaling: bool = False
+    peers: bool = False
+
+
+def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> BenchSummary:
+    """Measure the bundle of the config in processes of its own; write bench.json, bench.md and charts.
+
+    An earlier measurement stays as it was until the new one is whole. Raises the CvadError that names what to mend.
+    """
+    machine = describe_machine()
+    bundle = open_bundle(settings)
+    device = choose_device(settings.device)
+    records = pictures_to_judge(settings, request.images)
+    job, setting = Job(OURS, settings, device, records), RunSetting(settings.runtime.batch_size)
+    report: dict[str, Any] = {
+        "name": settings.name,
+        "model": settings.model.name,
+        "bundle_fingerprint": bundle.fingerprint,
+        "device": device,
+        "image_size": settings.data.image_size,
+        "batch_size": settings.runtime.batch_size,
+        "images": len(records),
+        "repeats": request.repeats,
+        "speed": _speed(job, setting, request.repeats, reporter),
+        "scaling": grow(job, setting, reporter=reporter) if request.scaling else None,
+        "peers": None,
+        **provenance(machine),
+    }
+    if request.peers:
+        report["peers"] = _compared([settings], request.images, request.repeats, reporter)
+    folder = bench_folder(settings)
+    with replacing_folder(folder) as staged:
+        write_report(staged, report)
+    return BenchSummary(folder, report)
+
+
+def bench_peers(
+    runs: Sequence[RunConfig], folder: Path, images: int | None, repeats: int, reporter: Reporter
+) -> BenchSummary:
+    """Compare the bundles of some configs, one a model, with anomalib's ways; write bench.json, bench.md, peers.png."""
+    machine = describe_machine()
+    report = {**_compared(runs, images, repeats, reporter), **provenance(machine)}
+    with replacing_folder(folder) as staged:
+        write_report(staged, report)
+    return BenchSummary(folder, report)
+
+
+def _compared(runs: Sequence[RunConfig], images: int | None, repeats: int, reporter: Reporter) -> dict[str, Any]:
+    models = {}
+    for settings in runs:
+        bundle = open_bundle(settings)
+        if bundle.manifest["model"]["kind"] in models:
+            raise ConfigError(f"{bundle.folder}: is the second bundle of one model; compare one of each at a time")
+        records, device = pictures_to_judge(settings, images), choose_device(settings.device)
+        models[bundle.manifest["model"]["kind"]] = compare(
+            settings, records, device=device, repeats=repeats, reporter=reporter
+        )
+    return together(models, repeats=repeats)
+
+
+def pictures_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
+    """The test images, of each defect type in turn; the training images where there are none. At most `count`."""
+    dataset = open_dataset(settings.data)
+    by_type: dict[str, list[ImageRecord]] = {}
+    for record in dataset.test or dataset.train:
+        by_type.setdefault(record.defect_type, []).append(record)
+    in_turn = [(place, kind, record) for kind, found in by_type.items() for place, record in enumerate(found)]
+    chosen = tuple(record for *_, record in sorted(in_turn, key=lambda each: each[:2]))[:count]
+    if not chosen:
+        raise DataError(f"{settings.data.root}: {dataset.name} has no images to measure on")
+    return chosen
+
+
+def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What every report says of its origin. `machine` was described before the work began."""
+    installed = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
+    return {
+        "machine": dict(machine),
+        "versions": {"cvad": __version__, "python": platform.python_version(), **installed},
+        "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write bench.json, bench.md and the charts of what the report holds."""
+    (folder / "bench.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "bench.md").write_text(as_markdown(report), encoding="utf-8")
+    if report.get("speed"):
+        stages_chart(folder / "stages.png", report["speed"]["stages"], title=f"{report['name']}: a single image")
+    if report.get("scaling"):
+        growth_chart(folder / "scaling.png", report["scaling"], title=f"{report['name']}: how time and memory grow")
+    peers = comparison_in(report)
+    if peers is not None:
+        peers_chart(folder / "peers.png", _named(peers), title="cvad and anomalib: same weights, same files")
+
+
+def _named(peers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Model -> contender -> its figures, by the names that a reader knows."""
+    return {
+        MODELS[model]: {WORDS[name]: entry for name, entry in found["contenders"].items()}
+        for model, found in peers["models"].items()
+    }
+
+
+def _speed(job: Job, setting: RunSetting, repeats: int, reporter: Reporter) -> dict[str, Any]:
+    with reporter.stage("Measuring the bundle", repeats + 1) as advance:
+        stages = in_fresh_process(time_stages, job)  # first: what the engine keeps beside the bundle is made
+        advance(1)
+        runs = []
+        for _ in range(repeats):
+            runs.append(in_fresh_process(measure, started_now(job), setting, False))
+            advance(1)
+    return {
+        "images_per_s": median(run.images_per_s for run in runs),
+        "images_per_s_runs": [run.images_per_s for run in runs],
+        "latency": dataclasses.asdict(spread_of([each for run in runs for each in run.latencies])),
+        "to_first_result_s": median(run.to_first_result_s for run in runs),
+        "open_s": median(run.open_s for run in runs),
+        "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
+        "serving": runs[0].serving,
+        "stages": stages,
+    }

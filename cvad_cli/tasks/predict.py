@@ -1,0 +1,239 @@
+"""`cvad predict`: a score, a verdict and the regions of each picture, at line speed, for as long as pictures come."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.journals import FILE, ResultJournal
+from cvad_cli.assembly.detectors import open_detector
+from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline
+from cvad_cli.assembly.results import Finished, Finisher, Tally
+from cvad_cli.assembly.sources import STANDARD_INPUT, Listing, Sources, camera_number, require_meaning, require_outside
+from cvad_cli.assembly.watching import Watcher
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.latency import Spread
+from cvad_cli.errors import ConfigError
+from cvad_cli.files import replacing, require_writable
+from cvad_cli.ports import Reporter
+from cvad_cli.records import SkippedImage
+
+COLUMNS: Final = (
+    *("image", "rejected", "score", "threshold", "regions", "top", "left", "bottom", "right"),
+    *("peak", "latency_ms", "map", "overlay", "error"),
+)
+MOST_LISTED: Final = 20
+"""Unreadable pictures that the summary names; the lines name all."""
+
+Line = Mapping[str, Any]
+"""About one picture: the fields of `PictureResult`, or `image` and `error`; with --watch also `file`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """Which pictures, and what to write about them."""
+
+    sources: tuple[str, ...] = ()
+    """Files, folders, patterns, videos, `camera:N`, and `-` for the paths of `listing`."""
+    watch: Path | None = None
+    """A folder whose files are inspected as they appear, in place of `sources`."""
+    results: Path | None = None
+    """With `watch`: the file of lines that is its memory; None: one below the run's folder."""
+    csv: Path | None = None
+    maps: Path | None = None
+    overlays: Path | None = None
+    listing: Listing = STANDARD_INPUT
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether a signal is the ordinary way to end it."""
+        return self.watch is not None or any(camera_number(source) is not None for source in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSummary:
+    """What `cvad predict` did. Nothing in it grows with the number of pictures."""
+
+    name: str
+    images: int
+    """Judged in this run."""
+    rejected: int
+    unreadable: int
+    skipped: tuple[SkippedImage, ...]
+    """The first of the unreadable ones."""
+    seconds: float
+    """From the opened detector to the last result."""
+    images_per_second: float
+    latency: Spread
+    """From the moment that reading a picture began until its result was ready, waiting included."""
+    stages: Mapping[str, Spread]
+    explained: float
+    """Share of the latency that the stages account for."""
+    results: Path | None
+    """With `watch`: the file of results."""
+
+
+def predict(
+    settings: RunConfig,
+    reporter: Reporter,
+    *,
+    request: PredictRequest,
+    tell: Callable[[Line, Tally], None] = lambda _line, _tally: None,
+    enough: threading.Event | None = None,
+) -> PredictSummary:
+    """Judge every picture of the sources, or those that appear in the watched folder until `enough` is set.
+
+    `tell` gets a line about each picture as it is done, in order. With `watch` that line is on disk before it is told.
+    Raises the CvadError that names what to mend.
+    """
+    _check(request)
+    for folder in filter(None, (request.maps, request.overlays)):
+        require_writable(folder)
+    opened = open_detector(settings, choose_device(settings.device))
+    loader = Loader(
+        opened.detector.image_size, max_megapixels=settings.data.max_megapixels, keep=request.overlays is not None
+    )
+    finish = Finisher(opened, settings, maps=request.maps, overlays=request.overlays)
+    runtime = settings.runtime
+    pipeline = Pipeline(opened.detector, batch_size=runtime.batch_size, workers=runtime.worker_count)
+    ending = enough or threading.Event()
+    with contextlib.ExitStack() as stack:
+        keep = stack.enter_context(_records(settings, request, reporter))
+        feed = _feed(settings, request, reporter, keep.journal, ending)
+        run = pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live)
+        outcomes = stack.enter_context(contextlib.closing(run))
+        stack.callback(ending.set)  # on the way out, before the pipeline is closed: a source may be waiting
+        seen = _Seen(Tally(), [])
+        for outcome in outcomes:
+            if isinstance(outcome, Failed) and request.watch is None and settings.data.on_error == "stop":
+                raise outcome.error
+            line = seen.take(outcome, reporter)
+            keep.write(line)
+            if isinstance(feed, Watcher):
+                feed.done(outcome.subject)
+            tell(line, seen.tally)
+        return seen.summary(settings.name, None if keep.journal is None else keep.journal.path)
+
+
+def _check(request: PredictRequest) -> None:
+    if (request.watch is None) == (not request.sources):
+        raise ConfigError("predict: name pictures, folders, patterns, videos or cameras, or give --watch FOLDER")
+    if request.results is not None and request.watch is None:
+        raise ConfigError("--results: is the memory of --watch; without it, send what --jsonl prints to a file")
+    if request.csv is not None and request.watch is not None:
+        raise ConfigError("--csv: is written at the end, which --watch has not; its file of results has every picture")
+    require_meaning(request.sources)
+    read = request.sources if request.watch is None else (str(request.watch),)
+    for option, folder in (("--maps", request.maps), ("--overlays", request.overlays)):
+        if folder is not None:
+            require_outside(folder, read, option)
+
+
+def _feed(
+    settings: RunConfig,
+    request: PredictRequest,
+    reporter: Reporter,
+    journal: ResultJournal | None,
+    enough: threading.Event,
+) -> Sources | Watcher:
+    if request.watch is not None and journal is not None:
+        return Watcher(request.watch, journal, settings.watch, enough=enough, note=reporter.note)
+    bound = settings.data.max_megapixels
+    return Sources(request.sources, enough, listing=request.listing, max_megapixels=bound)
+
+
+@dataclass
+class _Seen:
+    """What has been done so far."""
+
+    tally: Tally
+    skipped: list[SkippedImage]
+
+    def take(self, outcome: Finished | Failed, reporter: Reporter) -> Line:
+        """Count it, and say it as a line."""
+        stamp = outcome.subject.stamp
+        about = {} if stamp is None else {FILE: dataclasses.asdict(stamp)}
+        if isinstance(outcome, Finished):
+            self.tally.count(outcome)
+            return dataclasses.asdict(outcome.result) | about
+        self.tally.failed += 1
+        if len(self.skipped) < MOST_LISTED:
+            self.skipped.append(SkippedImage(outcome.subject.image, str(outcome.error)))
+        reporter.warn(f"skipped {outcome.error}")
+        return {"image": outcome.subject.image, "error": str(outcome.error)} | about
+
+    def summary(self, name: str, results: Path | None) -> PredictSummary:
+        """The whole run in figures."""
+        tally = self.tally
+        return PredictSummary(
+            name=name,
+            images=tally.judged,
+            rejected=tally.rejected,
+            unreadable=tally.failed,
+            skipped=tuple(self.skipped),
+            seconds=tally.seconds,
+            images_per_second=tally.rate,
+            latency=tally.times.whole.spread(),
+            stages=tally.times.stages,
+            explained=tally.times.explained,
+            results=results,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Where lines are kept."""
+
+    journal: ResultJournal | None
+    row: Callable[[list[Any]], object] | None
+
+    def write(self, line: Line) -> None:
+        """Keep a line: in the file of results durably, in the table as a row."""
+        if self.journal is not None:
+            self.journal.append(line)
+        if self.row is not None:
+            self.row(_row(line))
+
+
+@contextmanager
+def _records(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Iterator[_Records]:
+    """The journal of --watch, or the table of --csv, which takes its place when all is done."""
+    with contextlib.ExitStack() as stack:
+        if request.watch is not None:
+            path = request.results or _default_results(settings, request.watch)
+            yield _Records(stack.enter_context(ResultJournal(path, reporter.warn)), None)
+        elif request.csv is not None:
+            staged = stack.enter_context(replacing(request.csv))
+            opened = staged.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+            writer = csv.writer(stack.enter_context(opened))
+            writer.writerow(COLUMNS)
+            yield _Records(None, writer.writerow)
+        else:
+            yield _Records(None, None)
+
+
+def _default_results(settings: RunConfig, folder: Path) -> Path:
+    """A file for each watched folder, below the run's own."""
+    whole = folder.expanduser().resolve()
+    tag = hashlib.sha256(str(whole).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return Path(settings.output.root).expanduser() / settings.name / "watch" / f"{whole.name}-{tag}.jsonl"
+
+
+def _row(line: Line) -> list[Any]:
+    """One picture as a row of the table: its verdict, and the box of the region of most mass."""
+    if "error" in line:
+        return [line["image"], *[""] * (len(COLUMNS) - 2), line["error"]]
+    strongest = line["regions"][0] if line["regions"] else None
+    box, peak = ([""] * 4, "") if strongest is None else (strongest["box"], f"{strongest['peak']:.6g}")
+    verdict = (line["image"], int(line["rejected"]), f"{line['score']:.6g}", f"{line['threshold']:.6g}")
+    return [*verdict, len(line["regions"]), *box, peak, line["latency_ms"], line["map"], line["overlay"], ""]

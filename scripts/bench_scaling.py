@@ -1,0 +1,179 @@
+"""How many pictures a second more workers judge: measured here, then simulated for more workers than there are cores.
+
+    python scripts/bench_scaling.py                                # 1 and 2 local workers, 192 generated pictures
+    python scripts/bench_scaling.py --executors local ray --json   # Ray as well
+
+Measured: PatchCore on generated grid pictures, one thread a worker; workers are started and have opened the bundle
+before the clock starts, and the process that collects does with every outcome what `cvad evaluate` does (mask,
+histograms). Simulated: the same workers and collector as a queue, with the shard times of one worker drawn at random,
+on machines that disturb each other in nothing; the simulation of 1 and 2 workers stands beside the measurement of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AHEAD = 2
+"""Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.spreading.AHEAD`."""
+
+
+def simulated_rate(
+    workers: int,
+    shard_seconds: Sequence[float],
+    *,
+    shard: int,
+    collect_seconds: float,
+    shards: int = 400,
+    seed: int = 0,
+) -> float:
+    """Pictures a second of `workers` that take shards in turn and one collector that takes the outcomes in order.
+
+    A worker begins shard n when it is idle and fewer than AHEAD x workers shards lie between n and the collector's.
+    `shard_seconds` are drawn from with replacement; `collect_seconds` are the collector's, a picture.
+    """
+    rng = np.random.default_rng(seed)
+    needs = rng.choice(np.asarray(shard_seconds, dtype=np.float64), shards)
+    idle = [0.0] * workers
+    collected = np.zeros(shards)
+    for place in range(shards):
+        window = collected[place - AHEAD * workers] if place >= AHEAD * workers else 0.0
+        done = max(heapq.heappop(idle), window) + needs[place]
+        heapq.heappush(idle, done)
+        collected[place] = max(done, collected[place - 1] if place else 0.0) + shard * collect_seconds
+    return shards * shard / float(collected[-1])
+
+
+def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> float:
+    """Pictures a second, after the workers have opened the bundle."""
+    from cvad_cli.core.pixel_metrics import PixelScores
+
+    warm = records[: shard * executor.workers]
+    list(executor.map(job, warm, shard=shard))
+    scores = PixelScores()
+    started = time.perf_counter()
+    for record, outcome in zip(records, executor.map(job, records, shard=shard), strict=True):
+        collect(scores, record, outcome)
+    return len(records) / (time.perf_counter() - started)
+
+
+def collect(scores: Any, record: Any, outcome: Any) -> None:
+    """What `cvad evaluate` does with an outcome: pixel histograms against the mask."""
+    from cvad_cli.adapters.images import read_mask
+
+    shape = outcome.anomaly_map.shape
+    mask = np.zeros(shape, bool) if record.mask_path is None else read_mask(record.mask_path, max_megapixels=100)
+    scores.add(outcome.anomaly_map, mask)
+
+
+def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[float], float]:
+    """Seconds of each shard for one thread in this process, and the collector's seconds a picture."""
+    from cvad_cli.adapters.executors.threads import limited_threads
+    from cvad_cli.core.pixel_metrics import PixelScores
+
+    scores, shards, collecting = PixelScores(), [], 0.0
+    with limited_threads(1):
+        list(job(records[:shard]))
+        for start in range(0, len(records) - shard + 1, shard):
+            mine = records[start : start + shard]
+            started = time.perf_counter()
+            outcomes = list(job(mine))
+            shards.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            for record, outcome in zip(mine, outcomes, strict=True):
+                collect(scores, record, outcome)
+            collecting += time.perf_counter() - started
+    return shards, collecting / (len(shards) * shard)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Generate, train, measure, simulate."""
+    from cvad_cli.adapters.sample_data import write_sample_dataset
+    from cvad_cli.assembly.detectors import bundle_folder, open_detector
+    from cvad_cli.assembly.executing import open_executor
+    from cvad_cli.assembly.jobs import JudgeJob
+    from cvad_cli.assembly.pictures import open_dataset
+    from cvad_cli.cli.progress import QuietReporter
+    from cvad_cli.config.load import load_config
+    from cvad_cli.tasks.train import train
+
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        write_sample_dataset(root / "data", "grid", size=options.side, train=24, test_good=8, per_defect=4, seed=1)
+        config = root / "scaling.yaml"
+        config.write_text(
+            f"name: scaling\ndevice: cpu\ndata: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
+            f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\nexecutor: {{threads: 1}}\n",
+            encoding="utf-8",
+        )
+        settings = load_config(config)
+        train(settings, QuietReporter(), naming=False)
+        test = open_dataset(settings.data).test
+        records = [test[place % len(test)] for place in range(options.pictures)]
+        opened = open_detector(settings, "cpu")
+        times, collecting = shard_times(JudgeJob(settings, opened.bundle.folder, opened), records, options.shard)
+        measured: dict[str, dict[int, float]] = {}
+        for kind in options.executors:
+            for workers in options.workers:
+                spread = load_config(config, [f"executor.kind={kind}", f"executor.workers={workers}"])
+                job = JudgeJob(spread, bundle_folder(spread))
+                with open_executor(spread, warnings.warn) as executor:
+                    measured.setdefault(kind, {})[workers] = measure(executor, job, records, options.shard)
+    return {
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor(), "python": platform.python_version()},
+        "pictures": options.pictures,
+        "side": options.side,
+        "shard": options.shard,
+        "shard_seconds": {"mean": float(np.mean(times)), "std": float(np.std(times)), "shards": len(times)},
+        "collect_seconds_a_picture": collecting,
+        "measured_pictures_a_second": measured,
+        "simulated_pictures_a_second": {
+            workers: simulated_rate(workers, times, shard=options.shard, collect_seconds=collecting)
+            for workers in (1, 2, 4, 8, 16, 32, 64, 128)
+        },
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Two tables."""
+    for kind, rates in found["measured_pictures_a_second"].items():
+        first = rates[min(rates)]
+        for workers, rate in rates.items():
+            print(f"measured, {kind:5} {workers:4} workers: {rate:8.1f} pictures/s, {rate / first:6.2f}x")
+    simulated = found["simulated_pictures_a_second"]
+    for workers, rate in simulated.items():
+        print(f"simulated    {workers:4} workers: {rate:8.1f} pictures/s, {rate / simulated[1]:6.2f}x")
+    print(f"collector: {1000 * found['collect_seconds_a_picture']:.2f} ms a picture")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--shard", type=int, default=16)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--executors", nargs="+", choices=["local", "ray"], default=["local"])
+    parser.add_argument("--weights", default="random", help="of the backbone: the time does not depend on them")
+    parser.add_argument("--json", action="store_true")
+    found = run(options := parser.parse_args())
+    if options.json:
+        json.dump(found, sys.stdout, indent=2)
+        print()
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""`cvad bench` at tiny sizes: what it writes and how its parts follow from each other. No seconds are asserted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from cvad_cli.adapters.bundles import read_bundle
+from cvad_cli.assembly import peer_comparison, scaling
+from cvad_cli.assembly.bench_tables import tables_of
+from cvad_cli.assembly.contenders import EXACT, OURS
+from cvad_cli.assembly.peer_comparison import RATIOS, together
+from cvad_cli.assembly.peer_models import TORCH_PEERS
+from cvad_cli.assembly.scaling import write_variant
+from cvad_cli.config.load import load_config
+from cvad_cli.tasks import bench
+from cvad_cli.tasks.bench import pictures_to_judge
+
+LATENCY = {"count", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
+
+
+@pytest.fixture
+def run_of_ours(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to write into."""
+    shutil.copytree(trained.parent, tmp_path / "run")
+    return tmp_path / "run" / "small.yaml"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Spare the many processes, each of which would import torch and anomalib; they have a test of their own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    def without_loader_processes(name: str, workers: int) -> list[Any]:
+        return [setting for setting in every_setting(name, workers) if not setting.workers and setting.batch_size < 32]
+
+    every_setting = peer_comparison.settings_to_try
+    monkeypatch.setattr(peer_comparison, "settings_to_try", without_loader_processes)
+    for module in (bench, peer_comparison, scaling):
+        monkeypatch.setattr(module, "in_fresh_process", call)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def bench_of(config: Path) -> Path:
+    return config.parent / "runs" / "small" / "bench"
+
+
+def command(config: Path, *more: object) -> tuple[object, ...]:
+    here = f"output.root={config.parent / 'runs'}"
+    return ("bench", "--config", config, "--set", here, "--json", *more)
+
+
+def test_a_bundle_is_measured_in_processes_of_its_own(run_of_ours: Path, cvad) -> None:
+    result = cvad(*command(run_of_ours, "--images", 4, "--repeats", 1))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report == json.loads((bench_of(run_of_ours) / "bench.json").read_text("utf-8"))
+    speed = report["speed"]
+    assert set(speed["latency"]) == LATENCY
+    assert speed["latency"]["count"] == report["images"] == 4
+    assert speed["images_per_s"] == median(speed["images_per_s_runs"])
+    assert 0 < speed["open_s"] < speed["to_first_result_s"]
+    assert speed["peak_memory_mb"] > 50
+    assert report["machine"]["cores"] >= 1
+    assert {"cvad", "python", "torch"} <= set(report["versions"])
+    assert (report["scaling"], report["peers"]) == (None, None)
+    assert speed["serving"]["engine"] in {"openvino", "torch"}
+    assert sorted(path.name for path in bench_of(run_of_ours).iterdir()) == ["bench.json", "bench.md", "stages.png"]
+    # The stages of a single image, timed apart from it, explain the whole of it.
+    stages = speed["stages"]
+    whole = stages.pop("whole")
+    assert {"decode", "resize", "post-processing"} <= set(stages)
+    assert sum(row["mean_ms"] for row in stages.values()) == pytest.approx(whole["mean_ms"], rel=0.1)
+
+
+def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None) -> None:
+    result = cvad(*command(run_of_ours, "--images", 2, "--repeats", 1, "--scaling"))
+    assert result.exit_code == 0, result.output
+    growth = json.loads(result.stdout)["scaling"]
+    own = read_bundle(run_of_ours.parent / "runs" / "small" / "bundle").manifest["training"]["memory_bank"][0]
+    assert [row["value"] for row in growth["image_size"]] == [128, 256, 512]
+    assert [row["value"] for row in growth["bank_rows"]] == [round(own / 16), round(own / 4), own, 4 * own]
+    assert [row["value"] for row in growth["images"]] == [2, 8, 32]
+    for rows in growth.values():
+        assert all(row["ms_per_image"] > 0 and row["memory_mb"] > 0 for row in rows)
+    assert (bench_of(run_of_ours) / "scaling.png").is_file()
+
+
+def test_anomalib_is_measured_on_the_same_bundle_and_ratios_follow(run_of_ours: Path, cvad, in_this_process) -> None:
+    result = cvad(*command(run_of_ours, "--images", 8, "--repeats", 2, "--peers", "--device", "cpu"))
+    assert result.exit_code == 0, result.output
+    peers = json.loads(result.stdout)["peers"]
+    found = peers["models"]["patchcore"]
+    contenders = found["contenders"]
+    assert set(contenders) >= {OURS, EXACT, *TORCH_PEERS}
+    for name, entry in contenders.items():
+        assert len(entry["images_per_s_runs"]) == 2, name
+        assert set(entry["latency"]) == LATENCY
+        for figure in ("image_auroc", "pixel_auroc"):
+            assert 0 <= entry[figure] <= 1, f"{name}: {figure}"
+    torch = contenders[found["fastest_torch"]]
+    assert torch["images_per_s"] == max(contenders[name]["images_per_s"] for name in TORCH_PEERS)
+    assert peers["ratio"]["patchcore_vs_torch"] == contenders[OURS]["images_per_s"] / torch["images_per_s"]
+    assert peers["ratio"]["efficientad_vs_torch"] is None
+    assert peers["unavailable"]["efficientad_vs_torch"] == "no bundle of efficient_ad was compared"
+    for figure, lost in found["accuracy_lost"].items():
+        assert lost == contenders[EXACT][figure] - contenders[OURS][figure]
+    # The same weights and bank, and pictures shrunk by another filter alone: what anomalib sees is what we see.
+    batches = contenders["torch_batches"]
+    assert batches["pixel_auroc"] == pytest.approx(contenders[EXACT]["pixel_auroc"], abs=0.1)
+    assert batches["pixel_auroc"] == pytest.approx(contenders["engine"]["pixel_auroc"], abs=1e-3)
+    text = (bench_of(run_of_ours) / "bench.md").read_text("utf-8")
+    assert "| anomalib TorchInferencer |" in text
+    assert f"| patchcore_vs_torch | {peers['ratio']['patchcore_vs_torch']:.2f} |" in text
+    assert (bench_of(run_of_ours) / "peers.png").is_file()
+
+
+def entry(*rates: float) -> dict[str, Any]:
+    return {"images_per_s": median(rates), "images_per_s_runs": list(rates)}
+
+
+def test_each_ratio_takes_the_fastest_rival_and_says_why_one_is_missing() -> None:
+    patchcore = {
+        "contenders": {
+            OURS: entry(120.0, 100.0, 80.0),
+            "torch_inferencer": entry(4.0, 5.0, 6.0),
+            "engine": entry(9.0, 1.0, 1.0),
+            "torch_batches": entry(10.0, 8.0, 8.0),
+        },
+        "unavailable": {"openvino": "onnxscript is not installed"},
+    }
+    report = together({"patchcore": patchcore}, repeats=3)
+    assert set(report["ratio"]) == set(RATIOS)
+    assert report["ratio"]["patchcore_vs_torch"] == 100.0 / 8.0
+    assert report["ratio_range"]["patchcore_vs_torch"] == [80.0 / 8.0, 100.0 / 8.0]
+    assert report["ratio"]["patchcore_vs_openvino"] is None
+    assert report["unavailable"]["patchcore_vs_openvino"] == "onnxscript is not installed"
+
+
+def test_pictures_are_of_every_type_even_where_few_are_taken(trained: Path) -> None:
+    settings = load_config(trained)
+    chosen = pictures_to_judge(settings, 6)
+    assert len({record.defect_type for record in chosen}) == 6
+    assert len(pictures_to_judge(settings, None)) == 14
+
+
+def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    settings = load_config(trained)
+    bundle = read_bundle(trained.parent / "runs" / "small" / "bundle")
+    own = load_file(bundle.file("memory_bank"))["features"]
+    changed = write_variant(settings, bundle, tmp_path, "bank_rows", 3 * len(own))
+    larger = read_bundle(tmp_path / changed.name / "bundle")
+    rows = load_file(larger.file("memory_bank"))["features"]
+    assert rows.shape == (3 * len(own), own.shape[1])
+    assert {row.tobytes() for row in own} <= {row.tobytes() for row in rows}
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert larger.fingerprint != bundle.fingerprint
+
+
+def test_a_model_that_anomalib_serves_here_too_is_not_compared(run_of_ours: Path, cvad) -> None:
+    folder = run_of_ours.parent / "runs" / "small" / "bundle"
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    bundle = read_bundle(folder)
+    generic = dataclasses.replace(bundle, manifest={**manifest, "model": {**manifest["model"], "kind": "anomalib"}})
+    from cvad_cli.assembly.peer_models import require_comparable
+    from cvad_cli.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="--peers: patchcore is judged by anomalib's own code"):
+        require_comparable(generic)
+
+
+def test_an_untrained_config_is_told_before_anything_is_measured(small_config: Path, cvad) -> None:
+    result = cvad("bench", "-c", small_config, "--peers")
+    assert result.exit_code == 5
+    assert "run `cvad train`" in result.stderr
+
+
+def test_every_table_has_a_cell_a_heading(trained: Path) -> None:
+    row = {"value": 4.0, "ms_per_image": 2.0, "memory_mb": 10.0}
+    report = {"scaling": {"images": [row, {**row, "value": 8.0}]}}
+    (table,) = tables_of(report)
+    assert table.title == "Growth with images in one run: time ~ size^0.00"
+    assert all(len(cells) == len(table.headings) for cells in table.rows)
+    assert table.rows[0] == ("4", "2.00", "500", "10")
+
+
+def test_the_script_opens_a_bundle_by_its_folder_alone(run_of_ours: Path, tmp_path: Path) -> None:
+    import importlib.util
+
+    from cvad_cli.assembly.detectors import open_bundle
+
+    file = Path(__file__).parents[1] / "scripts" / "bench_peers.py"
+    spec = importlib.util.spec_from_file_location("bench_peers", file)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    run_of_ours.rename(run_of_ours.with_suffix(".gone"))
+    folder = run_of_ours.parent / "runs" / "small" / "bundle"
+    settings = script.of_bundle(folder, ["runtime.batch_size=3"], tmp_path)
+    assert open_bundle(settings).fingerprint == read_bundle(folder).fingerprint
+    assert settings.runtime.batch_size == 3
