@@ -25,7 +25,7 @@ from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Calibration, FittedModel, ImageRecord, TrainSummary
+from cvad_cli.records import Calibration, ImageRecord, TrainSummary
 
 FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
