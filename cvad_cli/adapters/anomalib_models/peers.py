@@ -114,8 +114,7 @@ def set_range(module: AnomalibModule, found: ScoreRange) -> None:
     """Let the post-processor normalise by `found`, as it does after anomalib's training.
 
     Its thresholds are the middles of the ranges, which it takes itself where it knows none. It cuts scores to 0..1
-    around its threshold: one far from the middle, as our conformal one may be, makes many scores equal and spoils its
-    AUROC.
+    around its threshold: one far from the middle, as our conformal one may be, makes scores equal and spoils AUROC.
     """
     post: Any = module.post_processor
     for name in ("image_min", "image_max", "pixel_min", "pixel_max"):
