@@ -114,8 +114,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         write_sample_dataset(root / "data", "grid", size=options.side, train=24, test_good=8, per_defect=4, seed=1)
         config = root / "scaling.yaml"
         config.write_text(
-            f"name: scaling\ndevice: cpu\ndata: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
-            f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\nexecutor: {{threads: 1}}\n",
+            "name: scaling\ndevice: cpu\nexecutor: {threads: 1}\ncalibration: {false_alarm_rate: 0.1}\n"
+            f"data: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
+            f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\n",
             encoding="utf-8",
         )
         settings = load_config(config)
