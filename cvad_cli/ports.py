@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
 
 Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them, in whatever words
 Outcome = TypeVar("Outcome", covariant=True)  # noqa: PLC0105
+
+DETECTOR_STAGES: Final = ("network", "search", "post-processing")
+"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
 
 Where = Mapping[str, str | Sequence[str]]
 """Payload field -> the value, or the values of which one must be there. All fields must hold."""
@@ -49,7 +52,7 @@ class TimedDetector(Detector, Protocol):
 
     @property
     def last_split(self) -> Mapping[str, float]:
-        """Seconds of the last `predict` by stage, some of `records.DETECTOR_STAGES`: together at most the call."""
+        """Seconds of the last `predict` by stage, some of `DETECTOR_STAGES`: together at most the whole call."""
 
 
 class DefectStore(Protocol):

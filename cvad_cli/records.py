@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,9 +16,6 @@ GOOD: Final = "good"
 
 UNKNOWN: Final = "unknown"
 """What a region is called that is like no labelled one. No type may have this name."""
-
-DETECTOR_STAGES: Final = ("network", "search", "post-processing")
-"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +66,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """What judges pictures once a bundle is open, and how it was shown to judge as the trained model does."""
-
-    engine: Literal["openvino", "torch"]
-    device: str
-    precision: str
-    """f32, bf16, f16 or int8: that of the networks. Distances and maps are float32 in any case."""
-    search: Mapping[str, Any] | None = None
-    """How PatchCore's nearest patches are found, with the recall that was measured; None for other models."""
-    agreement: Mapping[str, Any] | None = None
-    """`core.agreement.Agreement` with float32 at training, as a mapping; None where nothing had to be shown."""
-    cache: Path | None = None
-    """Folder that the compiled network and the search structure came from, or were kept in."""
-    note: str | None = None
-    """What a user would want to know: why a precision was passed over, say."""
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """The image-score threshold and what it promises. A part is rejected when its score is above `threshold`."""
 
@@ -102,29 +81,6 @@ class Calibration:
     """How many good images the threshold was taken from, n."""
     caveat: str | None = None
     """Why the requested rate cannot be promised; None where it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class FittedModel:
-    """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
-
-    kind: str
-    """Which runtime opens it: 'patchcore' or 'anomalib'."""
-    description: Mapping[str, Any]
-    """What the manifest keeps under `model`, enough to build the network again."""
-    writers: Mapping[str, tuple[str, Callable[[Path], None]]]
-    """Role of a bundle's file -> (suffix, a function that writes it)."""
-    weights: str
-    held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """(image scores, map peaks) of the held-out good images, one pair a fold."""
-    used: int
-    """How many training images could be read."""
-    skipped: tuple[SkippedImage, ...]
-    details: Mapping[str, Any]
-    judge: Callable[[Sequence[np.ndarray]], list[Prediction]] | None = None
-    """The fitted model itself in float32: what other engines must agree with. None where there is no other engine."""
-    scratch: Path | None = None
-    """Folder with the state of the training run, to be removed once the bundle stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,35 +269,3 @@ class PictureVerdict:
     """The vote of its regions, each weighing its mass; None for a part that passes."""
     confidence: float | None
     regions: tuple[RegionVerdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRegion:
-    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original picture."""
-
-    box: tuple[int, int, int, int]
-    """(top, left, bottom, right), bottom and right exclusive."""
-    centre: tuple[float, float]
-    contours: tuple[tuple[tuple[float, float], ...], ...]
-    area_px: float
-    area_mm2: float | None
-    peak: float
-    mean_score: float
-    mass: float
-
-
-@dataclass(frozen=True, slots=True)
-class PictureResult:
-    """What `cvad predict` says of one picture."""
-
-    image: str
-    score: float
-    threshold: float
-    rejected: bool
-    regions: tuple[FoundRegion, ...]
-    latency_ms: float
-    """From the moment that reading it began until this result and its files were ready."""
-    map: str | None = None
-    """Where its anomaly map was written."""
-    overlay: str | None = None
-    """Where it was drawn with its regions marked."""

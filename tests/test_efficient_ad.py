@@ -29,6 +29,7 @@ with warnings.catch_warnings():  # anomalib imports deprecated modules
     from cvad_cli.adapters.anomalib_models.efficient_ad import (
         hard_feature_loss,
         new_model,
+        recorded_losses,
         set_quantiles,
         set_statistics,
         teacher_moments,
@@ -94,6 +95,26 @@ def test_losses_and_gradients_are_those_of_anomalib(pictures: list[torch.Tensor]
     sum(expected).backward()
     for (name, one), other in zip(ours.student.named_parameters(), theirs.student.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs: needs a CUDA device")
+def test_recorded_losses_and_gradients_are_those_of_the_steps_themselves(pictures: list[torch.Tensor]) -> None:
+    plain, recorded = small_model().cuda().train(), small_model().cuda().train()
+    inside = [picture.cuda().contiguous(memory_format=torch.channels_last) for picture in pictures]
+    for model in (plain, recorded):
+        model.teacher.eval()
+        for dropout in (module for module in model.modules() if isinstance(module, torch.nn.Dropout)):
+            dropout.p = 0.0
+    replay = recorded_losses(recorded, inside[0], None)
+    for order in ((0, 1, 2), (2, 0, 1)):  # the second replay must read the new pictures
+        expected = training_losses(plain, *(inside[place] for place in order))
+        found = replay(*(inside[place] for place in order))
+        for one, other in zip(found, expected, strict=True):
+            assert one.item() == pytest.approx(other.item(), rel=1e-2)
+    sum(found).backward()
+    sum(expected).backward()
+    for one, other in zip(recorded.student.parameters(), plain.student.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=5e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 4321])
@@ -270,6 +291,7 @@ REFUSALS = [
     pytest.param("trainer.batch_size=8", 2, "trained on one picture a step", id="another batch size"),
     pytest.param("model.backbone=resnet18", 2, "model.backbone: efficient_ad has none", id="a backbone"),
     pytest.param("model.options={model_sise: small}", 2, "Did you mean 'model_size'?", id="a misspelt option"),
+    pytest.param("model.options={whitening: 2}", 2, "expected a number from 0 to 1, got 2", id="too much whitening"),
     pytest.param("model.options={model_size: s}", 2, "expected small or medium, got 's'", id="an unknown size"),
     pytest.param(
         "model.options={teacher_out_channels: 384}", 4, "has 6 channels, but the model wants 384", id="channels"

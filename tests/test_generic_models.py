@@ -31,7 +31,7 @@ def settings(name: str, options: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(("name", "options"), MODELS)
 def test_a_model_trains_and_evaluates_with_the_same_outputs(
-    cvad, small_config: Path, metrics_of, name: str, options: list[str]
+    cvad, small_config: Path, sample_data: Path, metrics_of, name: str, options: list[str]
 ) -> None:
     trained = cvad("train", "-c", small_config, "--json", *settings(name, options))
     assert trained.exit_code == 0, trained.output
@@ -47,6 +47,14 @@ def test_a_model_trains_and_evaluates_with_the_same_outputs(
     assert 0 <= metrics["image"]["auroc"] <= 1
     assert 0 <= metrics["pixel"]["aupro"] <= 1
     assert metrics["provenance"]["model"] == name
+    pictures = sample_data / "grid" / "test" / "good"
+    predicted = cvad("predict", "-c", small_config, "--jsonl", "-q", pictures, *settings(name, options))
+    assert predicted.exit_code == 0, predicted.output
+    lines = [json.loads(line) for line in predicted.stdout.splitlines()]
+    per_image = (small_config.parent / "runs" / "small" / "evaluation" / "per_image.csv").read_text().splitlines()
+    scores = {row.split(",")[0]: float(row.split(",")[2]) for row in per_image[1:]}
+    expected = [scores[f"test/good/{Path(line['image']).name}"] for line in lines]
+    assert [line["score"] for line in lines] == pytest.approx(expected, rel=1e-4)
 
 
 def test_cross_conformal_calibration_refits_each_fold(cvad, small_config: Path) -> None:

@@ -110,7 +110,7 @@ def test_no_more_than_a_bound_is_under_way_when_results_are_not_taken() -> None:
     time.sleep(0.5)
     assert len(begun) <= 20
     outcomes.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cvad-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("cvad-load", "cvad-feed"))]
 
 
 def test_a_detector_that_fails_ends_the_run_with_its_error() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,10 @@ from PIL import Image
 
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.assembly.detectors import open_detector
+from cvad_cli.assembly.results import Finished, PictureResult, Tally
+from cvad_cli.assembly.shots import Subject
 from cvad_cli.assembly.single_latency import single_image_latency
+from cvad_cli.cli.inspection import _Teller
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks.predict import PredictRequest, predict
 
@@ -319,7 +324,7 @@ def test_an_interrupted_run_leaves_no_thread_and_no_half_file(trained: Path, goo
     request = PredictRequest((str(good),), csv=tmp_path / "table.csv", maps=tmp_path / "maps")
     with pytest.raises(KeyboardInterrupt):
         predict(settings, QuietReporter(), request=request, tell=interrupt)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cvad-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("cvad-load", "cvad-feed"))]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".tiff"}
 
 
@@ -332,3 +337,25 @@ def test_a_single_pictures_latency_is_explained_by_its_stages(trained: Path, goo
     assert 0.95 < found.explained <= 1
     with pytest.raises(ValueError, match="one or more pictures"):
         single_image_latency(open_detector(settings, "cpu"), settings, [])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_it_goes_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = PictureResult("a.png", score=2.0, threshold=1.0, rejected=True, regions=(), latency_ms=40.0)
+    tally = Tally()
+    tally.count(Finished(Subject("a.png", "a.png"), result, 0.04, {"decode": 0.04}))
+    shown = {}
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setattr("sys.stdout", io.StringIO())
+        with _Teller(jsonl=False, silent=False, live=True) as teller:
+            teller.tell(dataclasses.asdict(result), tally)
+        shown[stream.isatty()] = stream.getvalue()
+    assert "1 judged" in shown[True]
+    assert "40 / 40 / 40 ms (p50/p95/p99)" in shown[True]
+    assert "100.0% rejected" in shown[True]
+    assert shown[False] == ""

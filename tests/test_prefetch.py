@@ -13,7 +13,7 @@ from cvad_cli.adapters.prefetch import Prefetch, prefetch, ready_batches
 
 
 def ours() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("cvad-")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("cvad-load", "cvad-feed"))]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FAINTEST: Final = 0.05
-"""Of the targets' variance, 1: what a picture without any texture is taken to have."""
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
@@ -48,8 +45,6 @@ class TrainingPlan:
     seed: int
     calibration_images: int
     held_out_images: int
-    balanced: bool = False
-    """Each picture's error counts relative to how much its own features vary: a faint texture as much as a loud one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,7 @@ class _Run:
         images = to_tensor(list(pictures), self._device)
         with torch.no_grad():
             wanted = self._targets(images)
-        loss = self._distance(images, wanted, _balance(wanted) if self._plan.balanced else None)
+        loss = self._distance(images, wanted)
         if not bool(torch.isfinite(loss)):
             raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
         self.network.zero_grad(set_to_none=True)
@@ -202,10 +197,8 @@ class _Run:
         self.step = saved.step
         self.curve = [(int(step), float(loss)) for step, loss in saved.notes["curve"]]
 
-    def _distance(
-        self, images: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Mean squared error of the network on `images` at half their size, pictures weighed by `weights` (b,)."""
+    def _distance(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the network on `images` at half their size."""
         import torch
         from torch.nn import functional
 
@@ -213,12 +206,4 @@ class _Run:
         kind = self._device.split(":")[0]
         with torch.autocast(kind, torch.bfloat16, enabled=self._bf16):
             answer = self.network(halved)
-        if weights is None:
-            return functional.mse_loss(answer.float(), wanted)
-        return (functional.mse_loss(answer.float(), wanted, reduction="none").mean(dim=(1, 2, 3)) * weights).mean()
-
-
-def _balance(wanted: torch.Tensor) -> torch.Tensor:
-    """Weights (b,) of mean 1, from targets (b, c, h, w): the inverse of their variance over each picture's places."""
-    weights = 1 / (FAINTEST + wanted.var(dim=(2, 3)).mean(dim=1))
-    return weights / weights.mean()
+        return functional.mse_loss(answer.float(), wanted)

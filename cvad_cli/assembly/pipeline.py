@@ -125,7 +125,8 @@ class Pipeline:
         batches. Leaving the loop early, or setting `stop`, begins nothing more and ends the threads.
         """
         halt = stop or threading.Event()
-        ahead = 2 * self._batch_size + self._workers
+        # A live picture that waits grows stale: the camera may keep it, or drop it for a newer one.
+        ahead = (1 if live else 2) * self._batch_size + self._workers
         with Prefetch(shots, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
             judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
 

@@ -21,10 +21,41 @@ from cvad_cli.assembly.shots import Subject
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.latency import StageTimes
 from cvad_cli.core.regions import Region
-from cvad_cli.records import FoundRegion, PictureResult
 
 RATE_WINDOW_S: Final = 10.0
 """The rate that is shown live is that of so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRegion:
+    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original picture."""
+
+    box: tuple[int, int, int, int]
+    """(top, left, bottom, right), bottom and right exclusive."""
+    centre: tuple[float, float]
+    contours: tuple[tuple[tuple[float, float], ...], ...]
+    area_px: float
+    area_mm2: float | None
+    peak: float
+    mean_score: float
+    mass: float
+
+
+@dataclass(frozen=True, slots=True)
+class PictureResult:
+    """What `cvad predict` says of one picture."""
+
+    image: str
+    score: float
+    threshold: float
+    rejected: bool
+    regions: tuple[FoundRegion, ...]
+    latency_ms: float
+    """From the moment that reading it began until this result and its files were ready."""
+    map: str | None = None
+    """Where its anomaly map was written."""
+    overlay: str | None = None
+    """Where it was drawn with its regions marked."""
 
 
 @dataclass(frozen=True, slots=True)

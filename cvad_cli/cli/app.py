@@ -40,9 +40,6 @@ Backbones = Annotated[
 WeightFiles = Annotated[
     list[str], typer.Option("--weights", metavar="FILE", help="Weights of each backbone, in the same order.")
 ]
-Balanced = Annotated[
-    bool, typer.Option("--balanced", help="Let a faint texture count as much as a loud one, picture by picture.")
-]
 Resume = Annotated[
     bool, typer.Option("--resume/--restart", help="Go on from the checkpoint beside the output, or begin anew.")
 ]
@@ -133,7 +130,6 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     generated_share: Annotated[float, typer.Option(help="Share of generated pictures, 0 to 1.")] = 0.5,
     calibration_images: Annotated[int, typer.Option(help="Pictures that the targets are standardised over.")] = 1024,
     held_out_images: Annotated[int, typer.Option(help="Pictures that the loss is reported on.")] = 48,
-    balanced: Balanced = False,
     resume: Resume = True,
     json: Json = False,
     quiet: Quiet = False,
@@ -159,7 +155,6 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
         generated_share=generated_share,
         calibration_images=calibration_images,
         held_out_images=held_out_images,
-        balanced=balanced,
         restart=not resume,
     )
 

@@ -169,9 +169,9 @@ class _Teller:
             return Text()
         spread = tally.times.whole.spread()
         return Text(
-            f"{tally.judged} pictures   {tally.recent_rate:.1f} a second   "
-            f"latency {spread.p50_ms:.0f} / {spread.p95_ms:.0f} / {spread.p99_ms:.0f} ms (p50 / p95 / p99)   "
-            f"{tally.rejected_share:.1%} rejected" + (f"   {tally.failed} unreadable" if tally.failed else ""),
+            f"{tally.judged} judged  {tally.recent_rate:.1f}/s  "
+            f"{spread.p50_ms:.0f} / {spread.p95_ms:.0f} / {spread.p99_ms:.0f} ms (p50/p95/p99)  "
+            f"{tally.rejected_share:.1%} rejected" + (f"  {tally.failed} unreadable" if tally.failed else ""),
             no_wrap=True,
             overflow="ellipsis",
         )

@@ -46,8 +46,6 @@ class DistillSettings:
     generated_share: float = 0.5
     calibration_images: int = 1024
     held_out_images: int = 48
-    balanced: bool = False
-    """Weigh each picture's error by the inverse of how much its own features vary."""
     restart: bool = False
 
     def __post_init__(self) -> None:
@@ -126,7 +124,6 @@ def _plan(settings: DistillSettings) -> TrainingPlan:
         seed=settings.seed,
         calibration_images=settings.calibration_images,
         held_out_images=settings.held_out_images,
-        balanced=settings.balanced,
     )
 
 
@@ -145,7 +142,6 @@ def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: 
         "generated_share": settings.generated_share,
         "calibration_images": settings.calibration_images,
         "held_out_images": settings.held_out_images,
-        "balanced": settings.balanced,
         "real_pictures": real.fingerprint,
     }
 
@@ -212,8 +208,6 @@ def command_line(settings: DistillSettings) -> str:
         words += ["--backbone", backbone]
     words += ["--steps", str(settings.steps), "--batch-size", str(settings.batch_size), "--seed", str(settings.seed)]
     words += ["--generated-share", f"{settings.generated_share:g}"]
-    if settings.balanced:
-        words.append("--balanced")
     for key in ("calibration_images", "held_out_images"):
         if getattr(settings, key) != _default(key):
             words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]

@@ -68,6 +68,8 @@ def evaluate(
     the new one is whole. Raises the CvadError that names what to mend.
     """
     opened = open_detector(settings, choose_device(settings.device))
+    if opened.serving.note is not None:
+        reporter.note(opened.serving.note)
     dataset = open_dataset(settings.data)
     if not dataset.test:
         raise DataError(f"{settings.data.root}: {dataset.name} has no test images to evaluate on")

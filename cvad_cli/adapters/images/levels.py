@@ -38,7 +38,10 @@ def _plain_levels(found: Opened) -> np.ndarray | None:
     import cv2
 
     found.file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(found.file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(found.file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # it has a bound of its own, 2^30 pixels
+        return None
     if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != found.size:
         return None
     return np.asarray(decoded if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
