@@ -29,6 +29,12 @@ import numpy as np
 AHEAD = 2
 """Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.spreading.AHEAD`."""
 
+PLANNED_SHARD = 16
+PLANNED_SHARD_S = (1.2, 1.6, 2.0)
+"""16 pictures at 10 a second (scripts/plan_scaling.py), a quarter more or less. An assumption."""
+PLANNED_COLLECT_S = 0.003
+"""Of the collector, a picture: mask and histograms at 256 px. An assumption; the measurement prints the real one."""
+
 
 def simulated_rate(
     workers: int,
@@ -54,6 +60,15 @@ def simulated_rate(
         heapq.heappush(idle, done)
         collected[place] = max(done, collected[place - 1] if place else 0.0) + shard * collect_seconds
     return shards * shard / float(collected[-1])
+
+
+def planned_table() -> list[str]:
+    """The table of docs/scaling.md: the plan's rate of a core, and a collector that takes 3 ms a picture."""
+    lines = ["| workers | simulated pictures/s | of linear |", "| ---: | ---: | ---: |"]
+    for workers in (1, 2, 4, 8, 16, 32, 64, 128):
+        rate = simulated_rate(workers, PLANNED_SHARD_S, shard=PLANNED_SHARD, collect_seconds=PLANNED_COLLECT_S)
+        lines.append(f"| {workers} | {rate:.0f} | {rate / workers / 10:.0%} |".replace("%", " %"))
+    return lines
 
 
 def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> float:
