@@ -123,7 +123,7 @@ class Executor(Protocol):
     def map(
         self,
         job: Job[Any, Any],
-        items: Sequence[Any],
+        items: Iterable[Any],
         *,
         shard: int = 1,
         watch: Callable[[int, Any], None] = ...,

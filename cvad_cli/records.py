@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -66,24 +66,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """What judges pictures once a bundle is open, and how it was shown to judge as the trained model does."""
-
-    engine: Literal["openvino", "torch"]
-    device: str
-    precision: str
-    """f32, bf16, f16 or int8: that of the networks. Distances and maps are float32 in any case."""
-    search: Mapping[str, Any] | None = None
-    """How PatchCore's nearest patches are found, with the recall that was measured; None for other models."""
-    agreement: Mapping[str, Any] | None = None
-    """`core.agreement.Agreement` with float32 at training, as a mapping; None where nothing had to be shown."""
-    cache: Path | None = None
-    """Folder that the compiled network and the search structure came from, or were kept in."""
-    note: str | None = None
-    """What a user would want to know: why a precision was passed over, say."""
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """The image-score threshold and what it promises. A part is rejected when its score is above `threshold`."""
 
@@ -99,29 +81,6 @@ class Calibration:
     """How many good images the threshold was taken from, n."""
     caveat: str | None = None
     """Why the requested rate cannot be promised; None where it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class FittedModel:
-    """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
-
-    kind: str
-    """Which runtime opens it: 'patchcore' or 'anomalib'."""
-    description: Mapping[str, Any]
-    """What the manifest keeps under `model`, enough to build the network again."""
-    writers: Mapping[str, tuple[str, Callable[[Path], None]]]
-    """Role of a bundle's file -> (suffix, a function that writes it)."""
-    weights: str
-    held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """(image scores, map peaks) of the held-out good images, one pair a fold."""
-    used: int
-    """How many training images could be read."""
-    skipped: tuple[SkippedImage, ...]
-    details: Mapping[str, Any]
-    judge: Callable[[Sequence[np.ndarray]], list[Prediction]] | None = None
-    """The fitted model itself in float32: what other engines must agree with. None where there is no other engine."""
-    scratch: Path | None = None
-    """Folder with the state of the training run, to be removed once the bundle stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,44 +136,6 @@ class EvaluationSummary:
     """The page for people; None where `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
     """The content of gates.json; empty where no gate was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """What came of one run of a batch."""
-
-    name: str
-    variant: str
-    """What tells it from the other runs on the same category: its row in the report; `category` is its column."""
-    model: str
-    category: str
-    state: Literal["done", "kept", "failed"]
-    """`kept`: the result of an earlier call with the same settings and pictures still holds."""
-    folder: Path
-    """Where its results are, or would be."""
-    seconds: float
-    result: TrainSummary | EvaluationSummary | None = None
-    """None for a run that failed."""
-    error: str | None = None
-    exit_code: int = 0
-    """The status that the run alone would have ended with."""
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSummary:
-    """What came of all runs of a batch, in the order in which they were asked for."""
-
-    verb: Literal["train", "evaluate"]
-    folder: Path
-    """results.csv, results.json, results.md, report.html."""
-    runs: tuple[RunOutcome, ...]
-    seconds: float
-
-    @property
-    def exit_code(self) -> int:
-        """The gravest of the runs' statuses: the largest."""
-        return max((run.exit_code for run in self.runs), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,12 @@ import numpy as np
 AHEAD = 2
 """Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.spreading.AHEAD`."""
 
+PLANNED_SHARD = 16
+PLANNED_SHARD_S = (1.2, 1.6, 2.0)
+"""16 pictures at 10 a second (scripts/plan_scaling.py), a quarter more or less. An assumption."""
+PLANNED_COLLECT_S = 0.003
+"""Of the collector, a picture: mask and histograms at 256 px. An assumption; the measurement prints the real one."""
+
 
 def simulated_rate(
     workers: int,
@@ -54,6 +60,17 @@ def simulated_rate(
         heapq.heappush(idle, done)
         collected[place] = max(done, collected[place - 1] if place else 0.0) + shard * collect_seconds
     return shards * shard / float(collected[-1])
+
+
+def planned_table() -> list[str]:
+    """The table of docs/scaling.md: the plan's rate of a core, and a collector that takes 3 ms a picture."""
+    lines = ["| workers | simulated pictures/s | of linear |", "| ---: | ---: | ---: |"]
+    for workers in (1, 2, 4, 8, 16, 32, 64, 128):
+        rate = simulated_rate(
+            workers, PLANNED_SHARD_S, shard=PLANNED_SHARD, collect_seconds=PLANNED_COLLECT_S, shards=20_000
+        )
+        lines.append(f"| {workers} | {rate:.0f} | {rate / workers / 10:.0%} |".replace("%", " %"))
+    return lines
 
 
 def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> float:
@@ -114,8 +131,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         write_sample_dataset(root / "data", "grid", size=options.side, train=24, test_good=8, per_defect=4, seed=1)
         config = root / "scaling.yaml"
         config.write_text(
-            f"name: scaling\ndevice: cpu\ndata: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
-            f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\nexecutor: {{threads: 1}}\n",
+            "name: scaling\ndevice: cpu\nexecutor: {threads: 1}\ncalibration: {false_alarm_rate: 0.1}\n"
+            f"data: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
+            f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\n",
             encoding="utf-8",
         )
         settings = load_config(config)

@@ -214,7 +214,7 @@ def test_runs_and_pictures_spread_over_ray_give_the_figures_of_this_process_to_t
     assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "its pictures spread"
 
 
-def test_index_and_classify_say_the_same_with_workers(
+def test_index_classify_and_predict_say_the_same_with_workers(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
     said = {}
@@ -225,9 +225,14 @@ def test_index_and_classify_say_the_same_with_workers(
         assert indexed.exit_code == 0, indexed.output
         classified = cvad("classify", pictures, "-c", own_copy, *here, "--json", "--overlays", tmp_path / f"o{workers}")
         assert classified.exit_code == 0, classified.output
-        said[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)]
+        predicted = cvad("predict", pictures, "-c", own_copy, *here, "--jsonl")
+        assert predicted.exit_code == 0, predicted.output
+        said[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)] + [
+            {**json.loads(line), "latency_ms": None} for line in predicted.stdout.splitlines()
+        ]
         assert len(list((tmp_path / f"o{workers}").rglob("*.png"))) == len(said[workers][1]["images"])
     assert said[1][0]["added"] > 0
+    assert len(said[1]) == 2 + len(said[1][1]["images"])
     assert said[1] == said[2]
 
 

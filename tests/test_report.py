@@ -209,6 +209,7 @@ def test_gates_are_shown_with_their_reasons(tmp_path):
     gate = GateResult("image.auroc >= 0.99", "image.auroc", ">= 0.99", 0.87, False, "0.87 < 0.99 & so on", "failed")
     generated(tmp_path, usual(6), gates=(gate,))
     page = Page(tmp_path / "report.html")
+    assert "1 of 1 gates failed" in page.text
     assert "1 of 1 failed." in page.text
     assert "0.87 < 0.99 & so on" in page.text
 

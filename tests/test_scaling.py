@@ -30,9 +30,9 @@ def bench() -> ModuleType:
     return script("bench_scaling")
 
 
-def test_the_page_holds_the_tables_that_the_script_computes(plan: ModuleType) -> None:
+def test_the_page_holds_the_tables_that_the_scripts_compute(plan: ModuleType, bench: ModuleType) -> None:
     page = (REPOSITORY / "docs" / "scaling.md").read_text("utf-8")
-    for table in (plan.plant_table(plan.PICTURES_PER_CORE), plan.index_table()):
+    for table in (plan.plant_table(plan.PICTURES_PER_CORE), plan.index_table(), bench.planned_table()):
         assert "\n".join(table) in page
 
 

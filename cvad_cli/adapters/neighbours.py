@@ -143,15 +143,16 @@ class BankSearch:
 
 @final
 class _Pool:
-    """Searches on every core, each thread of ours on a share of the queries and faiss without threads of its own.
+    """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries.
 
-    faiss's own threads may spin for milliseconds after their work, and the network that runs next would share its cores
-    with them.
+    faiss works without threads of its own: these may spin for milliseconds after their work, and the network that runs
+    next would share its cores with them.
     """
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._shares = cores
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        cores = self._shares = min(cores, max(1, int(limit))) if limit.isdecimal() else cores
         self._threads = ThreadPoolExecutor(
             cores, "cvad-search", initializer=_faiss().omp_set_num_threads, initargs=(1,)
         )

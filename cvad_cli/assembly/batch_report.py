@@ -16,9 +16,10 @@ import numpy as np
 
 from cvad_cli import __version__
 from cvad_cli.adapters.pages import write_page
+from cvad_cli.assembly.batch_outcomes import BatchSummary, RunOutcome
 from cvad_cli.assembly.batch_plan import PlannedRun
 from cvad_cli.files import replacing_folder
-from cvad_cli.records import BatchSummary, EvaluationSummary, RunOutcome
+from cvad_cli.records import EvaluationSummary
 
 
 @dataclass(frozen=True, slots=True)

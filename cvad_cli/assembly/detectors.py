@@ -10,13 +10,13 @@ from typing import Any, Final
 from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.assembly.probes import read_probes
-from cvad_cli.assembly.serving import plan_serving, serve_with_torch, torch_alone
+from cvad_cli.assembly.serving import Serving, plan_serving, serve_with_torch, torch_alone
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Detector
-from cvad_cli.records import Calibration, Serving
+from cvad_cli.records import Calibration
 
 DECIDES_SCORES: Final = {
     "model": ("name", "backbone", "layers", "coreset_ratio", "num_neighbors", "options"),

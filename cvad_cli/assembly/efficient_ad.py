@@ -21,6 +21,7 @@ from cvad_cli.assembly.annealing import annealed_schedule
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.efficient_ad_options import PRESETS, EfficientAdOptions
+from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.generic import LazyPictures
 from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pictures import PictureStream
@@ -30,7 +31,7 @@ from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord
+from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
     import torch

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
+from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.config.execution import ExecutorConfig, RayConfig
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Executor
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
@@ -30,6 +36,27 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     if workers == 1:
         return InProcess(threads=config.threads)
     return Processes(workers, threads=config.threads or max(1, (os.cpu_count() or 1) // workers), patience=patience)
+
+
+def is_spread(settings: RunConfig) -> bool:
+    """Whether work is done elsewhere than in the command's own process."""
+    return settings.executor.kind == "ray" or (settings.executor.workers or 1) > 1
+
+
+def keeping_threads(
+    task: Callable[Concatenate[RunConfig, Given], Made],
+) -> Callable[Concatenate[RunConfig, Given], Made]:
+    """The task, during which its own process keeps to `executor.threads` where it does the work itself.
+
+    What a task opens takes its threads when it is opened, so the limit holds from its beginning.
+    """
+
+    @wraps(task)
+    def kept(settings: RunConfig, /, *arguments: Given.args, **named: Given.kwargs) -> Made:
+        with limited_threads(None if is_spread(settings) else settings.executor.threads):
+            return task(settings, *arguments, **named)
+
+    return kept
 
 
 def shard_size(settings: RunConfig) -> int:

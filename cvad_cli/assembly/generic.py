@@ -11,11 +11,12 @@ import numpy as np
 from cvad_cli.adapters.anomalib_models import GenericModel, describe
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, find_weights
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
+from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.pictures import PictureStream, read_picture
 from cvad_cli.config.schema import DataConfig, RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord
+from cvad_cli.records import ImageRecord
 
 
 class LazyPictures(Sequence[np.ndarray]):

@@ -20,6 +20,7 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, TorchPatchcore, to_tensor
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.pictures import PictureStream
 from cvad_cli.assembly.probes import Judge
 from cvad_cli.assembly.teachers import PDN_BACKBONES, patchcore_backbone
@@ -31,7 +32,7 @@ from cvad_cli.core.scoring import MemoryBank
 from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError, ResourceError
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord
+from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
     from anomalib.models import Patchcore

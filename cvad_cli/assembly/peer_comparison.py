@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from cvad_cli.adapters.fresh_process import in_fresh_process
+from cvad_cli.adapters.machine import usable_processors
 from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, started_now, try_setting
 from cvad_cli.assembly.detectors import open_bundle
 from cvad_cli.assembly.peer_models import (
@@ -21,7 +22,7 @@ from cvad_cli.assembly.peer_models import (
     prepare_peers,
     require_comparable,
 )
-from cvad_cli.config.schema import RunConfig, usable_processors
+from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.comparing import Ratio, fastest, ratio_of
 from cvad_cli.core.latency import spread_of
 from cvad_cli.errors import ResourceError

@@ -64,10 +64,8 @@ def prepare_peers(bundle_folder: Path, records: Sequence[ImageRecord], folder: P
     """Export the bundle's model with anomalib's engine into `folder`. Meant for a fresh process: it takes memory."""
     bundle = read_bundle(bundle_folder)
     module, side = _module(bundle), _side(bundle)
-    calibration = bundle.manifest["calibration"]
-    thresholds = (calibration["threshold"], calibration["pixel_threshold"])
     os.chdir(folder)
-    found = peers.measure_range(module, [record.path for record in records], side, thresholds)
+    found = peers.measure_range(module, [record.path for record in records], side)
     peers.set_range(module, found)
     return PeerFiles(bundle_folder, folder, peers.export(module, folder, side), found)
 

@@ -18,12 +18,13 @@ import numpy as np
 
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.prefetch import batched
+from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.pictures import read_picture
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.agreement import Agreement, agreement, spoilt
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord, Prediction
+from cvad_cli.records import ImageRecord, Prediction
 
 ROLE: Final = "probes"
 """The bundle's file that holds them."""
@@ -72,6 +73,11 @@ class Probes:
         tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
         header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys}
         safetensors.numpy.save_file(tensors, path, metadata={ROLE: json.dumps(header)})
+
+    @property
+    def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
+        """What `write_bundle` takes."""
+        return {ROLE: (".safetensors", self.save)}
 
 
 def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter) -> Probes:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from cvad_cli.assembly.probes import Probes
 from cvad_cli.config.schema import RuntimeConfig
 from cvad_cli.core.agreement import Agreement
 from cvad_cli.errors import ConfigError, ModelError
 from cvad_cli.ports import Detector
-from cvad_cli.records import Serving
 
 Engine = Literal["openvino", "torch"]
 
@@ -23,6 +23,24 @@ TORCH_PRECISIONS: Final = {
     "mps": ("f16", "f32"),
 }
 """What torch computes with on a kind of device; the first is what `auto` tries first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What judges pictures once a bundle is open, and how it was shown to judge as the trained model does."""
+
+    engine: Engine
+    device: str
+    precision: str
+    """f32, bf16, f16 or int8: that of the networks. Distances and maps are float32 in any case."""
+    search: Mapping[str, Any] | None = None
+    """How PatchCore's nearest patches are found, with the recall that was measured; None for other models."""
+    agreement: Mapping[str, Any] | None = None
+    """`core.agreement.Agreement` with float32 at training, as a mapping; None where nothing had to be shown."""
+    cache: Path | None = None
+    """Folder that the compiled network and the search structure came from, or were kept in."""
+    note: str | None = None
+    """What a user would want to know: why a precision was passed over, say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,12 @@ from cvad_cli.adapters.runtime_openvino.detectors import OpenvinoEfficientAd, Op
 from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
 from cvad_cli.assembly.pictures import open_dataset, read_picture
 from cvad_cli.assembly.probes import Probes
-from cvad_cli.assembly.serving import Plan, prove
+from cvad_cli.assembly.serving import Plan, Serving, prove
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
 from cvad_cli.core.rounding import Rounding
 from cvad_cli.ports import Detector
-from cvad_cli.records import Serving
 
 QUANTISING_PICTURES: Final = 128
 """Good training pictures, other than the probes, from which int8 takes its ranges."""

@@ -13,7 +13,7 @@ import typer
 from cvad_cli.cli.runs import Options, quiet_libraries
 
 if TYPE_CHECKING:
-    from cvad_cli.records import BatchSummary
+    from cvad_cli.assembly.batch_outcomes import BatchSummary
 
 Categories = Annotated[
     str | None,

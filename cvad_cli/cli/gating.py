@@ -14,8 +14,9 @@ import typer
 from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
+    from cvad_cli.assembly.batch_outcomes import BatchSummary
     from cvad_cli.assembly.gate_reports import RunVerdict
-    from cvad_cli.records import BatchSummary, EvaluationSummary, GateResult
+    from cvad_cli.records import EvaluationSummary, GateResult
 
 GateFile = Annotated[
     Path | None, typer.Option("--gate", metavar="FILE", help="Figures that runs must reach, as in configs/gates.yaml.")

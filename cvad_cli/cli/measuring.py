@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cvad_cli.cli import gating
-from cvad_cli.cli.batches import Batch, Categories, Force, Models, leave, run_batch_of
+from cvad_cli.cli.batches import Batch, Categories, Force, Importing, Models, leave, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.runs import Options, run_each
 
@@ -79,27 +79,40 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     plan = read_gates(GateRequest(gate, min_, max_, baseline, tolerance, undecided))
     verdicts = gating.Verdicts(junit, summary, tell=json or quiet)
 
+    task = _evaluating(classification=classification, portable=portable, plan=plan)
+    options = Options(tuple(set_), device, json, quiet, debug)
+    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
+    with verdicts.written():
+        if batch.wanted:
+            found = run_batch_of(batch, "evaluate", options, task, _evaluated(classification=classification))
+            verdicts.add(found)
+            leave(found)
+        else:
+            run_each(config, options, lambda: verdicts.watch(task()), gating.show)
+    verdicts.exit_on_failure()
+
+
+def _evaluating(**wanted: Any) -> Importing:
+    """Imports the task when it is needed."""
+
     def task() -> Callable[..., Any]:
         from functools import partial
 
         from cvad_cli.tasks.evaluate import evaluate
 
-        return partial(evaluate, classification=classification, portable=portable, plan=plan)
+        return partial(evaluate, **wanted)
+
+    return task
+
+
+def _evaluated(**wanted: Any) -> Importing:
+    """Imports what finds an earlier evaluation when it is needed."""
 
     def earlier() -> Callable[..., Any]:
         from functools import partial
 
         from cvad_cli.assembly.earlier_results import earlier_evaluation
 
-        return partial(earlier_evaluation, classification=classification)
+        return partial(earlier_evaluation, **wanted)
 
-    options = Options(tuple(set_), device, json, quiet, debug)
-    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
-    with verdicts.written():
-        if batch.wanted:
-            found = run_batch_of(batch, "evaluate", options, task, earlier)
-            verdicts.add(found)
-            leave(found)
-        else:
-            run_each(config, options, lambda: verdicts.watch(task()), gating.show)
-    verdicts.exit_on_failure()
+    return earlier

@@ -15,8 +15,8 @@ from cvad_cli.ports import Reporter
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cvad_cli.assembly.batch_outcomes import BatchSummary, RunOutcome
     from cvad_cli.assembly.batch_plan import PlannedRun
-    from cvad_cli.records import BatchSummary, RunOutcome
 
 MAIN_FIGURE: Final = {"evaluate": ("image.auroc", "image AUROC"), "train": ("calibration.stated_rate", "stated rate")}
 STYLES: Final = {"waiting": "dim", "running": "bold", "done": "green", "kept": "cyan", "failed": "red"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
+from cvad_cli.assembly.batch_outcomes import BatchSummary, RunOutcome
 from cvad_cli.assembly.batch_plan import PlannedRun
 from cvad_cli.assembly.batch_report import batch_folder, write_batch_report
 from cvad_cli.assembly.detectors import bundle_folder, evaluation_folder
@@ -16,7 +17,7 @@ from cvad_cli.assembly.executing import open_executor, run_here
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ConfigError, CvadError, ResourceError
 from cvad_cli.ports import Reporter
-from cvad_cli.records import BatchSummary, EvaluationSummary, RunOutcome, TrainSummary
+from cvad_cli.records import EvaluationSummary, TrainSummary
 
 Result = TrainSummary | EvaluationSummary
 Work = Callable[[RunConfig, Reporter], Result]

@@ -13,7 +13,7 @@ import numpy as np
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
 from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
-from cvad_cli.assembly.executing import open_executor
+from cvad_cli.assembly.executing import keeping_threads, open_executor
 from cvad_cli.assembly.inputs import distinct_names, expand, with_suffix_added
 from cvad_cli.assembly.inspecting import Inspection, Inspector
 from cvad_cli.assembly.jobs import InspectJob
@@ -60,6 +60,7 @@ class ClassifySummary:
         return sum(image.rejected for image in self.images)
 
 
+@keeping_threads
 def classify(
     settings: RunConfig,
     reporter: Reporter,

@@ -21,7 +21,7 @@ from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
 from cvad_cli.assembly.drawing import Drawer
-from cvad_cli.assembly.executing import open_executor, shard_size
+from cvad_cli.assembly.executing import keeping_threads, open_executor, shard_size
 from cvad_cli.assembly.gatekeeper import open_gates
 from cvad_cli.assembly.jobs import JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
@@ -49,6 +49,7 @@ class _Scored:
     skipped: list[SkippedImage] = field(default_factory=list)
 
 
+@keeping_threads
 def evaluate(
     settings: RunConfig,
     reporter: Reporter,
@@ -67,6 +68,8 @@ def evaluate(
     the new one is whole. Raises the CvadError that names what to mend.
     """
     opened = open_detector(settings, choose_device(settings.device))
+    if opened.serving.note is not None:
+        reporter.note(opened.serving.note)
     dataset = open_dataset(settings.data)
     if not dataset.test:
         raise DataError(f"{settings.data.root}: {dataset.name} has no test images to evaluate on")

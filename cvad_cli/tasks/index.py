@@ -25,7 +25,7 @@ from cvad_cli.assembly.defect_index import (
     said,
     same_label,
 )
-from cvad_cli.assembly.executing import open_executor
+from cvad_cli.assembly.executing import keeping_threads, open_executor
 from cvad_cli.assembly.inspecting import Inspector
 from cvad_cli.assembly.jobs import Described, DescribeJob
 from cvad_cli.assembly.pictures import open_dataset
@@ -99,6 +99,7 @@ class TransferSummary:
     """Regions in the index now."""
 
 
+@keeping_threads
 def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequest) -> IndexSummary:
     """Describe the regions of labelled pictures and keep them. Doing it twice changes nothing.
 

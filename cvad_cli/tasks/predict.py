@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.journals import FILE, ResultJournal
-from cvad_cli.assembly.detectors import open_detector
+from cvad_cli.assembly.detectors import open_bundle, open_detector
+from cvad_cli.assembly.executing import is_spread, keeping_threads, open_executor, shard_size
 from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline
+from cvad_cli.assembly.predict_job import PredictJob
 from cvad_cli.assembly.results import Finished, Finisher, Tally
 from cvad_cli.assembly.sources import STANDARD_INPUT, Listing, Sources, camera_number, require_meaning, require_outside
 from cvad_cli.assembly.watching import Watcher
@@ -83,6 +85,7 @@ class PredictSummary:
     """With `watch`: the file of results."""
 
 
+@keeping_threads
 def predict(
     settings: RunConfig,
     reporter: Reporter,
@@ -99,19 +102,14 @@ def predict(
     _check(request)
     for folder in filter(None, (request.maps, request.overlays)):
         require_writable(folder)
-    opened = open_detector(settings, choose_device(settings.device))
-    loader = Loader(
-        opened.detector.image_size, max_megapixels=settings.data.max_megapixels, keep=request.overlays is not None
-    )
-    finish = Finisher(opened, settings, maps=request.maps, overlays=request.overlays)
-    runtime = settings.runtime
-    pipeline = Pipeline(opened.detector, batch_size=runtime.batch_size, workers=runtime.worker_count)
+    spread = is_spread(settings) and not request.is_endless
     ending = enough or threading.Event()
+    judge = _by_workers(settings, request, reporter) if spread else _by_this_process(settings, request, ending)
     with contextlib.ExitStack() as stack:
         keep = stack.enter_context(_records(settings, request, reporter))
         feed = _feed(settings, request, reporter, keep.journal, ending)
-        run = pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live, ending=ending)
-        outcomes = stack.enter_context(contextlib.closing(run))
+        outcomes = stack.enter_context(contextlib.closing(judge(feed)))
+        stack.callback(ending.set)  # before what judges is closed: a source may be waiting
         seen = _Seen(Tally(), [])
         for outcome in outcomes:
             if isinstance(outcome, Failed) and request.watch is None and settings.data.on_error == "stop":
@@ -122,6 +120,30 @@ def predict(
                 feed.done(outcome.subject)
             tell(line, seen.tally)
         return seen.summary(settings.name, None if keep.journal is None else keep.journal.path)
+
+
+Judging = Callable[[Sources | Watcher], Generator[Finished | Failed, None, None]]
+"""Takes what brings the pictures, gives their outcomes in order."""
+
+
+def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threading.Event) -> Judging:
+    opened = open_detector(settings, choose_device(settings.device))
+    bound, runtime = settings.data.max_megapixels, settings.runtime
+    loader = Loader(opened.detector.image_size, max_megapixels=bound, keep=request.overlays is not None)
+    finish = Finisher(opened, settings, maps=request.maps, overlays=request.overlays)
+    pipeline = Pipeline(opened.detector, batch_size=runtime.batch_size, workers=runtime.worker_count)
+    return lambda feed: pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live, ending=ending)
+
+
+def _by_workers(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Judging:
+    """Workers open the bundle for themselves, and write the files about a picture."""
+    job = PredictJob(settings, open_bundle(settings).folder, maps=request.maps, overlays=request.overlays)
+
+    def judge(feed: Sources | Watcher) -> Generator[Finished | Failed, None, None]:
+        with open_executor(settings, reporter.warn) as executor:
+            yield from executor.map(job, feed.shots(), shard=shard_size(settings))
+
+    return judge
 
 
 def _check(request: PredictRequest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 
 from cvad_cli.adapters.anomalib_models import require_known
 from cvad_cli.adapters.bundles import write_bundle
@@ -14,16 +15,17 @@ from cvad_cli.assembly.calibrating import calibrate
 from cvad_cli.assembly.describing import fit_describer
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.efficient_ad import fit_efficient_ad
+from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.generic import fit_generic
 from cvad_cli.assembly.patchcore import fit_patchcore
 from cvad_cli.assembly.pictures import open_dataset
-from cvad_cli.assembly.probes import ROLE, make_probes
+from cvad_cli.assembly.probes import make_probes
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import require_writable
 from cvad_cli.ports import Reporter
-from cvad_cli.records import FittedModel, ImageRecord, TrainSummary
+from cvad_cli.records import Calibration, ImageRecord, TrainSummary
 
 FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
@@ -46,12 +48,9 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         advance(1)
     fitted = FAST_PATHS.get(settings.model.name, fit_generic)(settings, dataset.train, device, reporter)
     calibration = calibrate(fitted.held_out, false_alarm_rate=settings.calibration.false_alarm_rate)
-    for image in fitted.skipped:
-        reporter.warn(f"skipped {image.key}: {image.reason}")
-    if calibration.caveat is not None:
-        reporter.warn(calibration.caveat)
-    skipped = {image.key for image in fitted.skipped}
-    good = [record for record in dataset.train if record.key not in skipped]
+    for warning in _warnings(fitted, calibration):
+        reporter.warn(warning)
+    good = _readable(dataset.train, fitted)
     describer = fit_describer(settings, good, device, reporter) if naming else None
     details = {**fitted.details, "describer": None if describer is None else describer.summary}
     contents = {
@@ -63,10 +62,10 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         "training": details,
         "settings": to_plain(settings),
     }
-    writers = {**fitted.writers, **({} if describer is None else describer.writers)}
+    writers = {} if describer is None else describer.writers
     if fitted.judge is not None:
-        writers[ROLE] = (".safetensors", make_probes(settings, fitted, good, reporter).save)
-    bundle = write_bundle(bundle_folder(settings), contents, writers)
+        writers |= make_probes(settings, fitted, good, reporter).writers
+    bundle = write_bundle(bundle_folder(settings), contents, {**fitted.writers, **writers})
     if fitted.scratch is not None:
         shutil.rmtree(fitted.scratch, ignore_errors=True)
     return TrainSummary(
@@ -80,6 +79,17 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
         seconds=time.perf_counter() - started,
         details=details,
     )
+
+
+def _warnings(fitted: FittedModel, calibration: Calibration) -> list[str]:
+    """What the user should know of pictures that were passed over, and of a rate that cannot be promised."""
+    skipped = [f"skipped {image.key}: {image.reason}" for image in fitted.skipped]
+    return skipped if calibration.caveat is None else [*skipped, calibration.caveat]
+
+
+def _readable(records: Sequence[ImageRecord], fitted: FittedModel) -> list[ImageRecord]:
+    skipped = {image.key for image in fitted.skipped}
+    return [record for record in records if record.key not in skipped]
 
 
 def _provenance(name: str, good: list[ImageRecord], fitted: FittedModel) -> dict[str, object]:

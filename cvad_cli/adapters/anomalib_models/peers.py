@@ -50,8 +50,6 @@ class ScoreRange:
     image_max: float
     pixel_min: float
     pixel_max: float
-    image_threshold: float
-    pixel_threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) 
     return module.eval()
 
 
-def measure_range(module: Any, files: Sequence[Path], image_size: int, thresholds: tuple[float, float]) -> ScoreRange:
+def measure_range(module: Any, files: Sequence[Path], image_size: int) -> ScoreRange:
     """Extremes of raw scores and maps over pictures shrunk with antialiasing, as in training, and without, as exported.
 
     anomalib's data modules validate on the test images by default, with antialiasing alone. What it exports can score
@@ -109,16 +107,20 @@ def measure_range(module: Any, files: Sequence[Path], image_size: int, threshold
             for place, values in enumerate((found.pred_score, found.anomaly_map)):
                 low[place] = min(low[place], float(values.min()))
                 high[place] = max(high[place], float(values.max()))
-    return ScoreRange(low[0], high[0], low[1], high[1], *thresholds)
+    return ScoreRange(low[0], high[0], low[1], high[1])
 
 
 def set_range(module: AnomalibModule, found: ScoreRange) -> None:
-    """Let the post-processor normalise by `found`, as it does after anomalib's training."""
+    """Let the post-processor normalise by `found`, as it does after anomalib's training.
+
+    Its thresholds are the middles of the ranges, which it takes itself where it knows none. It cuts scores to 0..1
+    around its threshold: one far from the middle, as our conformal one may be, makes scores equal and spoils AUROC.
+    """
     post: Any = module.post_processor
     for name in ("image_min", "image_max", "pixel_min", "pixel_max"):
         getattr(post, name).fill_(getattr(found, name))
-    post._image_threshold.fill_(found.image_threshold)  # noqa: SLF001 - its buffers have no other name
-    post._pixel_threshold.fill_(found.pixel_threshold)  # noqa: SLF001
+    post._image_threshold.fill_((found.image_min + found.image_max) / 2)  # noqa: SLF001 - they have no other name
+    post._pixel_threshold.fill_((found.pixel_min + found.pixel_max) / 2)  # noqa: SLF001
 
 
 def can_export_openvino() -> bool:

@@ -17,6 +17,9 @@ from cvad_cli.files import replacing_folder
 
 MANIFEST: Final = "manifest.json"
 
+LEFT_OUT: Final = "cache"
+"""What was compiled for the machine that it lies on; another one makes its own beside the copy."""
+
 KEPT: Final = 8
 """Unpacked bundles that a node keeps; the one unused for longest goes first."""
 
@@ -34,16 +37,20 @@ class Parcel:
 
 
 def pack(folder: Path) -> Parcel:
-    """Read every file of a folder, hidden ones left out. Raises BundleError naming one that cannot be read."""
+    """Read every file of a bundle but hidden ones and its cache. Raises BundleError naming one that cannot be read."""
     try:
         found = {
             path.relative_to(folder).as_posix(): np.fromfile(path, dtype=np.uint8)
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.is_file() and not _left_out(path.relative_to(folder).parts)
         }
     except OSError as error:
         raise BundleError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
     return Parcel(str(folder.resolve()), _digest(found), found)
+
+
+def _left_out(parts: tuple[str, ...]) -> bool:
+    return parts[0] == LEFT_OUT or any(part.startswith(".") for part in parts)
 
 
 def unpack(parcel: Parcel, cache: Path) -> Path:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, final
@@ -34,7 +34,7 @@ class InProcess:
     def map(
         self,
         job: Job[Any, Any],
-        items: Sequence[Any],
+        items: Iterable[Any],
         *,
         shard: int = 1,
         watch: Watch = lambda *_: None,
@@ -57,7 +57,7 @@ class InProcess:
         self.close()
 
 
-def _begun(items: Sequence[Any], watch: Watch) -> Iterator[Any]:
+def _begun(items: Iterable[Any], watch: Watch) -> Iterator[Any]:
     for place, item in enumerate(items):
         watch(place, None)
         yield item
@@ -76,7 +76,7 @@ class Processes:
     def map(
         self,
         job: Job[Any, Any],
-        items: Sequence[Any],
+        items: Iterable[Any],
         *,
         shard: int = 1,
         watch: Watch = lambda *_: None,

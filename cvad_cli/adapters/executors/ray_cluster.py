@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class RayCluster:
     def map(
         self,
         job: Job[Any, Any],
-        items: Sequence[Any],
+        items: Iterable[Any],
         *,
         shard: int = 1,
         watch: Watch = lambda *_: None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from cvad_cli.errors import ResourceError
@@ -42,7 +43,7 @@ class Patience:
 
 
 def in_order(
-    lanes: Sequence[Lane], items: Sequence[Any], *, shard: int, patience: Patience, watch: Watch, lost: Lost | None
+    lanes: Sequence[Lane], items: Iterable[Any], *, shard: int, patience: Patience, watch: Watch, lost: Lost | None
 ) -> Iterator[Any]:
     """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
 
@@ -51,12 +52,11 @@ def in_order(
     None, ResourceError is raised.
     """
 
-    def seen(place: int, outcomes: Sequence[Any] | None) -> None:
-        for within in range(len(shards[place])):
+    def seen(place: int, mine: Sequence[Any], outcomes: Sequence[Any] | None) -> None:
+        for within in range(len(mine)):
             watch(place * shard + within, None if outcomes is None else outcomes[within])
 
-    shards = [items[start : start + shard] for start in range(0, len(items), shard)]
-    spread = _Spread(deque(lanes), enumerate(shards), patience, seen, lost)
+    spread = _Spread(deque(lanes), enumerate(_cut(items, shard)), patience, seen, lost)
     turn = 0
     try:
         while spread.hand_out(before=turn + AHEAD * len(lanes)):
@@ -68,6 +68,12 @@ def in_order(
         spread.drop()
 
 
+def _cut(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    source = iter(items)
+    while shard := list(islice(source, count)):
+        yield shard
+
+
 class _Spread:
     """Which worker has which shard."""
 
@@ -76,11 +82,11 @@ class _Spread:
         idle: deque[Lane],
         source: Iterator[tuple[int, Sequence[Any]]],
         patience: Patience,
-        watch: Watch,
+        seen: Callable[[int, Sequence[Any], Sequence[Any] | None], None],
         lost: Lost | None,
     ) -> None:
         self.finished: dict[int, list[Any]] = {}
-        self._idle, self._source, self._patience, self._watch, self._lost = idle, source, patience, watch, lost
+        self._idle, self._source, self._patience, self._seen, self._lost = idle, source, patience, seen, lost
         self._running: dict[Future[Any], tuple[int, Sequence[Any], Lane]] = {}
         self._again: deque[tuple[int, Sequence[Any]]] = deque()
         self._losses: Counter[int] = Counter()
@@ -91,7 +97,7 @@ class _Spread:
         while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
             place, shard = self._again.popleft() if self._again else self._take()
             lane = self._idle.popleft()
-            self._watch(place, None)
+            self._seen(place, shard, None)
             self._running[lane.submit(shard)] = (place, shard, lane)
         return bool(self._running)
 
@@ -102,7 +108,7 @@ class _Spread:
             place, shard, lane = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self._finish(place, future.result())
+                self._finish(place, shard, future.result())
             else:
                 self._again_or_lost(place, shard, lane, error)
             self._idle.append(lane)
@@ -119,9 +125,9 @@ class _Spread:
             raise AssertionError("asked for a shard beyond the last")
         return taken
 
-    def _finish(self, place: int, outcomes: list[Any]) -> None:
+    def _finish(self, place: int, shard: Sequence[Any], outcomes: list[Any]) -> None:
         self.finished[place] = outcomes
-        self._watch(place, outcomes)
+        self._seen(place, shard, outcomes)
 
     def _again_or_lost(self, place: int, shard: Sequence[Any], lane: Lane, error: BaseException) -> None:
         fault = lane.fault_of(error)
@@ -139,4 +145,4 @@ class _Spread:
         )
         if self._lost is None:
             raise reason from error
-        self._finish(place, [self._lost(item, reason) for item in shard])
+        self._finish(place, shard, [self._lost(item, reason) for item in shard])

@@ -17,7 +17,7 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def pin_threads(threads: int) -> None:
-    """Keep this process, for good, to `threads` threads in torch, BLAS and OpenMP, loaded or yet to be."""
+    """Keep this process, for good, to `threads` threads in torch, BLAS, OpenMP and OpenVINO, loaded or yet to be."""
     import threadpoolctl
 
     os.environ.update(thread_variables(threads))
@@ -35,10 +35,14 @@ def limited_threads(threads: int | None) -> Iterator[None]:
     import threadpoolctl
     import torch
 
-    former = torch.get_num_threads()
+    former, variables = torch.get_num_threads(), {name: os.environ.get(name) for name in _VARIABLES}
     torch.set_num_threads(threads)
+    os.environ.update(thread_variables(threads))
     try:
         with threadpoolctl.threadpool_limits(threads):
             yield
     finally:
         torch.set_num_threads(former)
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})

@@ -49,8 +49,10 @@ def engine_identity() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may run on, or as many as OMP_NUM_THREADS leaves it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, max(1, int(limit))) if limit.isdecimal() else cores
 
 
 def convert(module: nn.Module, side: int, folder: Path) -> Path:
@@ -123,7 +125,8 @@ class CompiledNetwork:
         return quiet_openvino().AsyncInferQueue(many, self._streams)
 
     def _compile(self, hints: dict[str, str]) -> Any:
-        return self._core.compile_model(self._model, "CPU", {"INFERENCE_PRECISION_HINT": self._precision, **hints})
+        every = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": usable_cores()}
+        return self._core.compile_model(self._model, "CPU", {**every, **hints})
 
 
 def _hint(precision: str) -> str:

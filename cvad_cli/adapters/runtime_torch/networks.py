@@ -202,5 +202,5 @@ def border_cells(model: Any) -> int:
 
 def map_scale(model: Any) -> MapScale:
     """How anomalib's torch model puts its two maps together, from its quantiles."""
-    found = {name: float(value) for name, value in model.quantiles.items()}
+    found = {name: float(value.detach()) for name, value in model.quantiles.items()}
     return MapScale.of(found["qa_st"], found["qb_st"], found["qa_ae"], found["qb_ae"])

@@ -1,0 +1,35 @@
+"""What fitting hands to `cvad train`, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvad_cli.records import Prediction, SkippedImage
+
+
+@dataclass(frozen=True, slots=True)
+class FittedModel:
+    """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
+
+    kind: str
+    """Which runtime opens it: 'patchcore' or 'anomalib'."""
+    description: Mapping[str, Any]
+    """What the manifest keeps under `model`, enough to build the network again."""
+    writers: Mapping[str, tuple[str, Callable[[Path], None]]]
+    """Role of a bundle's file -> (suffix, a function that writes it)."""
+    weights: str
+    held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """(image scores, map peaks) of the held-out good images, one pair a fold."""
+    used: int
+    """How many training images could be read."""
+    skipped: tuple[SkippedImage, ...]
+    details: Mapping[str, Any]
+    judge: Callable[[Sequence[np.ndarray]], list[Prediction]] | None = None
+    """The fitted model itself in float32: what other engines must agree with. None where there is no other engine."""
+    scratch: Path | None = None
+    """Folder with the state of the training run, to be removed once the bundle stands."""
