@@ -90,9 +90,10 @@ def collect(scores: Any, record: Any, outcome: Any) -> None:
     """What `cvad evaluate` does with an outcome: pixel histograms against the mask."""
     from cvad_cli.adapters.images import read_mask
 
-    shape = outcome.anomaly_map.shape
+    prediction, _ = outcome
+    shape = prediction.anomaly_map.shape
     mask = np.zeros(shape, bool) if record.mask_path is None else read_mask(record.mask_path, max_megapixels=100)
-    scores.add(outcome.anomaly_map, mask)
+    scores.add(prediction.anomaly_map, mask)
 
 
 def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[float], float]:

@@ -25,16 +25,29 @@ SPREAD = ("executor.workers=2", "executor.threads=1")
 FIGURES = ("image", "pixel", "decision", "defect_types", "counts")
 
 
-def ray_workers_at_work() -> list[int]:
-    """Processes of Ray that do a shard or a run just now: Ray writes the method into their title."""
+def ray_workers_at_work(command: int) -> list[int]:
+    """Processes of a command's Ray that do a shard or a run just now: Ray writes the method into their title."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             title = (process / "cmdline").read_bytes()
         except OSError:
             continue  # it has just ended
-        if title.startswith(b"ray::_Worker.work"):
+        if title.startswith(b"ray::_Worker.work") and command in ancestors(process.name):
             found.append(int(process.name))
+    return found
+
+
+def ancestors(process: str) -> list[int]:
+    """The process's parent, its parent's, and so on: nobody else's workers are killed."""
+    found = []
+    while process not in {"0", "1"}:
+        try:
+            text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        except OSError:
+            break
+        process = text.rpartition(")")[2].split()[1]
+        found.append(int(process))
     return found
 
 
@@ -56,12 +69,12 @@ def run_batch(verb: str, kind: str, options: argparse.Namespace, root: Path, *, 
 
 def kill_a_worker(process: subprocess.Popen[str], after: float) -> None:
     """Wait until workers are at work, give them `after` seconds, kill the first."""
-    while not ray_workers_at_work():
+    while not ray_workers_at_work(process.pid):
         if process.poll() is not None:
             raise SystemExit("no worker of Ray was seen at work")
         time.sleep(0.05)
     time.sleep(after)
-    victims = ray_workers_at_work()
+    victims = ray_workers_at_work(process.pid)
     if not victims:
         raise SystemExit("Ray's workers were done before one could be killed; lower --kill-after")
     os.kill(victims[0], signal.SIGKILL)

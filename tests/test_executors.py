@@ -219,6 +219,23 @@ def test_a_killed_command_leaves_no_worker_behind(tmp_path: Path) -> None:
     eventually(lambda: not alive(worker), seconds=20)
 
 
+class CountsItsOpenings(Job):
+    opened = 0
+
+    def __call__(self, items: Iterable[int]) -> Iterator[int]:
+        self.opened += 1
+        for _ in items:
+            yield self.opened
+
+
+def test_a_job_stays_open_from_one_call_to_the_next() -> None:
+    job = CountsItsOpenings()
+    with Processes(1, threads=1, patience=Patience(0, print)) as executor:
+        assert list(executor.map(job, range(2))) == [1, 2]
+        assert list(executor.map(job, range(1))) == [3]
+        assert list(executor.map(CountsItsOpenings(), range(1))) == [1]
+
+
 class WorkerId(Job):
     def done(self, item: int) -> int:
         return os.getpid()

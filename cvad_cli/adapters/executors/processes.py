@@ -72,6 +72,7 @@ class Processes:
         self._patience = patience
         self._lanes = [_Process(threads) for _ in range(workers)]
         self._tokens = itertools.count()
+        self._order: tuple[int, Job[Any, Any]] | None = None
 
     def map(
         self,
@@ -83,9 +84,10 @@ class Processes:
         lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
-        token = next(self._tokens)
+        if self._order is None or self._order[1] is not job:  # workers know a job again, and have it open
+            self._order = (next(self._tokens), job)
         for lane in self._lanes:
-            lane.job = (token, job)
+            lane.job = self._order
         yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
 
     def close(self) -> None:
