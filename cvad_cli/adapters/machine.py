@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cvad_cli.config.processors import usable_processors
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory, system, and how busy the machine is right now."""
@@ -19,11 +21,6 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
-
-
-def usable_processors() -> int:
-    """Processors that this process may run on: fewer than the machine has in most containers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory_bytes() -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, final
 
 import numpy as np
 
+from cvad_cli.config.processors import computing_threads
 from cvad_cli.core.scoring import reweighted
 
 Kind = Literal["exact", "hnsw", "ivf"]
@@ -150,11 +151,9 @@ class _Pool:
     """
 
     def __init__(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        limit = os.environ.get("OMP_NUM_THREADS", "")
-        cores = self._shares = min(cores, max(1, int(limit))) if limit.isdecimal() else cores
+        self._shares = computing_threads()
         self._threads = ThreadPoolExecutor(
-            cores, "cvad-search", initializer=_faiss().omp_set_num_threads, initargs=(1,)
+            self._shares, "cvad-search", initializer=_faiss().omp_set_num_threads, initargs=(1,)
         )
 
     def search(self, index: Any, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, Final
 
 from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.adapters.machine import usable_processors
 from cvad_cli.assembly.contenders import EXACT, OURS, Job, Measured, measure, started_now, try_setting
 from cvad_cli.assembly.detectors import open_bundle
 from cvad_cli.assembly.peer_models import (
@@ -22,6 +21,7 @@ from cvad_cli.assembly.peer_models import (
     prepare_peers,
     require_comparable,
 )
+from cvad_cli.config.processors import reading_threads
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.comparing import Ratio, fastest, ratio_of
 from cvad_cli.core.latency import spread_of
@@ -116,7 +116,7 @@ def _absolute(record: ImageRecord) -> ImageRecord:
 def _try(job: Job, reporter: Reporter, advance: Any) -> list[tuple[RunSetting, float]]:
     """Images a second with each setting that runs."""
     trial = dataclasses.replace(job, records=job.records[:TRIAL_IMAGES])
-    choices = settings_to_try(job.contender, workers=min(8, usable_processors()))
+    choices = settings_to_try(job.contender, workers=reading_threads())
     rates = {setting: _rate(trial, setting, reporter) for setting in choices}
     advance(1)
     found = [(setting, rate) for setting, rate in rates.items() if rate is not None]

@@ -16,7 +16,7 @@ import numpy as np
 
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.pretraining_pictures import PictureSource
-from cvad_cli.config.schema import usable_processors
+from cvad_cli.config.processors import usable_processors
 
 BATCHES_AHEAD: Final = 6
 MOST_PROCESSES: Final = 16

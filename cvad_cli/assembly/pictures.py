@@ -10,7 +10,8 @@ import numpy as np
 from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
 from cvad_cli.adapters.images import read_reduced, resize_image
 from cvad_cli.adapters.prefetch import prefetch
-from cvad_cli.config.schema import DataConfig, default_workers
+from cvad_cli.config.processors import reading_threads
+from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
 
@@ -60,7 +61,7 @@ class PictureStream:
             except DataError as error:
                 return error
 
-        outcomes = prefetch(self.records, attempt, workers=default_workers())
+        outcomes = prefetch(self.records, attempt, workers=reading_threads())
         for record, outcome in zip(self.records, outcomes, strict=True):
             if isinstance(outcome, DataError):
                 if self._data.on_error == "stop":

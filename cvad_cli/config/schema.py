@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from cvad_cli.config.checks import BadSettingError
 from cvad_cli.config.checks import require as _require
 from cvad_cli.config.execution import ExecutorConfig, RayConfig
+from cvad_cli.config.processors import reading_threads
 
 RUN_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -155,7 +156,7 @@ class RuntimeConfig:
     @property
     def worker_count(self) -> int:
         """Threads that read pictures ahead of the network."""
-        return int(self.workers) if self.workers != "auto" else default_workers()
+        return int(self.workers) if self.workers != "auto" else reading_threads()
 
 
 @dataclass(frozen=True)
@@ -298,15 +299,3 @@ def parse_bytes(text: str) -> int | None:
     number, prefix, binary = found.groups()
     power = " kmgt".index(prefix.lower() or " ")
     return int(float(number) * (1024 if binary else 1000) ** power) or None
-
-
-def usable_processors() -> int:
-    """Processors that this process may run on: fewer than the machine has in most containers."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_workers() -> int:
-    """Threads that read ahead where nothing is said: one for each usable processor, at most 8."""
-    return min(8, usable_processors())

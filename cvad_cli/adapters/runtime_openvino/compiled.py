@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+
+from cvad_cli.config.processors import computing_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,13 +49,6 @@ def engine_identity() -> dict[str, str]:
     }
 
 
-def usable_cores() -> int:
-    """Processors that this process may run on, or as many as OMP_NUM_THREADS leaves it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, max(1, int(limit))) if limit.isdecimal() else cores
-
-
 def convert(module: nn.Module, side: int, folder: Path) -> Path:
     """Write a torch module that takes uint8 (1, side, side, 3) as an OpenVINO model in `folder`."""
     import torch
@@ -87,7 +81,7 @@ class CompiledNetwork:
         self._core = openvino.Core()
         self._model = self._core.read_model(path)
         self._precision = _hint(precision)
-        self._streams = max(1, min(usable_cores(), most_at_once))
+        self._streams = max(1, min(computing_threads(), most_at_once))
         alone = self._compile({"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"})
         self._shape = tuple(alone.outputs[0].shape)[1:]
         self._alone = alone.create_infer_request()
@@ -125,7 +119,7 @@ class CompiledNetwork:
         return quiet_openvino().AsyncInferQueue(many, self._streams)
 
     def _compile(self, hints: dict[str, str]) -> Any:
-        every = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": usable_cores()}
+        every = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": computing_threads()}
         return self._core.compile_model(self._model, "CPU", {**every, **hints})
 
 

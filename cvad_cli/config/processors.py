@@ -1,0 +1,21 @@
+"""How many processors there are for us: fewer than the machine has in most containers."""
+
+from __future__ import annotations
+
+import os
+
+
+def usable_processors() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def computing_threads() -> int:
+    """Threads for network and search: one a usable processor, or as many as OMP_NUM_THREADS leaves."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_processors(), max(1, int(limit))) if limit.isdecimal() else usable_processors()
+
+
+def reading_threads() -> int:
+    """Threads that read ahead where nothing is said: one a usable processor, at most 8."""
+    return min(8, usable_processors())
