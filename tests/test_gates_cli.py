@@ -172,7 +172,7 @@ def test_several_configs_share_the_reports_and_one_that_cannot_run_is_an_error_i
     result = cvad(*run.arguments, "-c", untrained, "--min", "counts.test=99", "--junit", tmp_path / "j.xml", "-q")
     assert result.exit_code == 5  # what went wrong weighs more than a gate
     assert "gate failed: small: counts.test >= 99" in result.stderr
-    assert "untrained.yaml: error:" in result.stderr
+    assert "untrained: failed: " in result.stderr
     suites = {suite.get("name"): suite for suite in ET.parse(tmp_path / "j.xml").getroot()}
     assert list(suites) == ["small", "untrained"]
     assert suites["small"].find("testcase/failure") is not None

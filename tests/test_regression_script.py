@@ -52,8 +52,9 @@ def test_the_recipe_trains_judges_accepts_and_then_catches_a_worse_detector(proj
     assert sorted(path.name for path in kept.iterdir()) == ["metrics.json", "per_image.csv"]
     assert json.loads((kept / "metrics.json").read_text("utf-8"))["image"]["auroc"] > 0.9
 
-    # Three patch features in the memory bank instead of hundreds: the next commit broke something.
-    worse = regression(project, "line.yaml", "--accept", "--set", "model.coreset_ratio=0.0003")
+    # A network that has learnt nothing, and three patch features in the memory bank: the next commit broke something.
+    broken = ("--set", "model.weights=random", "--set", "model.coreset_ratio=0.0003")
+    worse = regression(project, "line.yaml", "--accept", *broken)
     assert worse.returncode == 1, worse.stdout + worse.stderr
     assert "gate failed: line: image.auroc against the baseline" in worse.stderr
     root = ET.parse(project / "runs" / "regression" / "junit.xml").getroot()
