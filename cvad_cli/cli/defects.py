@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.options import Configs, Debug, Device, FailOnDefect, Json, Jsonl, Overrides, Quiet, refuse_both_forms
 from cvad_cli.cli.runs import Options, run_each
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The YAML config of a trained run.")]
@@ -88,10 +88,8 @@ def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     set_: Overrides = [],  # noqa: B006
     csv: Table = None,
     overlays: Overlays = None,
-    fail_on_defect: Annotated[
-        bool, typer.Option("--fail-on-defect", help="Exit with status 1 where a picture is rejected.")
-    ] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a picture, as it is judged.")] = False,
+    fail_on_defect: FailOnDefect = False,
+    jsonl: Jsonl = False,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -101,8 +99,7 @@ def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     from cvad_cli.cli.defect_tables import show_classification
     from cvad_cli.cli.render import as_json
 
-    if json and jsonl:
-        raise typer.BadParameter("give --json or --jsonl, not both")
+    refuse_both_forms(json=json, jsonl=jsonl)
     lines = sys.stdout
 
     def tell(verdict: object) -> None:

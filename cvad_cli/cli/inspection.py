@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import typer
 
 from cvad_cli.cli.defects import ConfigFile
-from cvad_cli.cli.options import Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.options import Debug, Device, FailOnDefect, Json, Jsonl, Overrides, Quiet, refuse_both_forms
 from cvad_cli.cli.runs import Options, run_each
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ Maps = Annotated[
 Overlays = Annotated[
     Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its regions marked.")
 ]
-FailOnDefect = Annotated[bool, typer.Option("--fail-on-defect", help="Exit with status 1 where a picture is rejected.")]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a picture, as it is judged.")]
 Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with a NUL, as find -print0 writes them.")]
 
 
@@ -64,8 +62,7 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     debug: Debug = False,
 ) -> None:
     """Judge pictures with a trained detector: score, verdict and regions of each, as fast as it goes."""
-    if json and jsonl:
-        raise typer.BadParameter("give --json or --jsonl, not both")
+    refuse_both_forms(json=json, jsonl=jsonl)
     told = _Teller(jsonl=jsonl, silent=json or quiet, live=not quiet)
 
     def task() -> Callable[..., Any]:
