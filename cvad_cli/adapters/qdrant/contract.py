@@ -48,11 +48,14 @@ def require_dimension(got: int, dimension: int, place: str) -> None:
         )
 
 
-def unit(vector: np.ndarray) -> np.ndarray:
-    """The vector (d,) at length 1, as float32. One that has it already comes back bit for bit."""
-    length = float(np.linalg.norm(vector.astype(np.float64)))
+def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """The vectors (d,) at length 1 as rows of (n, d) float32. One that has it already comes back bit for bit."""
+    rows = np.stack(vectors).astype(np.float32, copy=False)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     # A second rounding would make an exported and imported index differ from its source.
-    return vector if abs(length - 1) < 1e-6 else (vector / length).astype(np.float32)
+    off = np.abs(lengths - 1) >= 1e-6
+    rows[off] = rows[off] / lengths[off, None]
+    return rows
 
 
 def plain_metadata(metadata: Mapping[str, Any], dimension: int = 1) -> dict[str, Any]:

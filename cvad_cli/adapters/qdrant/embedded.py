@@ -21,26 +21,23 @@ from typing import Any, Final, final
 import numpy as np
 
 from cvad_cli.adapters.qdrant.contract import (
-    INDEXED_FIELDS,
     PAGE,
     batches,
     conditions,
     exists_already,
     missing,
-    payload_of,
     plain_metadata,
     query_vector,
     rejects_all,
     require_selection,
-    unit,
 )
+from cvad_cli.adapters.qdrant.packing import create_field_indexes, engine_filter, packed_rows, unpacked
 from cvad_cli.errors import CvadError, ResourceError, StoreError
 from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
-FORMAT: Final = 2
-_REST: Final = "rest"
+FORMAT: Final = 3
 
 
 @final
@@ -81,8 +78,7 @@ class EmbeddedStore:
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
         with replacing_folder(self._folder) as fresh, self._engine():
             shard = edge.EdgeShard.create(str(fresh / "shard"), edge.EdgeConfig(vectors=vectors))
-            for name in INDEXED_FIELDS:
-                shard.update(edge.UpdateOperation.create_field_index(name, edge.PayloadSchemaType.Keyword))
+            create_field_indexes(shard)
             shard.flush()
             shard.close()
             _write_index_file(fresh / "index.json", dimension, plain)
@@ -102,13 +98,7 @@ class EmbeddedStore:
         shard, count = self._require(), 0
         for batch in batches(points, self._batch_size, self._dimension, self._place):
             with self._engine():
-                # Lists, not arrays: the engine reads an array number by number, each a Python object of its own.
-                vectors = np.stack([unit(each.vector) for each in batch]).tolist()
-                rows = [
-                    edge.Point(id=each.id, vector=vector, payload=_packed(each.payload))
-                    for each, vector in zip(batch, vectors, strict=True)
-                ]
-                shard.update(edge.UpdateOperation.upsert_points(rows))
+                shard.update(edge.UpdateOperation.upsert_points(packed_rows(batch)))
             count += len(batch)
         with self._engine():
             shard.flush()
@@ -123,8 +113,10 @@ class EmbeddedStore:
         if rejects_all(allowed):
             return []
         with self._engine():
-            found = shard.query(edge.QueryRequest(limit=limit, query=query, filter=_filter(allowed), with_payload=True))
-        return [DefectMatch(str(each.id), float(each.score), _unpacked(payload_of(each))) for each in found]
+            found = shard.query(
+                edge.QueryRequest(limit=limit, query=query, filter=engine_filter(allowed), with_payload=True)
+            )
+        return [DefectMatch(str(each.id), float(each.score), unpacked(each.payload)) for each in found]
 
     def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
         """Every point, ordered by id, a page at a time."""
@@ -137,12 +129,12 @@ class EmbeddedStore:
         offset = None
         while True:
             request = edge.ScrollRequest(
-                offset=offset, limit=PAGE, filter=_filter(allowed), with_payload=True, with_vector=True
+                offset=offset, limit=PAGE, filter=engine_filter(allowed), with_payload=True, with_vector=True
             )
             with self._engine():
                 found, offset = shard.scroll(request)
             for each in found:
-                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), _unpacked(payload_of(each)))
+                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), unpacked(each.payload))
             if offset is None:
                 return
 
@@ -154,7 +146,7 @@ class EmbeddedStore:
         if rejects_all(allowed):
             return 0
         with self._engine():
-            return int(shard.count(edge.CountRequest(exact=True, filter=_filter(allowed))))
+            return int(shard.count(edge.CountRequest(exact=True, filter=engine_filter(allowed))))
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Remove the points that both arguments allow, flush, and say how many there were."""
@@ -165,7 +157,7 @@ class EmbeddedStore:
         if rejects_all(allowed) or (ids is not None and not ids):
             return 0
         with self._engine():
-            chosen = _filter(allowed, ids)
+            chosen = engine_filter(allowed, ids)
             removed = int(shard.count(edge.CountRequest(exact=True, filter=chosen)))
             shard.update(edge.UpdateOperation.delete_points_by_filter(chosen))
             shard.flush()
@@ -256,27 +248,6 @@ class EmbeddedStore:
                 f"{self._place}: the index engine refused: {text}. If it was damaged, import an export of it, or "
                 "index again"
             ) from error
-
-
-def _packed(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What is searched by as fields of the engine's, and the rest as one text: it takes every value over by itself."""
-    packed = {field: payload[field] for field in INDEXED_FIELDS if field in payload}
-    rest = {field: value for field, value in payload.items() if field not in packed}
-    return {**packed, _REST: json.dumps(rest, ensure_ascii=False)} if rest else packed
-
-
-def _unpacked(packed: dict[str, Any]) -> dict[str, Any]:
-    rest: dict[str, Any] = json.loads(packed.pop(_REST, "{}"))
-    return packed | rest
-
-
-def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> Any:
-    import qdrant_edge as edge
-
-    must: list[Any] = [edge.FieldCondition(key=key, match=edge.MatchAny(values)) for key, values in allowed.items()]
-    if ids is not None:
-        must.append(edge.HasIdCondition(set(ids)))
-    return edge.Filter(must=must) if must else None
 
 
 def _write_index_file(path: Path, dimension: int, metadata: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from cvad_cli.adapters.qdrant.contract import (
     query_vector,
     rejects_all,
     require_selection,
-    unit,
+    unit_rows,
 )
 from cvad_cli.errors import StoreError
 from cvad_cli.ports import Where
@@ -158,9 +158,10 @@ class ServerStore:
         dimension, count = self._require(), 0
         size = max(1, min(self._batch_size, VALUES_A_REQUEST // dimension))
         for batch in batches(points, size, dimension, self._place):
+            vectors = unit_rows([each.vector for each in batch])
             rows = [
-                models.PointStruct(id=each.id, vector=unit(each.vector).tolist(), payload=dict(each.payload))
-                for each in batch
+                models.PointStruct(id=each.id, vector=vector.tolist(), payload=dict(each.payload))
+                for each, vector in zip(batch, vectors, strict=True)
             ]
             self._upsert_rows(rows)
             count += len(batch)
