@@ -98,6 +98,7 @@ def test_losses_and_gradients_are_those_of_anomalib(pictures: list[torch.Tensor]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs: needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream")  # torch records on a stream of its own
 def test_recorded_losses_and_gradients_are_those_of_the_steps_themselves(pictures: list[torch.Tensor]) -> None:
     plain, recorded = small_model().cuda().train(), small_model().cuda().train()
     inside = [picture.cuda().contiguous(memory_format=torch.channels_last) for picture in pictures]
