@@ -35,9 +35,15 @@ GRAPH_UP_TO: Final = 1_000_000
 LINKS: Final = 16
 """Neighbours of a row in the graph."""
 
+CARE: Final = 200
+"""Candidates among which a row's links are chosen while the graph is built."""
+
 LEAST_RECALL: Final = 0.99
-EFFORTS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+EFFORTS: Final = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Candidates that a search keeps (graph), or lists that it looks through: raised until the recall holds."""
+
+WIDEST_ROUND: Final = 16
+"""Patches of an image whose true distances are taken in one go, at most."""
 
 QUERIES: Final = 4096
 """Patches that the recall is measured on, at most."""
@@ -128,18 +134,23 @@ class BankSearch:
     def _settle_largest(self, patches: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> None:
         """Replace distances by true ones, largest first, until each image's largest is true. In place."""
         settled = np.zeros(distances.shape, dtype=np.bool_)
-        open_images = np.arange(len(distances))
-        while len(open_images):
-            strangest = distances[open_images].argmax(axis=1)
-            unsure = ~settled[open_images, strangest]
-            open_images, strangest = open_images[unsure], strangest[unsure]
+        open_images, at_once = np.arange(len(distances)), 1
+        while True:
+            unsure = np.where(settled[open_images], -np.inf, distances[open_images])
+            # An image stays open while a patch that is not settled looks stranger than all that are.
+            stranger = unsure.max(axis=1) > np.where(settled[open_images], distances[open_images], -np.inf).max(axis=1)
+            open_images, unsure = open_images[stranger], unsure[stranger]
             if not len(open_images):
                 return
-            found = patches[open_images, strangest]
+            strangest = np.argpartition(unsure, -at_once, axis=1)[:, -at_once:].ravel()
+            images = np.repeat(open_images, at_once)
+            found = patches[images, strangest]
             nearest = (self._squares - 2.0 * (found @ self._bank.T)).argmin(axis=1)
-            rows[open_images, strangest] = nearest
-            distances[open_images, strangest] = np.linalg.norm(found - self._bank[nearest], axis=1)
-            settled[open_images, strangest] = True
+            rows[images, strangest] = nearest
+            distances[images, strangest] = np.linalg.norm(found - self._bank[nearest], axis=1)
+            settled[images, strangest] = True
+            # Reading the bank costs more than comparing with it, so those that need many rounds get wider ones.
+            at_once = min(2 * at_once, WIDEST_ROUND, distances.shape[1])
 
 
 @final
@@ -195,9 +206,15 @@ def _exact_index(bank: np.ndarray) -> Any:
 
 
 def _graph(bank: np.ndarray) -> Any:
-    index = _faiss().IndexHNSWFlat(bank.shape[1], LINKS)
-    index.hnsw.efConstruction = 80
-    index.add(bank)
+    faiss = _faiss()
+    graph = faiss.IndexHNSWFlat(bank.shape[1], LINKS)
+    graph.hnsw.efConstruction = CARE
+    # Keeps links that pruning would drop: some rows would be all but cut off, and what is nearest to them be found at
+    # three times its true distance. So it is where a coreset's rows come in their own order, strangest first.
+    graph.keep_max_size_level0 = True
+    index = faiss.IndexIDMap(graph)
+    order = np.random.default_rng(0).permutation(len(bank))
+    index.add_with_ids(bank[order], order)
     return index
 
 
@@ -212,7 +229,7 @@ def _lists(bank: np.ndarray) -> Any:
 
 def _set_effort(index: Any, kind: Kind, effort: int) -> None:
     if kind == "hnsw":
-        index.hnsw.efSearch = effort
+        _faiss().downcast_index(index.index).hnsw.efSearch = effort
     elif kind == "ivf":
         index.nprobe = effort
 

@@ -30,6 +30,8 @@ EXACT: Final = "cvad_exact"
 
 WHOLE: Final = "whole"
 WARM_UP_IMAGES: Final = 8
+TRIAL_SECONDS: Final = 10.0
+"""A trial of a setting ends at the first whole batch after that."""
 LATENCY_IMAGES: Final = {"engine": 16}
 """Single images timed at most, where one takes a whole prediction run; others: as many as there are."""
 
@@ -139,9 +141,11 @@ def try_setting(job: Job, setting: RunSetting) -> float:
     files = [record.path for record in job.records]
     contender = _open(job, setting)
     _consume(contender.stream(files[:WARM_UP_IMAGES]))
-    began = time.perf_counter()
-    _consume(contender.stream(files))
-    return len(files) / (time.perf_counter() - began)
+    done, began = 0, time.perf_counter()
+    for done, _ in enumerate(contender.stream(files), 1):
+        if done % setting.batch_size == 0 and time.perf_counter() - began > TRIAL_SECONDS:
+            break
+    return done / (time.perf_counter() - began)
 
 
 def memory_over(job: Job, setting: RunSetting, counts: Sequence[int]) -> list[dict[str, float]]:
