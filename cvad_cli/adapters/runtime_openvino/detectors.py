@@ -14,8 +14,8 @@ from cvad_cli.core.rounding import Rounding
 from cvad_cli.records import Prediction
 
 ALONE: Final = {"limits": 1, "user_api": "blas"}
-"""What follows the network is small products. BLAS threads gain nothing on them, and wait for cores that decode the next
-pictures: up to 6 ms a picture (2 cores)."""
+"""What follows the network is small products. BLAS threads gain nothing on them, and wait for cores that decode
+the next pictures: up to 6 ms a picture (2 cores)."""
 
 Network = Callable[[Sequence[np.ndarray]], np.ndarray]
 """uint8 RGB pictures (h, w, 3) to float32 (b, ...)."""
