@@ -136,12 +136,11 @@ class BankSearch:
         settled = np.zeros(distances.shape, dtype=np.bool_)
         open_images, at_once = np.arange(len(distances)), 1
         while True:
-            unsure = np.where(settled[open_images], -np.inf, distances[open_images])
-            # An image stays open while a patch that is not settled looks stranger than all that are.
-            stranger = unsure.max(axis=1) > np.where(settled[open_images], distances[open_images], -np.inf).max(axis=1)
-            open_images, unsure = open_images[stranger], unsure[stranger]
+            largest = distances[open_images].argmax(axis=1)
+            open_images = open_images[~settled[open_images, largest]]
             if not len(open_images):
                 return
+            unsure = np.where(settled[open_images], -np.inf, distances[open_images])
             strangest = np.argpartition(unsure, -at_once, axis=1)[:, -at_once:].ravel()
             images = np.repeat(open_images, at_once)
             found = patches[images, strangest]

@@ -219,10 +219,13 @@ def _consume(predictions: Iterator[Prediction]) -> None:
 
 
 def _images_per_s(contender: Contender, files: Sequence[Path]) -> float:
-    seconds = _timed(lambda these: _consume(contender.stream(these)), files)
+    def judge(these: Sequence[Path]) -> None:
+        _consume(contender.stream(these))
+
+    seconds = _timed(judge, files)
     rounds = math.ceil(LEAST_SECONDS / seconds)
     if rounds > 1:
-        seconds = _timed(lambda these: _consume(contender.stream(these)), [*files] * rounds)
+        seconds = _timed(judge, [*files] * rounds)
     return len(files) * rounds / seconds
 
 

@@ -100,8 +100,3 @@ def require_selection(ids: Sequence[str] | None, where: Where | None) -> None:
         raise ValueError("delete: give ids, or a field to select by; drop() removes everything")
     for each in ids or ():
         UUID(each)
-
-
-def payload_of(found: Any) -> dict[str, Any]:
-    """A found point's payload as a plain dictionary."""
-    return dict(found.payload or {})

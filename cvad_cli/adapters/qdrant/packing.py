@@ -34,7 +34,7 @@ def packed_rows(points: Sequence[DefectPoint]) -> list[Any]:
 
 def unpacked(packed: Mapping[str, Any] | None) -> dict[str, Any]:
     """The payload as it was given to `packed_rows`, but for tuples, which come back as lists."""
-    payload: dict[str, Any] = json.loads((packed or {})[_PAYLOAD])
+    payload: dict[str, Any] = json.loads((packed or {}).get(_PAYLOAD, "{}"))
     return payload
 
 

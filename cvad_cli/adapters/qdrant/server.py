@@ -22,7 +22,6 @@ from cvad_cli.adapters.qdrant.contract import (
     conditions,
     exists_already,
     missing,
-    payload_of,
     plain_metadata,
     query_vector,
     rejects_all,
@@ -181,7 +180,7 @@ class ServerStore:
                 self._name, query=query, query_filter=chosen, limit=limit, with_payload=True
             )
         )
-        return [DefectMatch(str(each.id), float(each.score), payload_of(each)) for each in answer.points]
+        return [DefectMatch(str(each.id), float(each.score), _payload_of(each)) for each in answer.points]
 
     def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
         """Every point, ordered by id, a page at a time."""
@@ -194,7 +193,7 @@ class ServerStore:
         while True:
             found, offset = self._page(chosen, offset)
             for each in found:
-                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), payload_of(each))
+                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), _payload_of(each))
             if offset is None:
                 return
 
@@ -299,3 +298,8 @@ def _filter(allowed: dict[str, list[str]], ids: Sequence[str] | None = None) -> 
     if ids is not None:
         must.append(models.HasIdCondition(has_id=list(ids)))
     return models.Filter(must=must) if must else None
+
+
+def _payload_of(found: Any) -> dict[str, Any]:
+    """A found point's payload as a plain dictionary."""
+    return dict(found.payload or {})
