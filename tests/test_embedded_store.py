@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint, IndexInfo
 
 ROOT = Path(__file__).parents[1]
+PATHS = (str(ROOT), str(Path(__file__).parent))
 WRITER = """
 import sys, uuid
 from pathlib import Path
@@ -45,6 +47,21 @@ while True:
     first += 40
     print(first, flush=True)
 """
+REPLACER = """
+import sys
+from pathlib import Path
+from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
+from test_embedded_store import versioned
+
+version = int(sys.argv[2])
+with EmbeddedStore(Path(sys.argv[1]), "defects", batch_size=50) as store:
+    if store.info() is None:
+        store.create(32, {})
+    while True:
+        version += 1
+        store.upsert(versioned(version))
+        print(version, flush=True)
+"""
 HOLDER = """
 import sys
 from pathlib import Path
@@ -56,10 +73,21 @@ with EmbeddedStore(Path(sys.argv[1]), "defects") as store:
 """
 
 
+def versioned(version: int) -> list[DefectPoint]:
+    """The same 300 ids in every version, with other vectors and payloads of other lengths."""
+    vectors = np.random.default_rng(version).standard_normal((300, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    payload = {"version": version, "defect_type": f"type {version % 7}", "more": "x" * (version * 37 % 200)}
+    return [
+        DefectPoint(str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))), vector, {**payload, "number": number})
+        for number, vector in enumerate(vectors)
+    ]
+
+
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}, **pipes)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
@@ -80,6 +108,30 @@ def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path) -> Non
             assert numbers >= set(range(acknowledged))
             assert store.count() == len(numbers)
             assert len(store.search(np.ones(32, np.float32), limit=5)) == min(5, len(numbers))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
+def test_kill_9_while_replacing_leaves_every_point_whole(tmp_path: Path) -> None:
+    chance, acknowledged = random.Random(5), 0
+    for _ in range(5):
+        with start(REPLACER, tmp_path, acknowledged) as writer:
+            assert writer.stdout is not None
+            acknowledged = int(writer.stdout.readline())
+            time.sleep(chance.uniform(0.0, 0.05))
+            os.kill(writer.pid, signal.SIGKILL)
+            told = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        acknowledged = int(told[-1]) if told else acknowledged
+        with EmbeddedStore(tmp_path, "defects") as store:
+            held = list(store.scroll())
+            kinds = Counter(each.payload["defect_type"] for each in held)
+            assert {kind: store.count(where={"defect_type": kind}) for kind in kinds} == kinds
+        assert sorted(each.payload["number"] for each in held) == list(range(300))
+        assert {each.payload["version"] for each in held} <= {acknowledged, acknowledged + 1}
+        for each in held:
+            expected = versioned(each.payload["version"])[each.payload["number"]]
+            assert (each.id, each.payload) == (expected.id, expected.payload)
+            np.testing.assert_allclose(each.vector, expected.vector, atol=1e-6)
+        acknowledged = max(each.payload["version"] for each in held)
 
 
 def test_a_second_process_is_told_who_holds_the_index(tmp_path: Path) -> None:
@@ -194,3 +246,16 @@ def test_a_stream_of_points_is_taken_a_batch_at_a_time(tmp_path: Path) -> None:
         assert store.upsert(next(arriving) for _ in range(20)) == 20
         assert len(held) == 20
         assert store.upsert(arriving) == 30
+
+
+def test_ids_are_told_apart_by_both_halves_and_must_be_uuids(tmp_path: Path) -> None:
+    ids = [str(uuid.UUID(int=high << 64 | low)) for high, low in ((1, 2), (1, 3), (2, 2), (0, 2))]
+    with EmbeddedStore(tmp_path, "defects") as store:
+        store.create(4, {})
+        store.upsert(DefectPoint(each, np.ones(4, np.float32), {}) for each in ids)
+        assert [each.id for each in store.scroll()] == sorted(ids)
+        for wrong in ("7", "x" * 36, uuid.UUID(int=5).hex):
+            with pytest.raises(ValueError, match=r"UUID|invalid literal"):
+                store.upsert([DefectPoint(wrong, np.ones(4, np.float32), {})])
+        assert store.delete(ids=ids[:2]) == 2
+        assert {each.id for each in store.search(np.ones(4), limit=9)} == set(ids[2:])

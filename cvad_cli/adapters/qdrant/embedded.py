@@ -20,6 +20,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.qdrant.contract import (
     PAGE,
     batches,
@@ -37,7 +38,7 @@ from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 
 @final
@@ -77,7 +78,9 @@ class EmbeddedStore:
         memory = edge.Memory.Cold if self._on_disk else edge.Memory.Cached
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
         with replacing_folder(self._folder) as fresh, self._engine():
-            shard = edge.EdgeShard.create(str(fresh / "shard"), edge.EdgeConfig(vectors=vectors))
+            # Without the log a run killed while it replaces points leaves new vectors with old payloads.
+            config = edge.EdgeConfig(vectors=vectors, wal_enabled=True)
+            shard = edge.EdgeShard.create(str(fresh / "shard"), config)
             create_field_indexes(shard)
             shard.flush()
             shard.close()
@@ -116,7 +119,11 @@ class EmbeddedStore:
             found = shard.query(
                 edge.QueryRequest(limit=limit, query=query, filter=engine_filter(allowed), with_payload=True)
             )
-        return [DefectMatch(str(each.id), float(each.score), unpacked(each.payload)) for each in found]
+        matches = []
+        for each in found:
+            identifier, payload = unpacked(each)
+            matches.append(DefectMatch(identifier, float(each.score), payload))
+        return matches
 
     def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
         """Every point, ordered by id, a page at a time."""
@@ -124,17 +131,27 @@ class EmbeddedStore:
         return iter(()) if rejects_all(allowed) else self._pages(shard, allowed)
 
     def _pages(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[DefectPoint]:
+        # The engine's numbers have no order that means anything: first all ids, then the points in that order.
+        numbers = dict(sorted((unpacked(each)[0], each.id) for each in self._records(shard, allowed)))
+        for page in batched(numbers.items(), PAGE):
+            with self._engine():
+                found = shard.retrieve([number for _, number in page], with_payload=True, with_vector=True)
+            held = {each.id: each for each in found}
+            for identifier, number in page:
+                if number in held:  # unless it was deleted meanwhile
+                    vector = np.asarray(held[number].vector, dtype=np.float32)
+                    yield DefectPoint(identifier, vector, unpacked(held[number])[1])
+
+    def _records(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[Any]:
+        """The engine's records without their vectors, a page at a time."""
         import qdrant_edge as edge
 
         offset = None
         while True:
-            request = edge.ScrollRequest(
-                offset=offset, limit=PAGE, filter=engine_filter(allowed), with_payload=True, with_vector=True
-            )
+            request = edge.ScrollRequest(offset=offset, limit=PAGE, filter=engine_filter(allowed), with_payload=True)
             with self._engine():
                 found, offset = shard.scroll(request)
-            for each in found:
-                yield DefectPoint(str(each.id), np.asarray(each.vector, dtype=np.float32), unpacked(each.payload))
+            yield from found
             if offset is None:
                 return
 
