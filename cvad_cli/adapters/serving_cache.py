@@ -22,7 +22,7 @@ from cvad_cli.errors import ResourceError
 from cvad_cli.files import replacing_folder
 
 ENTRY_FILE: Final = "entry.json"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised when what is kept, or how the engines are built from it, changes."""
 
 FOLDER: Final = "cache"

@@ -20,6 +20,11 @@ MODELS: Final = {"patchcore": "PatchCore", "efficient_ad": "EfficientAD"}
 AXES: Final = {"image_size": "image size (px)", "bank_rows": "rows of the memory bank", "images": "images in one run"}
 
 
+def called(name: str, entry: Mapping[str, Any]) -> str:
+    """A contender's name in tables and charts; cvad's own precision belongs to it."""
+    return WORDS[name] + (f" in {entry['serving']['precision']}" if name == "cvad" and entry.get("serving") else "")
+
+
 @dataclass(frozen=True, slots=True)
 class TextTable:
     """A table whose cells are text; the first column is a name, the others are figures."""
@@ -87,7 +92,7 @@ def _peer_table(model: str, found: Mapping[str, Any], report: Mapping[str, Any])
         latency = entry["latency"]
         rows.append(
             (
-                WORDS[name],
+                called(name, entry),
                 _three(entry["images_per_s"]),
                 *(_three(latency[key]) for key in ("p50_ms", "p95_ms", "p99_ms")),
                 f"{entry['peak_memory_mb']:.0f}",

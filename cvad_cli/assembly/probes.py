@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +65,18 @@ class Probes:
             agreement(self.peaks, peaks, self.good, spread=self.peak_spread),
         )
         return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
+
+    def with_good(self, pictures: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
+        """These and more good pictures, uint8 (h, w, 3), with what the trained model says of them in float32."""
+        scores = np.array([prediction.score for prediction in found], np.float32)
+        peaks = np.array([prediction.anomaly_map.max() for prediction in found], np.float32)
+        return replace(
+            self,
+            pictures=np.concatenate([self.pictures, np.stack(pictures)]),
+            good=np.concatenate([self.good, np.ones(len(pictures), bool)]),
+            scores=np.concatenate([self.scores, scores]),
+            peaks=np.concatenate([self.peaks, peaks]),
+        )
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""

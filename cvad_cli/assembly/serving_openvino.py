@@ -8,7 +8,7 @@ anomalib.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, final
@@ -18,18 +18,16 @@ import numpy as np
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.runtime_openvino.compiled import NETWORK_FILE, CompiledNetwork, convert, engine_identity
 from cvad_cli.adapters.runtime_openvino.detectors import OpenvinoEfficientAd, OpenvinoPatchcore
+from cvad_cli.adapters.runtime_openvino.quantising import quantise
 from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
-from cvad_cli.assembly.pictures import open_dataset, read_picture
 from cvad_cli.assembly.probes import Probes
 from cvad_cli.assembly.serving import Plan, Serving, prove
+from cvad_cli.assembly.serving_int8 import PEAK_PICTURES, Int8Pictures
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
 from cvad_cli.core.rounding import Rounding
 from cvad_cli.ports import Detector
-
-QUANTISING_PICTURES: Final = 128
-"""Good training pictures, other than the probes, from which int8 takes its ranges."""
 
 
 class _Maker(Protocol):
@@ -40,6 +38,9 @@ class _Maker(Protocol):
 
     def detector(self, folder: Path, precision: str) -> Detector:
         """A detector of one precision from the files in `folder`."""
+
+    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
+        """Good pictures that judge nothing, and the largest values (n,) of their maps in float32."""
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         """Write what the detectors built beside the network; facts to keep, JSON-ready."""
@@ -61,10 +62,12 @@ def serve_with_openvino(
     made: list[Detector] = []
 
     def build(folder: Path) -> dict[str, Any]:
-        maker.convert(folder)
-        if plan.precisions == ("int8",):
-            _quantise(folder, settings, probes)
-        detector, precision, proof, note = prove(plan, probes, lambda wanted: maker.detector(folder, wanted))
+        judged = probes
+        if plan.precisions == ("int8",) and probes is not None:
+            judged = _quantised(folder, maker, settings, probes)
+        else:
+            maker.convert(folder)
+        detector, precision, proof, note = prove(plan, judged, lambda wanted: maker.detector(folder, wanted))
         made.append(detector)
         agreement = None if proof is None else asdict(proof)
         return {"precision": precision, "agreement": agreement, "note": note, **maker.finish(folder)}
@@ -122,6 +125,9 @@ class _PatchcoreMaker:
             self._search = BankSearch.build(self._bank, int(self._bundle.manifest["model"]["num_neighbors"]), patches)
         return self._assembled(network, self._search, self._rounding)
 
+    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
+        del pictures, peaks  # what rounding does is taken back from the features themselves
+
     def finish(self, folder: Path) -> Mapping[str, Any]:
         self._search.save(folder)
         rounding = {"bias": self._rounding.bias.tolist(), "floor": self._rounding.floor}
@@ -153,6 +159,7 @@ class _EfficientAdMaker:
         self._exact = np.empty(0, np.float32)
         self._maps: dict[str, Any] = {}
         self._scale = MapScale(0.5, 0.5, 0.0)
+        self._known: tuple[Sequence[np.ndarray], np.ndarray] | None = None
 
     def convert(self, folder: Path) -> None:
         from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, answers, border_cells, map_scale
@@ -172,8 +179,17 @@ class _EfficientAdMaker:
             # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
             student, autoencoder = (network(self._good) - self._exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
             scale = replace(scale, offset=scale.offset - scale.student * student - scale.autoencoder * autoencoder)
+        if self._known is not None and precision != "f32":
+            # Where noise is large the largest of many values gains more by it than their mean does.
+            pictures, peaks = self._known
+            self._maps["scale"] = asdict(scale)
+            added = float(np.mean(_peaks(self._assembled(network, self._maps), pictures) - peaks))
+            scale = replace(scale, offset=scale.offset - added)
         self._maps["scale"] = asdict(scale)
         return self._assembled(network, self._maps)
+
+    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
+        self._known = (pictures, peaks)
 
     def finish(self, folder: Path) -> Mapping[str, Any]:
         del folder
@@ -200,22 +216,26 @@ _MAKERS: Final[Mapping[str, Callable[[Bundle, int, Probes | None], _Maker]]] = {
 }
 
 
+def _quantised(folder: Path, maker: _Maker, settings: RunConfig, probes: Probes) -> Probes:
+    """Convert and quantise into `folder`; the pictures that the result is to be judged by."""
+    pictures = Int8Pictures.of(settings.data, probes)
+    exact = folder / "exact"
+    exact.mkdir()
+    maker.convert(exact)
+    detector = maker.detector(exact, "f32")
+    judged = pictures.joined(probes, detector.predict)
+    some = pictures.ranges[:PEAK_PICTURES]
+    maker.know_peaks(some, _peaks(detector, some))
+    quantise(exact / NETWORK_FILE, pictures.ranges, folder)
+    shutil.rmtree(exact, ignore_errors=True)
+    return judged
+
+
+def _peaks(detector: Detector, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([found.anomaly_map.max() for found in detector.predict(pictures)])
+
+
 def _identity(plan: Plan) -> dict[str, Any]:
     from cvad_cli.adapters.neighbours import faiss_version
 
     return {**engine_identity(), "faiss": faiss_version(), "precision": "+".join(plan.precisions)}
-
-
-def _quantise(folder: Path, settings: RunConfig, probes: Probes | None) -> None:
-    """Put a quantised network in the place of the converted one."""
-    from cvad_cli.adapters.runtime_openvino.quantising import quantise
-
-    known = () if probes is None else probes.keys
-    records = [record for record in open_dataset(settings.data).train if record.key not in known]
-    pictures = [read_picture(record.path, settings.data) for record in records[:QUANTISING_PICTURES]]
-    exact = folder / "exact"
-    exact.mkdir()
-    for path in (folder / NETWORK_FILE, (folder / NETWORK_FILE).with_suffix(".bin")):
-        path.rename(exact / path.name)
-    quantise(exact / NETWORK_FILE, pictures, folder)
-    shutil.rmtree(exact, ignore_errors=True)

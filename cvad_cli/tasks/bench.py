@@ -18,7 +18,7 @@ from cvad_cli.adapters.bundles import version_of
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.adapters.machine import describe_machine
-from cvad_cli.assembly.bench_tables import MODELS, WORDS, as_markdown, comparison_in
+from cvad_cli.assembly.bench_tables import MODELS, as_markdown, called, comparison_in
 from cvad_cli.assembly.contenders import OURS, Job, measure, started_now, time_stages
 from cvad_cli.assembly.detectors import bench_folder, open_bundle
 from cvad_cli.assembly.peer_comparison import compare, together
@@ -150,7 +150,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def _named(peers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Model -> contender -> its figures, by the names that a reader knows."""
     return {
-        MODELS[model]: {WORDS[name]: entry for name, entry in found["contenders"].items()}
+        MODELS[model]: {called(name, entry): entry for name, entry in found["contenders"].items()}
         for model, found in peers["models"].items()
     }
 

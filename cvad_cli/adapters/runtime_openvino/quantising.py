@@ -19,10 +19,15 @@ def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
     """Quantise a converted network; its ranges are those seen on `pictures`, uint8 (h, w, 3). Writes into `folder`.
 
     What follows the last layers of weights, differences, squares and means, stays as it is: it decides the scores and
-    costs nothing. Raises ModelError where NNCF is not installed or cannot quantise the network.
+    costs nothing. Activations keep their whole range: strange parts are those whose features are large, and NNCF's own
+    choice, the mean of the pictures' largest values, would cut just these off. Raises ModelError where NNCF is not
+    installed or cannot quantise the network.
     """
     openvino, nncf = quiet_openvino(), _nncf()
     model = openvino.Core().read_model(path)
+    whole_range = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+    )
     exact_tail = nncf.IgnoredScope(types=["Subtract", "Power", "ReduceMean"], validate=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not ours
@@ -32,6 +37,7 @@ def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
                 subset_size=len(pictures),
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=exact_tail,
+                advanced_parameters=whole_range,
             )
     except (RuntimeError, nncf.errors.ValidationError, nncf.errors.InternalError) as error:
         raise ModelError(
