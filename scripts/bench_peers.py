@@ -4,6 +4,9 @@
     python scripts/bench_peers.py --bundle runs/efficientad_grid/bundle --images 32 --repeats 1 --json
     python scripts/bench_peers.py --keep bench_bundles         # keeps what it trains and takes it from there next time
 
+cvad serves EfficientAD in int8 where NNCF is installed and the network proves itself in it, and PatchCore, whose
+distances int8 does not keep, as `runtime.precision: auto` decides; `--set runtime.precision=...` names another.
+
 PatchCore: tf_efficientnet_lite0, blocks.2 and blocks.4, a 10 % coreset of 270,336 patches. EfficientAD-S: so many steps
 of the quick preset (`--steps`); its AUROC is that of a barely trained network unless `--bundle` names a better one.
 How everything is measured: docs/benchmarks.md. The work itself is that of `cvad bench --peers`.
@@ -12,6 +15,7 @@ How everything is measured: docs/benchmarks.md. The work itself is that of `cvad
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -24,6 +28,8 @@ from cvad_cli.cli.render import show_bench
 from cvad_cli.cli.runs import Options, quiet_libraries
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
+from cvad_cli.errors import ConfigError, ModelError
+from cvad_cli.ports import Reporter
 from cvad_cli.records import BenchSummary
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +101,24 @@ def run(arguments: argparse.Namespace, scratch: Path) -> BenchSummary:
         root = arguments.keep or scratch / "runs"
         configs = [trained(model, root, arguments.set, arguments.steps) for model in models]
     reporter = reporter_for(quiet=False)
+    configs = [in_int8(settings, reporter) for settings in configs]
     return bench_peers(configs, arguments.output, arguments.images, arguments.repeats, reporter)
+
+
+def in_int8(settings: RunConfig, reporter: Reporter) -> RunConfig:
+    """The settings with int8 where that holds; as they are where it does not, or where they name a precision."""
+    from cvad_cli.assembly.detectors import open_detector
+
+    if settings.model.name != "efficient_ad" or settings.runtime.precision != "auto":
+        return settings
+    quantised = dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, precision="int8"))
+    try:
+        with reporter.stage("Quantising EfficientAD to int8", 1):
+            open_detector(quantised, "cpu")
+    except (ConfigError, ModelError) as error:
+        reporter.warn(f"{settings.name} is not served in int8: {error}")
+        return settings
+    return quantised
 
 
 if __name__ == "__main__":
