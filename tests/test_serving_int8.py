@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,10 @@ from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction
+
+with warnings.catch_warnings():  # anomalib imports deprecated modules
+    warnings.simplefilter("ignore")
+    importlib.import_module("anomalib.models.image.efficient_ad.torch_model")
 
 CONFIG = """
 name: small

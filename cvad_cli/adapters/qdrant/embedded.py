@@ -20,7 +20,6 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.qdrant.contract import (
     PAGE,
     batches,
@@ -132,8 +131,9 @@ class EmbeddedStore:
 
     def _pages(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[DefectPoint]:
         # The engine's numbers have no order that means anything: first all ids, then the points in that order.
-        numbers = dict(sorted((unpacked(each)[0], each.id) for each in self._records(shard, allowed)))
-        for page in batched(numbers.items(), PAGE):
+        numbers = sorted((unpacked(each)[0], each.id) for each in self._records(shard, allowed))
+        for first in range(0, len(numbers), PAGE):
+            page = numbers[first : first + PAGE]
             with self._engine():
                 found = shard.retrieve([number for _, number in page], with_payload=True, with_vector=True)
             held = {each.id: each for each in found}

@@ -7,12 +7,16 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino, save
 from cvad_cli.errors import ModelError
+
+FIRST_LAYERS: Final = r".*\.(student|teacher)\.conv1/.*"
+"""EfficientAD's layers that see the picture: what they round goes through all others. Costs a quarter of the speed, and
+halves what int8 changes in the maps."""
 
 
 def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
@@ -28,7 +32,7 @@ def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
     whole_range = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
     )
-    exact_tail = nncf.IgnoredScope(types=["Subtract", "Power", "ReduceMean"], validate=False)
+    exact = nncf.IgnoredScope(types=["Subtract", "Power", "ReduceMean"], patterns=[FIRST_LAYERS], validate=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not ours
             quantised = nncf.quantize(
@@ -36,7 +40,7 @@ def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
                 nncf.Dataset([picture[None] for picture in pictures]),
                 subset_size=len(pictures),
                 preset=nncf.QuantizationPreset.MIXED,
-                ignored_scope=exact_tail,
+                ignored_scope=exact,
                 advanced_parameters=whole_range,
             )
     except (RuntimeError, nncf.errors.ValidationError, nncf.errors.InternalError) as error:
