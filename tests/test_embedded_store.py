@@ -90,6 +90,15 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}, **pipes)
 
 
+def killed(writer: subprocess.Popen[str], acknowledged: int, chance: random.Random) -> int:
+    """Kill a writer that acknowledged so much when we last looked; what it has acknowledged in the end."""
+    assert writer.stdout is not None
+    time.sleep(chance.uniform(0.0, 0.05))  # somewhere inside a batch that is not acknowledged yet
+    os.kill(writer.pid, signal.SIGKILL)
+    told = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    return int(told[-1]) if told else acknowledged
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
 def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path) -> None:
     chance, acknowledged = random.Random(4), 0
@@ -99,10 +108,7 @@ def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path) -> Non
             assert writer.stdout.readline() == "ready\n"
             for _ in range(chance.randint(1, 6)):
                 acknowledged = int(writer.stdout.readline())
-            time.sleep(chance.uniform(0.0, 0.05))  # somewhere inside a batch that is not acknowledged yet
-            os.kill(writer.pid, signal.SIGKILL)
-            told = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-        acknowledged = int(told[-1]) if told else acknowledged
+            acknowledged = killed(writer, acknowledged, chance)
         with EmbeddedStore(tmp_path, "defects") as store:
             numbers = {each.payload["number"] for each in store.scroll()}
             assert numbers >= set(range(acknowledged))
@@ -117,10 +123,7 @@ def test_kill_9_while_replacing_leaves_every_point_whole(tmp_path: Path) -> None
         with start(REPLACER, tmp_path, acknowledged) as writer:
             assert writer.stdout is not None
             acknowledged = int(writer.stdout.readline())
-            time.sleep(chance.uniform(0.0, 0.05))
-            os.kill(writer.pid, signal.SIGKILL)
-            told = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-        acknowledged = int(told[-1]) if told else acknowledged
+            acknowledged = killed(writer, acknowledged, chance)
         with EmbeddedStore(tmp_path, "defects") as store:
             held = list(store.scroll())
             kinds = Counter(each.payload["defect_type"] for each in held)

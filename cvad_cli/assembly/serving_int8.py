@@ -22,7 +22,6 @@ RANGE_PICTURES: Final = 128
 JUDGING_PICTURES: Final = 64
 """At most this many join the probes: they know a shift to a fiftieth of a spread, ten probes to a fifteenth."""
 
-
 PEAK_PICTURES: Final = 64
 """Of those that give the ranges, so many show what rounding adds to a picture's peak."""
 

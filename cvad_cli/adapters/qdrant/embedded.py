@@ -31,7 +31,7 @@ from cvad_cli.adapters.qdrant.contract import (
     rejects_all,
     require_selection,
 )
-from cvad_cli.adapters.qdrant.packing import create_field_indexes, engine_filter, packed_rows, unpacked
+from cvad_cli.adapters.qdrant.packing import create_field_indexes, engine_filter, identifier_of, packed_rows, payload_of
 from cvad_cli.errors import CvadError, ResourceError, StoreError
 from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
 from cvad_cli.ports import Where
@@ -118,11 +118,7 @@ class EmbeddedStore:
             found = shard.query(
                 edge.QueryRequest(limit=limit, query=query, filter=engine_filter(allowed), with_payload=True)
             )
-        matches = []
-        for each in found:
-            identifier, payload = unpacked(each)
-            matches.append(DefectMatch(identifier, float(each.score), payload))
-        return matches
+        return [DefectMatch(identifier_of(each), float(each.score), payload_of(each)) for each in found]
 
     def scroll(self, *, where: Where | None = None) -> Iterator[DefectPoint]:
         """Every point, ordered by id, a page at a time."""
@@ -131,7 +127,7 @@ class EmbeddedStore:
 
     def _pages(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[DefectPoint]:
         # The engine's numbers have no order that means anything: first all ids, then the points in that order.
-        numbers = sorted((unpacked(each)[0], each.id) for each in self._records(shard, allowed))
+        numbers = sorted((identifier_of(each), each.id) for each in self._records(shard, allowed))
         for first in range(0, len(numbers), PAGE):
             page = numbers[first : first + PAGE]
             with self._engine():
@@ -140,7 +136,7 @@ class EmbeddedStore:
             for identifier, number in page:
                 if number in held:  # unless it was deleted meanwhile
                     vector = np.asarray(held[number].vector, dtype=np.float32)
-                    yield DefectPoint(identifier, vector, unpacked(held[number])[1])
+                    yield DefectPoint(identifier, vector, payload_of(held[number]))
 
     def _records(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[Any]:
         """The engine's records without their vectors, a page at a time."""

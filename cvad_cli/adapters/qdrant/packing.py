@@ -35,16 +35,24 @@ def packed_rows(points: Sequence[DefectPoint]) -> list[Any]:
     ]
 
 
-def unpacked(found: Any) -> tuple[str, dict[str, Any]]:
-    """Id and payload of an engine's point, as they were given to `packed_rows`, but for tuples, which are lists now.
+def identifier_of(found: Any) -> str:
+    """The id of an engine's point, as it was given to `packed_rows`; the engine's own where cvad did not write it."""
+    text = _text_of(found)
+    return str(found.id) if text is None else text[:_UUID_LENGTH]
 
-    A point that cvad did not write has no payload.
+
+def payload_of(found: Any) -> dict[str, Any]:
+    """The payload of an engine's point, as it was given to `packed_rows`, but for tuples, which come back as lists.
+
+    Empty for a point that cvad did not write.
     """
-    text = next((key for key in found.payload or {} if key not in INDEXED_FIELDS), None)
-    if text is None:
-        return str(found.id), {}
-    payload: dict[str, Any] = json.loads(text[_UUID_LENGTH:])
-    return text[:_UUID_LENGTH], payload
+    text = _text_of(found)
+    payload: dict[str, Any] = {} if text is None else json.loads(text[_UUID_LENGTH:])
+    return payload
+
+
+def _text_of(found: Any) -> str | None:
+    return next((key for key in found.payload or {} if key not in INDEXED_FIELDS), None)
 
 
 def engine_id(identifier: str) -> int:
