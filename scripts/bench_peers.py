@@ -113,8 +113,9 @@ def in_int8(settings: RunConfig, reporter: Reporter) -> RunConfig:
         return settings
     quantised = dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, precision="int8"))
     try:
-        with reporter.stage("Quantising EfficientAD to int8", 1):
+        with reporter.stage("Quantising EfficientAD to int8", 1) as advance:
             open_detector(quantised, "cpu")
+            advance(1)
     except (ConfigError, ModelError) as error:
         reporter.warn(f"{settings.name} is not served in int8: {error}")
         return settings

@@ -16,10 +16,11 @@ import pytest
 from cvad_cli.adapters.bundles import read_bundle
 from cvad_cli.assembly import peer_comparison, scaling
 from cvad_cli.assembly.bench_tables import tables_of
+from cvad_cli.assembly.bundle_variants import patches_of, write_variant
 from cvad_cli.assembly.contenders import EXACT, OURS
 from cvad_cli.assembly.peer_comparison import RATIOS, together
 from cvad_cli.assembly.peer_models import TORCH_PEERS
-from cvad_cli.assembly.scaling import write_variant
+from cvad_cli.assembly.probes import read_probes
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks import bench
 from cvad_cli.tasks.bench import pictures_to_judge
@@ -172,6 +173,29 @@ def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: 
     assert {row.tobytes() for row in own} <= {row.tobytes() for row in rows}
     assert len(np.unique(rows, axis=0)) == len(rows)
     assert larger.fingerprint != bundle.fingerprint
+
+
+def test_another_image_size_has_probes_and_a_bank_that_know_such_pictures(trained: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    settings = load_config(trained)
+    bundle = read_bundle(trained.parent / "runs" / "small" / "bundle")
+    side = 2 * settings.data.image_size
+    changed = write_variant(settings, bundle, tmp_path, "image_size", side)
+    other = read_bundle(tmp_path / changed.name / "bundle")
+    probes = read_probes(other)
+    assert probes is not None
+    assert probes.pictures.shape[1:] == (side, side, 3)
+    assert probes.scores[probes.good].mean() < probes.scores[~probes.good].mean()
+    own, rows = (load_file(each.file("memory_bank"))["features"] for each in (bundle, other))
+    assert rows.shape == own.shape
+    patches = patches_of(bundle, list(probes.pictures[probes.good][:1]))[::16]
+
+    def reach(bank: np.ndarray) -> float:
+        return float(np.mean([np.linalg.norm(bank - patch, axis=1).min() for patch in patches]))
+
+    assert reach(rows) < 0.9 * reach(own)  # strange pictures are searched at another pace
 
 
 def test_a_model_that_anomalib_serves_here_too_is_not_compared(run_of_ours: Path, cvad) -> None:

@@ -102,7 +102,7 @@ def _rate_bar(axes: Axes, place: int, row: Row, colour: str) -> None:
     axes.barh(place, row["images_per_s"], color=colour, height=0.62)
     runs = row["images_per_s_runs"]
     axes.plot(runs, [place] * len(runs), linestyle="none", marker="o", markersize=4, color=INK, clip_on=False)
-    _beside(axes, max(row["images_per_s"], *runs), place, f"{row['images_per_s']:.3g}")
+    _beside(axes, max(row["images_per_s"], *runs), place, _three_digits(row["images_per_s"]))
 
 
 def _latency_span(axes: Axes, place: int, latency: Row, colour: str) -> None:
@@ -111,7 +111,12 @@ def _latency_span(axes: Axes, place: int, latency: Row, colour: str) -> None:
     axes.plot([middle, wide], [place, place], color=colour, linewidth=6, solid_capstyle="butt")
     axes.plot([wide, end], [place, place], color=colour, linewidth=2)
     axes.plot([middle], [place], marker="o", markersize=10, color=colour, markeredgecolor="white")
-    _beside(axes, end, place, f"{middle:.3g}")
+    _beside(axes, end, place, _three_digits(middle))
+
+
+def _three_digits(value: float) -> str:
+    """At least three, without a power of ten."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _beside(axes: Axes, x: float, y: float, text: str) -> None:
@@ -119,8 +124,9 @@ def _beside(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _above(axes: Axes, x: float, y: float) -> None:
-    text = f"{y:.3g}" if y < 1000 else f"{y:.0f}"
-    axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=10, color=INK)
+    axes.annotate(
+        _three_digits(y), (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=10, color=INK
+    )
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:

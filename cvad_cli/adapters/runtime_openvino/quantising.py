@@ -15,8 +15,8 @@ from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino, save
 from cvad_cli.errors import ModelError
 
 FIRST_LAYERS: Final = r".*\.(student|teacher)\.conv1/.*"
-"""EfficientAD's layers that see the picture: what they round goes through all others. Costs a quarter of the speed, and
-halves what int8 changes in the maps."""
+"""EfficientAD's layers that see the picture: what they round goes through all others. In bf16 they cost a twentieth of
+the time (docs/serving.md). Folding the normalisation into them makes inputs exact, and weights' rounding worse."""
 
 
 def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
