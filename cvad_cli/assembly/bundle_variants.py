@@ -29,6 +29,12 @@ from cvad_cli.records import ImageRecord
 NOISE: Final = 0.05
 """Standard deviation of what is added to copied rows, as a share of each channel's: a larger bank has no twins."""
 
+PICTURES: Final = 24
+"""A bank for another image size is chosen from the patches of at least so many pictures, where they are there."""
+
+CHOICE: Final = 6
+"""And from so many patches a row: in a graph over all patches of a few pictures those of others find no true nearest."""
+
 BANK: Final = "memory_bank"
 """The bundle's file that holds it."""
 
@@ -52,9 +58,8 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
         probes = None if probes is None else good.as_probes(probes)
         if BANK in bundle.manifest["files"]:
             rows = int(bundle.manifest["training"]["memory_bank"][0])
-            per_picture = math.prod(_grid(bundle, side))
-            patches = patches_of(bundle, good.others(-(-rows // per_picture)))
-            bank = partial(_write_bank, patches, rows)
+            wanted = max(PICTURES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
+            bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
     elif axis == "bank_rows":
         from safetensors.numpy import load_file
 
@@ -139,6 +144,16 @@ def patches_of(bundle: Bundle, pictures: Sequence[np.ndarray]) -> np.ndarray:
 
     found = answers(PatchEmbedding(patchcore_network(bundle)), pictures)
     return found.reshape(-1, found.shape[-1])
+
+
+def _spread(patches: np.ndarray, rows: int) -> np.ndarray:
+    """A coreset of at most `rows` of `patches` (n, d), as training chooses one."""
+    from cvad_cli.core.coreset import k_center_greedy
+
+    if len(patches) <= rows:
+        return patches
+    chosen: np.ndarray = patches[k_center_greedy(patches, rows, rng=np.random.default_rng(0)).rows]
+    return chosen
 
 
 def _write_bank(patches: np.ndarray, rows: int, path: Path) -> None:
