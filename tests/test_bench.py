@@ -97,6 +97,7 @@ def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None)
     assert [row["value"] for row in growth["images"]] == [2, 8, 32]
     for rows in growth.values():
         assert all(row["ms_per_image"] > 0 and row["memory_mb"] > 0 for row in rows)
+    assert {row["precision"] for axis in ("image_size", "bank_rows") for row in growth[axis]} <= {"f32", "bf16", "f16"}
     assert (bench_of(run_of_ours) / "scaling.png").is_file()
 
 
@@ -223,6 +224,9 @@ def test_every_table_has_a_cell_a_heading(trained: Path) -> None:
     assert table.title == "Growth with images in one run: time ~ size^0.00"
     assert all(len(cells) == len(table.headings) for cells in table.rows)
     assert table.rows[0] == ("4", "2.00", "500", "10")
+    (table,) = tables_of({"scaling": {"image_size": [{**row, "precision": "bf16"}, {**row, "precision": "f32"}]}})
+    assert table.headings[-1] == "precision"
+    assert [cells[-1] for cells in table.rows] == ["bf16", "f32"]
 
 
 def test_the_script_opens_a_bundle_by_its_folder_alone(run_of_ours: Path, tmp_path: Path) -> None:

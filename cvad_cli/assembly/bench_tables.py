@@ -138,16 +138,20 @@ def _stage_table(speed: Mapping[str, Any]) -> TextTable:
     return TextTable("Where the time of a single image goes", headings, rows)
 
 
-def _scaling_table(axis: str, rows: Sequence[Mapping[str, float]]) -> TextTable:
+def _scaling_table(axis: str, rows: Sequence[Mapping[str, Any]]) -> TextTable:
     sizes = [row["value"] for row in rows]
     times, memory = ([row[key] for row in rows] for key in ("ms_per_image", "memory_mb"))
     found = growth_exponent(sizes, times)
     title = f"Growth with {AXES[axis]}" + ("" if found is None else f": time ~ size^{found:.2f}")
-    cells = tuple(
+    headings: tuple[str, ...] = (AXES[axis], "ms an image", "images/s", "memory MB")
+    cells: list[tuple[str, ...]] = [
         (f"{size:.0f}", _three(time), _three(1e3 / time), f"{held:.0f}")
         for size, time, held in zip(sizes, times, memory, strict=True)
-    )
-    return TextTable(title, (AXES[axis], "ms an image", "images/s", "memory MB"), cells)
+    ]
+    if all("precision" in row for row in rows):
+        headings = (*headings, "precision")
+        cells = [(*cell, row["precision"] or "") for cell, row in zip(cells, rows, strict=True)]
+    return TextTable(title, headings, tuple(cells))
 
 
 def _origin(report: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ PICTURES: Final = 24
 """A bank for another image size is chosen from the patches of at least so many pictures, where they are there."""
 
 CHOICE: Final = 6
-"""And from so many patches a row: in a graph over all patches of a few pictures those of others find no true nearest."""
+"""And from so many patches a row: in a graph over all patches of a few pictures, others' nearest are not found."""
 
 BANK: Final = "memory_bank"
 """The bundle's file that holds it."""

@@ -24,17 +24,18 @@ IMAGE_COUNTS: Final = (1, 4, 16)
 """Images of the longest run over those of the shortest."""
 
 
-def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list[dict[str, float]]]:
+def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list[dict[str, Any]]]:
     """Axis -> a row a size: `value`, `ms_per_image` (end to end, in batches) and `memory_mb`; JSON-ready.
 
     Every size of image or bank is a bundle of its own in a temporary folder (assembly/bundle_variants.py), opened once
-    so that its cache is made, then measured in a fresh process.
+    so that its cache is made, then measured in a fresh process. Rows of these have `precision` too: a network that was
+    trained for another size may not hold in bf16 what it holds at its own.
     """
     bundle = open_bundle(job.settings)
     kind = bundle.manifest["model"]["kind"]
     sizes = IMAGE_SIZES.get(kind, ())
     rows = _bank_sizes(bundle)
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     with reporter.stage("Measuring growth", len(sizes) + len(rows) + 1) as advance:
         for axis, values in (("image_size", sizes), ("bank_rows", rows)):
             if values:
@@ -54,7 +55,7 @@ def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list
 
 def _at(
     job: Job, setting: RunSetting, bundle: Bundle, axis: str, value: int, advance: Callable[[int], None]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cvad-bench-") as scratch:
         settings = in_fresh_process(_prepared, job, bundle, Path(scratch), axis, value)
         changed = dataclasses.replace(job, settings=settings)
@@ -64,6 +65,7 @@ def _at(
         "value": value,
         "ms_per_image": 1e3 / measured.images_per_s,
         "memory_mb": measured.peak_memory / 1e6,
+        "precision": None if measured.serving is None else measured.serving["precision"],
     }
 
 
