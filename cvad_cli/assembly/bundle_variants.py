@@ -16,14 +16,12 @@ from cvad_cli.adapters.bundles import Bundle, FileWriter, write_bundle
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
 from cvad_cli.assembly.pictures import open_dataset, read_picture
 from cvad_cli.assembly.probes import ROLE as PROBES
-from cvad_cli.assembly.probes import Probes, read_probes
+from cvad_cli.assembly.probes import Probes, read_probes, with_spoilt
 from cvad_cli.assembly.serving import as_reference
 from cvad_cli.assembly.trained_networks import patchcore_network
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import OutputConfig, RunConfig
-from cvad_cli.core.agreement import spoilt
 from cvad_cli.errors import DataError
-from cvad_cli.ports import Detector
 from cvad_cli.records import ImageRecord
 
 NOISE: Final = 0.05
@@ -43,8 +41,8 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
     """Write a bundle below `root` with another `image_size` or `bank_rows`; return the settings that open it.
 
     Its probes are judged anew, so that the engine which serves it proves itself as it does on any other bundle. At
-    another image size probes and memory bank are of training pictures at that size: every patch is strange to a bank of
-    another size's, and strange pictures take longer to search. Raises DataError where there are no such pictures.
+    another image size probes and memory bank are of training pictures at that size, as training would have them: else
+    no graph may have the recall, and the search be exhaustive. Raises DataError where there are no such pictures.
     """
     side = value if axis == "image_size" else settings.data.image_size
     changed = dataclasses.replace(
@@ -88,7 +86,9 @@ def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, probes:
         del writers[PROBES]
         write_bundle(bundle_folder(settings), contents, writers)
         reference = dataclasses.replace(settings, runtime=as_reference(settings.runtime))
-        writers[PROBES] = (".safetensors", _judged(probes, open_detector(reference, "cpu").detector).save)
+        judge = open_detector(reference, "cpu").detector.predict
+        found = [judge([picture])[0] for picture in probes.pictures]
+        writers |= probes.judged(found).writers
     write_bundle(bundle_folder(settings), contents, writers)
 
 
@@ -111,7 +111,8 @@ class _GoodPictures:
         records = open_dataset(settings.data).train
         if len(records) < 2:
             raise DataError(
-                f"{settings.data.root}: another image size is measured with good training pictures: add some"
+                f"{settings.data.root}: other image sizes are measured with two good training pictures at least, and "
+                f"{len(records)} are there; add some, or leave --scaling out"
             )
         order = np.random.default_rng(settings.seed).permutation(len(records))
         shuffled = tuple(records[place] for place in order)
@@ -122,20 +123,13 @@ class _GoodPictures:
         """In the place of `probes`, not judged yet."""
         rng = np.random.default_rng(self.settings.seed)
         good = [read_picture(record.path, self.settings.data) for record in self.first]
-        pictures = np.stack([*good, *(spoilt(picture, rng=rng) for picture in good)])
+        pictures, unspoilt = with_spoilt(good, rng=rng)
         keys = tuple(record.key for record in self.first)
-        return dataclasses.replace(probes, pictures=pictures, good=np.arange(len(pictures)) < len(good), keys=keys)
+        return dataclasses.replace(probes, pictures=pictures, good=unspoilt, keys=keys)
 
     def others(self, most: int) -> list[np.ndarray]:
         """At most so many of the rest: uint8 (h, w, 3)."""
         return [read_picture(record.path, self.settings.data) for record in self.rest[:most]]
-
-
-def _judged(probes: Probes, detector: Detector) -> Probes:
-    found = [detector.predict([picture])[0] for picture in probes.pictures]
-    scores = np.array([prediction.score for prediction in found], np.float32)
-    peaks = np.array([prediction.anomaly_map.max() for prediction in found], np.float32)
-    return dataclasses.replace(probes, scores=scores, peaks=peaks)
 
 
 def patches_of(bundle: Bundle, pictures: Sequence[np.ndarray]) -> np.ndarray:

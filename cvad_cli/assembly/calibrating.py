@@ -11,7 +11,7 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.config.schema import CalibrationConfig
 from cvad_cli.core.calibration import conformal_threshold, cross_conformal_threshold, fold_assignment
 from cvad_cli.ports import Detector, Reporter
-from cvad_cli.records import Calibration
+from cvad_cli.records import Calibration, Prediction
 
 Fold = tuple[np.ndarray, np.ndarray]
 """Indices of the images fitted on, and of those held out."""
@@ -52,6 +52,11 @@ def held_out_scores(
         for batch in batched(pictures, batch_size):
             found += detector.predict(batch)
             advance(len(batch))
+    return scores_and_peaks(found)
+
+
+def scores_and_peaks(found: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Image scores and the maps' largest values, (n,) each."""
     scores = np.array([prediction.score for prediction in found])
     return scores, np.array([prediction.anomaly_map.max() for prediction in found])
 

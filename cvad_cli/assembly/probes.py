@@ -18,6 +18,7 @@ import numpy as np
 
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.prefetch import batched
+from cvad_cli.assembly.calibrating import scores_and_peaks
 from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.pictures import read_picture
 from cvad_cli.config.schema import RunConfig
@@ -58,8 +59,7 @@ class Probes:
     def test(self, judge: Judge) -> Agreement:
         """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
         found = [prediction for batch in batched(self.pictures, 4) for prediction in judge(batch)]
-        scores = np.array([prediction.score for prediction in found])
-        peaks = np.array([prediction.anomaly_map.max() for prediction in found])
+        scores, peaks = scores_and_peaks(found)
         both = (
             agreement(self.scores, scores, self.good, spread=self.spread),
             agreement(self.peaks, peaks, self.good, spread=self.peak_spread),
@@ -68,15 +68,19 @@ class Probes:
 
     def with_good(self, pictures: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
         """These and more good pictures, uint8 (h, w, 3), with what the trained model says of them in float32."""
-        scores = np.array([prediction.score for prediction in found], np.float32)
-        peaks = np.array([prediction.anomaly_map.max() for prediction in found], np.float32)
+        scores, peaks = scores_and_peaks(found)
         return replace(
             self,
             pictures=np.concatenate([self.pictures, np.stack(pictures)]),
             good=np.concatenate([self.good, np.ones(len(pictures), bool)]),
-            scores=np.concatenate([self.scores, scores]),
-            peaks=np.concatenate([self.peaks, peaks]),
+            scores=np.concatenate([self.scores, scores.astype(np.float32)]),
+            peaks=np.concatenate([self.peaks, peaks.astype(np.float32)]),
         )
+
+    def judged(self, found: Sequence[Prediction]) -> Probes:
+        """The same pictures with what the trained model says of them in float32."""
+        scores, peaks = scores_and_peaks(found)
+        return replace(self, scores=scores.astype(np.float32), peaks=peaks.astype(np.float32))
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -100,23 +104,29 @@ def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRe
     room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
     count = min(len(good), max(2, min(GOOD_PROBES, room)))
     chosen = [good[place] for place in rng.permutation(len(good))[:count]]
-    pictures = [read_picture(record.path, settings.data) for record in chosen]
-    pictures += [spoilt(picture, rng=rng) for picture in pictures]
+    pictures, unspoilt = with_spoilt([read_picture(record.path, settings.data) for record in chosen], rng=rng)
     found = []
     with reporter.stage("Judging probes for the serving engines", len(pictures)) as advance:
         for batch in batched(pictures, 4):
             found += fitted.judge(batch)
             advance(len(batch))
     scores, peaks = (np.concatenate(values) for values in zip(*fitted.held_out, strict=True))
+    own_scores, own_peaks = scores_and_peaks(found)
     return Probes(
-        pictures=np.stack(pictures),
-        good=np.arange(len(pictures)) < count,
-        scores=np.array([prediction.score for prediction in found], np.float32),
-        peaks=np.array([prediction.anomaly_map.max() for prediction in found], np.float32),
+        pictures=pictures,
+        good=unspoilt,
+        scores=own_scores.astype(np.float32),
+        peaks=own_peaks.astype(np.float32),
         spread=_spread(scores),
         peak_spread=_spread(peaks),
         keys=tuple(record.key for record in chosen),
     )
+
+
+def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Good pictures, uint8 (h, w, 3), then the same with a foreign patch: (2n, h, w, 3), and which are good (2n,)."""
+    pictures = np.stack([*good, *(spoilt(picture, rng=rng) for picture in good)])
+    return pictures, np.arange(len(pictures)) < len(good)
 
 
 def read_probes(bundle: Bundle) -> Probes | None:
