@@ -1,126 +1,13 @@
-"""cvad against anomalib's own inference, on the same weights, memory bank and files, in one run.
+"""The former name of `python scripts/anomalib_comparison`: the same command with the same options.
 
-    python scripts/bench_peers.py                              # trains both bundles on MVTec AD grid, then compares
-    python scripts/bench_peers.py --bundle runs/efficientad_grid/bundle --images 32 --repeats 1 --json
-    python scripts/bench_peers.py --keep bench_bundles         # keeps what it trains and takes it from there next time
-
-cvad serves EfficientAD in int8 where NNCF is installed and the network proves itself in it, and PatchCore, whose
-distances int8 does not keep, as `runtime.precision: auto` decides; `--set runtime.precision=...` names another.
-
-PatchCore: tf_efficientnet_lite0, blocks.2 and blocks.4, a 10 % coreset of 270,336 patches. EfficientAD-S: so many steps
-of the quick preset (`--steps`); its AUROC is that of a barely trained network unless `--bundle` names a better one.
-How everything is measured: docs/benchmarks.md. The work itself is that of `cvad bench --peers`.
+python scripts/bench_peers.py --images 20 --repeats 1
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
-import sys
-import tempfile
-import warnings
 from pathlib import Path
-from typing import Any
 
-from cvad_cli.cli.progress import reporter_for
-from cvad_cli.cli.render import show_bench
-from cvad_cli.cli.runs import Options, quiet_libraries
-from cvad_cli.config.load import load_config
-from cvad_cli.config.schema import RunConfig
-from cvad_cli.errors import ConfigError, ModelError
-from cvad_cli.ports import Reporter
-from cvad_cli.records import BenchSummary
-
-ROOT = Path(__file__).parents[1]
-RUNS = {
-    "patchcore": ("patchcore_grid.yaml", ("model.coreset_ratio=0.1", "calibration.folds=2")),
-    "efficientad": ("efficientad_grid.yaml", ("trainer.preset=quick",)),
-}
-"""Two folds keep the bank whole at the least cost; the threshold is not what is measured here."""
-
-
-def trained(model: str, root: Path, overrides: list[str], steps: int) -> RunConfig:
-    """Settings of a bundle below `root`, trained now if it is not there."""
-    from cvad_cli.assembly.detectors import bundle_folder
-    from cvad_cli.tasks.train import train
-
-    name, own = RUNS[model]
-    more = [f"trainer.max_steps={steps}"] if model == "efficientad" else []
-    settings = load_config(ROOT / "configs" / name, [*own, *more, *overrides, f"output.root={root}", "device=cpu"])
-    if not (bundle_folder(settings) / "manifest.json").is_file():
-        train(settings, reporter_for(quiet=False), naming=False)
-    return settings
-
-
-def of_bundle(bundle: Path, overrides: list[str], scratch: Path) -> RunConfig:
-    """The settings that a bundle was trained with, as its manifest keeps them, at the place where it lies now."""
-    from cvad_cli.adapters.bundles import read_bundle
-
-    folder = bundle.resolve()
-    if folder.name != "bundle":
-        sys.exit(f"{bundle}: expected a folder that `cvad train` wrote: <output.root>/<name>/bundle")
-    stored = dict(read_bundle(folder).manifest["settings"])
-    del stored["qdrant"]  # its key is hidden there, and nothing here asks the index
-    file = scratch / f"{folder.parent.name}.yaml"
-    file.write_text(json.dumps(stored), encoding="utf-8")  # JSON is YAML
-    here = [f"name={folder.parent.name}", f"output.root={folder.parents[1]}", "device=cpu"]
-    return load_config(file, [*overrides, *here])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=[*RUNS, "both"], default="both", help="which to train, without --bundle")
-    parser.add_argument("--bundle", type=Path, action="append", default=[], help="a trained bundle; repeatable")
-    parser.add_argument("--images", type=int, help="judge only N test images, of each type in turn")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each contender, in turn")
-    parser.add_argument("--steps", type=int, default=60, help="EfficientAD's training, where it is trained here")
-    parser.add_argument("--keep", type=Path, help="folder for the bundles that are trained here")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench_peers"), help="folder for table and chart")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every config")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON alone")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    with (
-        tempfile.TemporaryDirectory(prefix="cvad-bench-") as scratch,
-        quiet_libraries(Options((), None, arguments.json, quiet=False, debug=False)),
-    ):
-        summary = run(arguments, Path(scratch))
-    if arguments.json:
-        print(json.dumps(summary.report, indent=2))
-    else:
-        show_bench(summary)
-
-
-def run(arguments: argparse.Namespace, scratch: Path) -> BenchSummary:
-    from cvad_cli.tasks.bench import bench_peers
-
-    models = list(RUNS) if arguments.model == "both" else [arguments.model]
-    configs: list[Any] = [of_bundle(bundle, arguments.set, scratch) for bundle in arguments.bundle]
-    if not configs:
-        root = arguments.keep or scratch / "runs"
-        configs = [trained(model, root, arguments.set, arguments.steps) for model in models]
-    reporter = reporter_for(quiet=False)
-    configs = [in_int8(settings, reporter) for settings in configs]
-    return bench_peers(configs, arguments.output, arguments.images, arguments.repeats, reporter)
-
-
-def in_int8(settings: RunConfig, reporter: Reporter) -> RunConfig:
-    """The settings with int8 where that holds; as they are where it does not, or where they name a precision."""
-    from cvad_cli.assembly.detectors import open_detector
-
-    if settings.model.name != "efficient_ad" or settings.runtime.precision != "auto":
-        return settings
-    quantised = dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, precision="int8"))
-    try:
-        with reporter.stage("Quantising EfficientAD to int8", 1) as advance:
-            open_detector(quantised, "cpu")
-            advance(1)
-    except (ConfigError, ModelError) as error:
-        reporter.warn(f"{settings.name} is not served in int8: {error}")
-        return settings
-    return quantised
-
+from anomalib_comparison.command import main
 
 if __name__ == "__main__":
-    main()
+    main(output=Path("runs/bench_peers"))

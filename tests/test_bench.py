@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import warnings
@@ -14,12 +13,9 @@ from typing import Any
 import pytest
 
 from cvad_cli.adapters.bundles import read_bundle
-from cvad_cli.assembly import peer_comparison, scaling
+from cvad_cli.assembly import scaling
 from cvad_cli.assembly.bench_tables import tables_of
 from cvad_cli.assembly.bundle_variants import patches_of, write_variant
-from cvad_cli.assembly.contenders import EXACT, OURS
-from cvad_cli.assembly.peer_comparison import RATIOS, together
-from cvad_cli.assembly.peer_models import TORCH_PEERS
 from cvad_cli.assembly.probes import read_probes
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks import bench
@@ -43,12 +39,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    def without_loader_processes(name: str, workers: int) -> list[Any]:
-        return [setting for setting in every_setting(name, workers) if not setting.workers and setting.batch_size < 32]
-
-    every_setting = peer_comparison.settings_to_try
-    monkeypatch.setattr(peer_comparison, "settings_to_try", without_loader_processes)
-    for module in (bench, peer_comparison, scaling):
+    for module in (bench, scaling):
         monkeypatch.setattr(module, "in_fresh_process", call)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,7 +68,7 @@ def test_a_bundle_is_measured_in_processes_of_its_own(run_of_ours: Path, cvad) -
     assert speed["peak_memory_mb"] > 50
     assert report["machine"]["cores"] >= 1
     assert {"cvad", "python", "torch"} <= set(report["versions"])
-    assert (report["scaling"], report["peers"]) == (None, None)
+    assert report["scaling"] is None
     assert speed["serving"]["engine"] in {"openvino", "torch"}
     assert sorted(path.name for path in bench_of(run_of_ours).iterdir()) == ["bench.json", "bench.md", "stages.png"]
     # The stages of a single image, timed apart from it, explain the whole of it.
@@ -99,58 +90,6 @@ def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None)
         assert all(row["ms_per_image"] > 0 and row["memory_mb"] > 0 for row in rows)
     assert {row["precision"] for axis in ("image_size", "bank_rows") for row in growth[axis]} <= {"f32", "bf16", "f16"}
     assert (bench_of(run_of_ours) / "scaling.png").is_file()
-
-
-def test_anomalib_is_measured_on_the_same_bundle_and_ratios_follow(run_of_ours: Path, cvad, in_this_process) -> None:
-    result = cvad(*command(run_of_ours, "--images", 8, "--repeats", 2, "--peers", "--device", "cpu"))
-    assert result.exit_code == 0, result.output
-    peers = json.loads(result.stdout)["peers"]
-    found = peers["models"]["patchcore"]
-    contenders = found["contenders"]
-    assert set(contenders) >= {OURS, EXACT, *TORCH_PEERS}
-    for name, entry in contenders.items():
-        assert len(entry["images_per_s_runs"]) == 2, name
-        assert set(entry["latency"]) == LATENCY
-        for figure in ("image_auroc", "pixel_auroc"):
-            assert 0 <= entry[figure] <= 1, f"{name}: {figure}"
-    torch = contenders[found["fastest_torch"]]
-    assert torch["images_per_s"] == max(contenders[name]["images_per_s"] for name in TORCH_PEERS)
-    assert peers["ratio"]["patchcore_vs_torch"] == contenders[OURS]["images_per_s"] / torch["images_per_s"]
-    assert peers["ratio"]["efficientad_vs_torch"] is None
-    assert peers["unavailable"]["efficientad_vs_torch"] == "no bundle of efficient_ad was compared"
-    for figure, lost in found["accuracy_lost"].items():
-        assert lost == contenders[EXACT][figure] - contenders[OURS][figure]
-    # The same weights and bank, and pictures shrunk by another filter alone: what anomalib sees is what we see.
-    batches = contenders["torch_batches"]
-    assert batches["pixel_auroc"] != 0.5  # all maps cut to one value, as a threshold far from the scores does
-    assert batches["pixel_auroc"] == pytest.approx(contenders[EXACT]["pixel_auroc"], abs=0.1)
-    assert batches["pixel_auroc"] == pytest.approx(contenders["engine"]["pixel_auroc"], abs=1e-3)
-    text = (bench_of(run_of_ours) / "bench.md").read_text("utf-8")
-    assert "| anomalib TorchInferencer |" in text
-    assert f"| patchcore_vs_torch | {peers['ratio']['patchcore_vs_torch']:.2f} |" in text
-    assert (bench_of(run_of_ours) / "peers.png").is_file()
-
-
-def entry(*rates: float) -> dict[str, Any]:
-    return {"images_per_s": median(rates), "images_per_s_runs": list(rates)}
-
-
-def test_each_ratio_takes_the_fastest_rival_and_says_why_one_is_missing() -> None:
-    patchcore = {
-        "contenders": {
-            OURS: entry(120.0, 100.0, 80.0),
-            "torch_inferencer": entry(4.0, 5.0, 6.0),
-            "engine": entry(9.0, 1.0, 1.0),
-            "torch_batches": entry(10.0, 8.0, 8.0),
-        },
-        "unavailable": {"openvino": "onnxscript is not installed"},
-    }
-    report = together({"patchcore": patchcore}, repeats=3)
-    assert set(report["ratio"]) == set(RATIOS)
-    assert report["ratio"]["patchcore_vs_torch"] == 100.0 / 8.0
-    assert report["ratio_range"]["patchcore_vs_torch"] == [80.0 / 8.0, 100.0 / 8.0]
-    assert report["ratio"]["patchcore_vs_openvino"] is None
-    assert report["unavailable"]["patchcore_vs_openvino"] == "onnxscript is not installed"
 
 
 def test_pictures_are_of_every_type_even_where_few_are_taken(trained: Path) -> None:
@@ -199,22 +138,19 @@ def test_another_image_size_has_probes_and_a_bank_that_know_such_pictures(traine
     assert reach(rows) < 0.9 * reach(own)  # strange pictures are searched at another pace
 
 
-def test_a_model_that_anomalib_serves_here_too_is_not_compared(run_of_ours: Path, cvad) -> None:
-    folder = run_of_ours.parent / "runs" / "small" / "bundle"
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    bundle = read_bundle(folder)
-    generic = dataclasses.replace(bundle, manifest={**manifest, "model": {**manifest["model"], "kind": "anomalib"}})
-    from cvad_cli.assembly.peer_models import require_comparable
-    from cvad_cli.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="--peers: patchcore is judged by anomalib's own code"):
-        require_comparable(generic)
-
-
 def test_an_untrained_config_is_told_before_anything_is_measured(small_config: Path, cvad) -> None:
-    result = cvad("bench", "-c", small_config, "--peers")
+    result = cvad("bench", "-c", small_config)
     assert result.exit_code == 5
     assert "run `cvad train`" in result.stderr
+
+
+def test_the_option_that_moved_out_says_where_it_is(small_config: Path, cvad) -> None:
+    result = cvad("bench", "-c", small_config, "--peers")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert "--peers was moved" in told
+    assert "python scripts/anomalib_comparison --bundle <output.root>/<name>/bundle" in told
+    assert "--peers" not in cvad("bench", "--help").stdout
 
 
 def test_every_table_has_a_cell_a_heading(trained: Path) -> None:
@@ -227,21 +163,3 @@ def test_every_table_has_a_cell_a_heading(trained: Path) -> None:
     (table,) = tables_of({"scaling": {"image_size": [{**row, "precision": "bf16"}, {**row, "precision": "f32"}]}})
     assert table.headings[-1] == "precision"
     assert [cells[-1] for cells in table.rows] == ["bf16", "f32"]
-
-
-def test_the_script_opens_a_bundle_by_its_folder_alone(run_of_ours: Path, tmp_path: Path) -> None:
-    import importlib.util
-
-    from cvad_cli.assembly.detectors import open_bundle
-
-    file = Path(__file__).parents[1] / "scripts" / "bench_peers.py"
-    spec = importlib.util.spec_from_file_location("bench_peers", file)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    run_of_ours.rename(run_of_ours.with_suffix(".gone"))
-    folder = run_of_ours.parent / "runs" / "small" / "bundle"
-    settings = script.of_bundle(folder, ["runtime.batch_size=3"], tmp_path)
-    assert open_bundle(settings).fingerprint == read_bundle(folder).fingerprint
-    assert settings.runtime.batch_size == 3

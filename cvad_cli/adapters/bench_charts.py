@@ -1,4 +1,4 @@
-"""Speed, its growth and the comparison with anomalib as PNG files, by matplotlib's object interface.
+"""Speed and its growth as PNG files, by matplotlib's object interface.
 
 Backgrounds are opaque white; colours are those of Okabe and Ito (2008).
 """
@@ -22,33 +22,6 @@ GREY: Final = "#9A9A9A"
 INK: Final = "#222222"
 
 Row = Mapping[str, Any]
-
-
-def peers_chart(path: Path, models: Mapping[str, Mapping[str, Row]], *, title: str) -> None:
-    """Images a second and latency of single images of each contender, a row of panels a model.
-
-    `models` maps a model's name to its contenders' names and figures: `images_per_s`, its `images_per_s_runs` and
-    `latency`. Contenders called cvad are blue. Raises ResourceError where the file cannot be written.
-    """
-    most = max(len(contenders) for contenders in models.values())
-    figure = _figure(12.5, 1.2 + len(models) * (1.1 + 0.42 * most))
-    panels = figure.subplots(len(models), 2, squeeze=False)
-    for (rates, latencies), (model, contenders) in zip(panels, models.items(), strict=True):
-        names = list(contenders)
-        for place, (name, row) in enumerate(contenders.items()):
-            colour = BLUE if name.startswith("cvad") else GREY
-            _rate_bar(rates, place, row, colour)
-            _latency_span(latencies, place, row["latency"], colour)
-        for axes in (rates, latencies):
-            _rows(axes, names)
-            axes.margins(x=0.16)
-        latencies.set_yticklabels([])
-        _logarithmic_x(latencies)
-        rates.set_xlim(left=0)
-        rates.set_title(f"{model}: images a second, end to end (dots: repeats)", fontsize=11, color=INK, loc="left")
-        latencies.set_title("single image, ms: p50 (dot, figure), p95 (wide), p99", fontsize=11, color=INK, loc="left")
-    figure.suptitle(title, fontsize=13, color=INK)
-    _save(path, figure)
 
 
 def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title: str) -> None:
@@ -98,22 +71,6 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
     _save(path, figure)
 
 
-def _rate_bar(axes: Axes, place: int, row: Row, colour: str) -> None:
-    axes.barh(place, row["images_per_s"], color=colour, height=0.62)
-    runs = row["images_per_s_runs"]
-    axes.plot(runs, [place] * len(runs), linestyle="none", marker="o", markersize=4, color=INK, clip_on=False)
-    _beside(axes, max(row["images_per_s"], *runs), place, _three_digits(row["images_per_s"]))
-
-
-def _latency_span(axes: Axes, place: int, latency: Row, colour: str) -> None:
-    """No bar: a logarithmic axis has no zero for it to stand on."""
-    middle, wide, end = (latency[key] for key in ("p50_ms", "p95_ms", "p99_ms"))
-    axes.plot([middle, wide], [place, place], color=colour, linewidth=6, solid_capstyle="butt")
-    axes.plot([wide, end], [place, place], color=colour, linewidth=2)
-    axes.plot([middle], [place], marker="o", markersize=10, color=colour, markeredgecolor="white")
-    _beside(axes, end, place, _three_digits(middle))
-
-
 def _three_digits(value: float) -> str:
     """At least three, without a power of ten."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
@@ -137,20 +94,6 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _logarithmic_x(axes: Axes) -> None:
-    """Milliseconds over a decade or more, in plain figures, with room at the right for the last one."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * (high / low) ** 0.08)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    plain = ScalarFormatter()
-    plain.set_scientific(False)
-    axes.xaxis.set_major_formatter(plain)
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _logarithmic(axes: Axes, sizes: Sequence[float]) -> None:

@@ -11,9 +11,8 @@ from typing import Any, Final
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.assembly.bundle_variants import write_variant
-from cvad_cli.assembly.contenders import Job, measure, memory_over, started_now
+from cvad_cli.assembly.contenders import BenchmarkJob, measure, memory_over
 from cvad_cli.assembly.detectors import open_bundle, open_detector
-from cvad_cli.assembly.peer_models import RunSetting
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Reporter
 
@@ -24,7 +23,7 @@ IMAGE_COUNTS: Final = (1, 4, 16)
 """Images of the longest run over those of the shortest."""
 
 
-def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list[dict[str, Any]]]:
+def grow(job: BenchmarkJob, *, reporter: Reporter) -> dict[str, list[dict[str, Any]]]:
     """Axis -> a row a size: `value`, `ms_per_image` (end to end, in batches) and `memory_mb`; JSON-ready.
 
     Every size of image or bank is a bundle of its own in a temporary folder (assembly/bundle_variants.py), opened once
@@ -39,7 +38,7 @@ def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list
     with reporter.stage("Measuring growth", len(sizes) + len(rows) + 1) as advance:
         for axis, values in (("image_size", sizes), ("bank_rows", rows)):
             if values:
-                found[axis] = [_at(job, setting, bundle, axis, value, advance) for value in values]
+                found[axis] = [_at(job, bundle, axis, value, advance) for value in values]
         counts = [len(job.records) * factor for factor in IMAGE_COUNTS]
         found["images"] = [
             {
@@ -47,19 +46,17 @@ def grow(job: Job, setting: RunSetting, *, reporter: Reporter) -> dict[str, list
                 "ms_per_image": row["seconds"] * 1e3 / row["value"],
                 "memory_mb": row["memory"] / 1e6,
             }
-            for row in in_fresh_process(memory_over, job, setting, counts)
+            for row in in_fresh_process(memory_over, job, counts)
         ]
         advance(1)
     return found
 
 
-def _at(
-    job: Job, setting: RunSetting, bundle: Bundle, axis: str, value: int, advance: Callable[[int], None]
-) -> dict[str, Any]:
+def _at(job: BenchmarkJob, bundle: Bundle, axis: str, value: int, advance: Callable[[int], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cvad-bench-") as scratch:
         settings = in_fresh_process(_prepared, job, bundle, Path(scratch), axis, value)
         changed = dataclasses.replace(job, settings=settings)
-        measured = in_fresh_process(measure, started_now(changed), setting, False)
+        measured = in_fresh_process(measure, changed.started_now())
     advance(1)
     return {
         "value": value,
@@ -69,7 +66,7 @@ def _at(
     }
 
 
-def _prepared(job: Job, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
+def _prepared(job: BenchmarkJob, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
     """Settings of a variant that has been opened once: conversion and proof lie in its cache, and are not measured."""
     settings = write_variant(job.settings, bundle, root, axis, value)
     open_detector(settings, job.device)

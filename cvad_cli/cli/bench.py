@@ -1,10 +1,10 @@
-"""`cvad bench`: speed, memory, their growth, and anomalib beside them."""
+"""`cvad bench`: speed, memory and their growth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,7 +14,11 @@ from cvad_cli.cli.runs import Options, run_each
 Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
 Scaling = Annotated[bool, typer.Option("--scaling", help="Also over image sizes, memory banks and numbers of images.")]
-Peers = Annotated[bool, typer.Option("--peers", help="Also anomalib's own ways, with the same weights and files.")]
+Peers = Annotated[bool, typer.Option("--peers", hidden=True)]
+PEERS_MOVED: Final = (
+    "--peers was moved out of cvad: the comparison with anomalib's inferencers is a tool of cvad's repository; run "
+    "it there with `python scripts/anomalib_comparison --bundle <output.root>/<name>/bundle`"
+)
 
 
 def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -33,11 +37,13 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
     Writes <output.root>/<name>/bench/: bench.json, bench.md and charts.
     """
+    if peers:
+        raise typer.BadParameter(PEERS_MOVED)
     from cvad_cli.cli.render import show_bench
 
     def task() -> Callable[..., Any]:
         from cvad_cli.tasks.bench import BenchRequest, bench
 
-        return partial(bench, BenchRequest(images, repeats, scaling, peers))
+        return partial(bench, BenchRequest(images, repeats, scaling))
 
     run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_bench)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from cvad_cli.records import BenchSummary, DemoSummary, EvaluationSummary, Field
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cvad_cli.assembly.bench_tables import TextTable
     from cvad_cli.tasks.distill_teacher import DistillSummary
     from cvad_cli.tasks.predict import PredictSummary
 
@@ -95,18 +96,23 @@ def show_demo(summary: DemoSummary) -> None:
 
 def show_bench(summary: BenchSummary) -> None:
     """Every table of bench.md, and where it is."""
-    from rich.table import Table
-
     from cvad_cli.assembly.bench_tables import tables_of
 
-    for text in tables_of(summary.report):
+    show_tables(tables_of(summary.report), summary.folder)
+
+
+def show_tables(tables: Iterable[TextTable], folder: Path) -> None:
+    """Tables of measurements, and the folder that holds them."""
+    from rich.table import Table
+
+    for text in tables:
         table = Table(title=text.title, title_justify="left", show_header=any(text.headings))
-        for place, heading in enumerate(text.headings):
-            table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+        for index, heading in enumerate(text.headings):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
         for row in text.rows:
             table.add_row(*row)
         _print(table)
-    _print(f"tables, figures and charts in {summary.folder}")
+    _print(f"tables, figures and charts in {folder}")
 
 
 def show_distillation(summary: DistillSummary) -> None:

@@ -1,33 +1,28 @@
-"""`cvad bench`: how quick a trained bundle is on this machine, how that grows, and how anomalib does beside it."""
+"""`cvad bench`: how fast a trained bundle is on this machine, and how time and memory grow."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 from cvad_cli import __version__
-from cvad_cli.adapters.bench_charts import growth_chart, peers_chart, stages_chart
+from cvad_cli.adapters.bench_charts import growth_chart, stages_chart
 from cvad_cli.adapters.bundles import version_of
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.adapters.machine import describe_machine
-from cvad_cli.assembly.bench_tables import MODELS, as_markdown, called, comparison_in
-from cvad_cli.assembly.contenders import OURS, Job, measure, started_now, time_stages
+from cvad_cli.assembly.bench_tables import as_markdown, tables_of
+from cvad_cli.assembly.contenders import BenchmarkJob, as_figures, measure, time_stages
 from cvad_cli.assembly.detectors import bench_folder, open_bundle
-from cvad_cli.assembly.peer_comparison import compare, together
-from cvad_cli.assembly.peer_models import RunSetting
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.scaling import grow
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.latency import spread_of
-from cvad_cli.errors import ConfigError, DataError
+from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
 from cvad_cli.records import BenchSummary, ImageRecord
@@ -52,7 +47,6 @@ class BenchRequest:
     """None: every test image of the config, or every training image where it has none."""
     repeats: int = 3
     scaling: bool = False
-    peers: bool = False
 
 
 def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> BenchSummary:
@@ -64,7 +58,7 @@ def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> Ben
     bundle = open_bundle(settings)
     device = choose_device(settings.device)
     records = pictures_to_judge(settings, request.images)
-    job, setting = Job(OURS, settings, device, records), RunSetting(settings.runtime.batch_size)
+    job = BenchmarkJob(settings, device, records)
     report: dict[str, Any] = {
         "name": settings.name,
         "model": settings.model.name,
@@ -74,41 +68,14 @@ def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> Ben
         "batch_size": settings.runtime.batch_size,
         "images": len(records),
         "repeats": request.repeats,
-        "speed": _speed(job, setting, request.repeats, reporter),
-        "scaling": grow(job, setting, reporter=reporter) if request.scaling else None,
-        "peers": None,
+        "speed": _speed(job, request.repeats, reporter),
+        "scaling": grow(job, reporter=reporter) if request.scaling else None,
         **provenance(machine),
     }
-    if request.peers:
-        report["peers"] = _compared([settings], request.images, request.repeats, reporter)
     folder = bench_folder(settings)
     with replacing_folder(folder) as staged:
-        write_report(staged, report)
+        _write_report(staged, report)
     return BenchSummary(folder, report)
-
-
-def bench_peers(
-    runs: Sequence[RunConfig], folder: Path, images: int | None, repeats: int, reporter: Reporter
-) -> BenchSummary:
-    """Compare the bundles of some configs, one a model, with anomalib's ways; write bench.json, bench.md, peers.png."""
-    machine = describe_machine()
-    report = {**_compared(runs, images, repeats, reporter), **provenance(machine)}
-    with replacing_folder(folder) as staged:
-        write_report(staged, report)
-    return BenchSummary(folder, report)
-
-
-def _compared(runs: Sequence[RunConfig], images: int | None, repeats: int, reporter: Reporter) -> dict[str, Any]:
-    models = {}
-    for settings in runs:
-        bundle = open_bundle(settings)
-        if bundle.manifest["model"]["kind"] in models:
-            raise ConfigError(f"{bundle.folder}: is the second bundle of one model; compare one of each at a time")
-        records, device = pictures_to_judge(settings, images), choose_device(settings.device)
-        models[bundle.manifest["model"]["kind"]] = compare(
-            settings, records, device=device, repeats=repeats, reporter=reporter
-        )
-    return together(models, repeats=repeats)
 
 
 def pictures_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
@@ -134,42 +101,22 @@ def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write bench.json, bench.md and the charts of what the report holds."""
     (folder / "bench.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "bench.md").write_text(as_markdown(report), encoding="utf-8")
+    (folder / "bench.md").write_text(as_markdown(report, tables_of(report)), encoding="utf-8")
     if report.get("speed"):
         stages_chart(folder / "stages.png", report["speed"]["stages"], title=f"{report['name']}: a single image")
     if report.get("scaling"):
         growth_chart(folder / "scaling.png", report["scaling"], title=f"{report['name']}: how time and memory grow")
-    peers = comparison_in(report)
-    if peers is not None:
-        peers_chart(folder / "peers.png", _named(peers), title="cvad and anomalib: same weights, same files")
 
 
-def _named(peers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Model -> contender -> its figures, by the names that a reader knows."""
-    return {
-        MODELS[model]: {called(name, entry): entry for name, entry in found["contenders"].items()}
-        for model, found in peers["models"].items()
-    }
-
-
-def _speed(job: Job, setting: RunSetting, repeats: int, reporter: Reporter) -> dict[str, Any]:
+def _speed(job: BenchmarkJob, repeats: int, reporter: Reporter) -> dict[str, Any]:
     with reporter.stage("Measuring the bundle", repeats + 1) as advance:
-        stages = in_fresh_process(time_stages, job)  # first: what the engine keeps beside the bundle is made
+        stages = in_fresh_process(time_stages, job)  # first: it fills the engine's cache beside the bundle
         advance(1)
         runs = []
         for _ in range(repeats):
-            runs.append(in_fresh_process(measure, started_now(job), setting, False))
+            runs.append(in_fresh_process(measure, job.started_now()))
             advance(1)
-    return {
-        "images_per_s": median(run.images_per_s for run in runs),
-        "images_per_s_runs": [run.images_per_s for run in runs],
-        "latency": dataclasses.asdict(spread_of([each for run in runs for each in run.latencies])),
-        "to_first_result_s": median(run.to_first_result_s for run in runs),
-        "open_s": median(run.open_s for run in runs),
-        "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
-        "serving": runs[0].serving,
-        "stages": stages,
-    }
+    return {**as_figures(runs), "stages": stages}

@@ -1,8 +1,8 @@
-"""anomalib's own ways to judge pictures, run as a user of anomalib would: what our speed is compared with.
+"""anomalib's inferencers as benchmark targets, each used as a user of anomalib would use it.
 
-Models carry the same weights and memory bank as ours, and anomalib's default pre- and post-processing for them: files
-opened by anomalib, shrunk by torchvision, maps and scores normalised. Nothing that costs time for its own sake is left
-on: no pictures are drawn, no metrics collected, no progress shown.
+The models carry the same weights and memory bank as cvad's, and anomalib's default pre- and post-processing: anomalib
+opens the files, torchvision resizes them, maps and scores are normalised. Everything that costs time without changing
+the result is off: no images are drawn, no metrics collected, no progress shown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 import numpy as np
 
@@ -25,26 +25,25 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
-PeerName = Literal["torch_inferencer", "engine", "torch_batches", "openvino"]
 OPENVINO_BATCHES: Final = (1, 8)
-TORCH_PEERS: Final = ("torch_inferencer", "engine", "torch_batches")
-"""Of which the fastest is anomalib's torch path."""
+TORCH_INFERENCERS: Final = ("torch_inferencer", "engine", "torch_batches")
+"""The fastest of these counts as anomalib's torch path."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunSetting:
-    """How files are handed over, where a contender leaves a choice."""
+class LoaderSetting:
+    """How a target loads files, where it leaves a choice."""
 
     batch_size: int = 1
     workers: int = 0
-    """Processes that read ahead; 0: the one that computes reads as well."""
+    """Processes that read ahead; 0: the process that computes also reads."""
     shrink_first: bool = True
-    """Whether pictures are brought to the network's size before they are batched, or inside the exported model."""
+    """Whether images are resized to the network's input before they are batched, or inside the exported model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRange:
-    """What anomalib's post-processor normalises by: found by it on validation images."""
+    """The range by which anomalib's post-processor normalises; it finds this range on validation images."""
 
     image_min: float
     image_max: float
@@ -53,15 +52,15 @@ class ScoreRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Exports:
+class ExportedModels:
     """Files of `Engine.export`."""
 
     torch_file: Path
     openvino: Mapping[int, Path]
-    """Batch size -> a model for just so many pictures at the network's size; empty: it cannot export here."""
+    """Batch size -> a model for batches of exactly that size; empty: the export is not possible here."""
 
 
-def patchcore_peer(
+def anomalib_patchcore(
     network: nn.Module, stored: Mapping[str, Any], bank: torch.Tensor, image_size: int
 ) -> AnomalibModule:
     """anomalib's Patchcore with a bundle's backbone and memory bank; `stored` is `model` of its manifest."""
@@ -74,7 +73,7 @@ def patchcore_peer(
     return module.eval()
 
 
-def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) -> AnomalibModule:
+def anomalib_efficient_ad(network: Any, stored: Mapping[str, Any], image_size: int) -> AnomalibModule:
     """anomalib's EfficientAd around a bundle's torch model; `stored` is `model` of its manifest."""
     from anomalib.models import EfficientAd
 
@@ -92,7 +91,7 @@ def efficient_ad_peer(network: Any, stored: Mapping[str, Any], image_size: int) 
 
 
 def measure_range(module: Any, files: Sequence[Path], image_size: int) -> ScoreRange:
-    """Extremes of raw scores and maps over pictures shrunk with antialiasing, as in training, and without, as exported.
+    """Extremes of raw scores and maps over images resized with antialiasing, as in training, and without, as exported.
 
     anomalib's data modules validate on the test images by default, with antialiasing alone. What it exports can score
     beyond that range, and would lose the order of those scores by its own cutting: here the range holds them too.
@@ -101,20 +100,21 @@ def measure_range(module: Any, files: Sequence[Path], image_size: int) -> ScoreR
 
     low, high = [np.inf, np.inf], [-np.inf, -np.inf]
     with torch.inference_mode():
-        loaders = (_loader(files, image_size, RunSetting(shrink_first=first)) for first in (True, False))
+        loaders = (_loader(files, image_size, LoaderSetting(shrink_first=first)) for first in (True, False))
         for batch in itertools.chain.from_iterable(loaders):
             found = module.model(module.pre_processor(batch.image))
-            for place, values in enumerate((found.pred_score, found.anomaly_map)):
-                low[place] = min(low[place], float(values.min()))
-                high[place] = max(high[place], float(values.max()))
+            for index, values in enumerate((found.pred_score, found.anomaly_map)):
+                low[index] = min(low[index], float(values.min()))
+                high[index] = max(high[index], float(values.max()))
     return ScoreRange(low[0], high[0], low[1], high[1])
 
 
 def set_range(module: AnomalibModule, found: ScoreRange) -> None:
     """Let the post-processor normalise by `found`, as it does after anomalib's training.
 
-    Its thresholds are the middles of the ranges, which it takes itself where it knows none. It cuts scores to 0..1
-    around its threshold: one far from the middle, as our conformal one may be, makes scores equal and spoils AUROC.
+    The thresholds are the middles of the ranges, which is anomalib's own choice where it knows none. anomalib clips
+    scores to 0..1 around its threshold: a threshold far from the middle, as a conformal one may be, clips many scores
+    to one value and lowers AUROC.
     """
     post: Any = module.post_processor
     for name in ("image_min", "image_max", "pixel_min", "pixel_max"):
@@ -124,16 +124,16 @@ def set_range(module: AnomalibModule, found: ScoreRange) -> None:
 
 
 def can_export_openvino() -> bool:
-    """Whether what anomalib's OpenVINO export needs is installed: it goes through ONNX."""
+    """Whether the packages for anomalib's OpenVINO export are installed: it goes through ONNX."""
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("openvino", "onnx", "onnxscript"))
 
 
-def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
-    """Export with anomalib's engine, as its documentation shows it, but for the batch size of the OpenVINO models.
+def export(module: AnomalibModule, folder: Path, image_size: int) -> ExportedModels:
+    """Export with anomalib's engine, as its documentation shows it, except for the batch size of the OpenVINO models.
 
-    Left to itself, anomalib 2.7.0 with torch 2.14 writes a PatchCore for batches of two, which refuses one picture.
+    By default anomalib 2.7.0 with torch 2.14 exports a PatchCore for batches of two, which refuses a single image.
     """
     from anomalib.deploy import ExportType
 
@@ -148,14 +148,16 @@ def export(module: AnomalibModule, folder: Path, image_size: int) -> Exports:
             input_size=(image_size, image_size),
             onnx_kwargs={"dynamic_shapes": ({0: batch_size},)},
         )
-    return Exports(torch_file, openvino)
+    return ExportedModels(torch_file, openvino)
 
 
 @final
-class TorchInferencerPeer:
-    """`TorchInferencer.predict` of a path, the picture shrunk by the model; or of batches that are shrunk first."""
+class TorchInferencerTarget:
+    """`TorchInferencer.predict` of a path, which the model resizes; or of batches that are resized first."""
 
-    def __init__(self, exports: Exports, device: str, image_size: int, setting: RunSetting) -> None:
+    serving: ClassVar[None] = None
+
+    def __init__(self, exports: ExportedModels, device: str, image_size: int, setting: LoaderSetting) -> None:
         from anomalib.deploy import TorchInferencer
 
         os.environ["TRUST_REMOTE_CODE"] = "1"  # the file is a pickle that we have just written ourselves
@@ -166,7 +168,7 @@ class TorchInferencerPeer:
         """Judge a file."""
         if not self._setting.shrink_first:
             return next(_predictions(self._inferencer.predict(str(file))))
-        return next(self._judge(_loader([file], self._image_size, RunSetting())))
+        return next(self._judge(_loader([file], self._image_size, LoaderSetting())))
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
         """Judge files, in order."""
@@ -181,16 +183,18 @@ class TorchInferencerPeer:
 
 
 @final
-class OpenVinoPeer:
+class OpenVinoInferencerTarget:
     """`OpenVINOInferencer` on a CPU, with OpenVINO's own choice of precision and threads."""
 
-    def __init__(self, exports: Exports, image_size: int, setting: RunSetting) -> None:
+    serving: ClassVar[None] = None
+
+    def __init__(self, exports: ExportedModels, image_size: int, setting: LoaderSetting) -> None:
         self._exports, self._image_size, self._setting = exports, image_size, setting
         self._inferencers: dict[int, Any] = {}
 
     def one(self, file: Path) -> Prediction:
         """Judge a file."""
-        return next(self._judge(_loader([file], self._image_size, RunSetting()), 1))
+        return next(self._judge(_loader([file], self._image_size, LoaderSetting()), 1))
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
         """Judge files, in order."""
@@ -198,7 +202,7 @@ class OpenVinoPeer:
         yield from itertools.islice(self._judge(loader, self._setting.batch_size), len(files))
 
     def _judge(self, loader: DataLoader[Any], batch_size: int) -> Iterator[Prediction]:
-        """The model takes full batches alone: the last one is filled with its last picture again."""
+        """The model takes full batches only: the last batch is filled with copies of its last image."""
         from anomalib.deploy import OpenVINOInferencer
         from torch import cat
 
@@ -211,35 +215,39 @@ class OpenVinoPeer:
 
 
 @final
-class EnginePeer:
+class EngineTarget:
     """`Engine.predict` with a data loader, everything in one call."""
 
-    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: RunSetting) -> None:
+    serving: ClassVar[None] = None
+
+    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: LoaderSetting) -> None:
         self._module, self._image_size, self._setting = module, image_size, setting
         self._engine = _engine(Path("engine"), device)
 
     def one(self, file: Path) -> Prediction:
-        """Judge a file: a whole prediction run for it, since the engine knows no shorter way."""
+        """Judge a file in a whole prediction run: the engine offers nothing shorter."""
         return next(self.stream([file]))
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
-        """Judge files, in order; the first comes when all are done."""
+        """Judge files, in order; the first result arrives when all are done."""
         loader = _loader(files, self._image_size, self._setting)
         for batch in self._engine.predict(model=self._module, dataloaders=loader) or []:
             yield from _predictions(batch)
 
 
 @final
-class TorchBatchesPeer:
-    """The plain model in a loop of one's own: a data loader, batches, `torch.inference_mode`."""
+class TorchBatchesTarget:
+    """The plain model in a loop that a user would write: a data loader, batches, `torch.inference_mode`."""
 
-    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: RunSetting) -> None:
+    serving: ClassVar[None] = None
+
+    def __init__(self, module: AnomalibModule, device: str, image_size: int, setting: LoaderSetting) -> None:
         self._module, self._device = module.to(device), device
         self._image_size, self._setting = image_size, setting
 
     def one(self, file: Path) -> Prediction:
         """Judge a file, without a loader."""
-        return next(self._judge(_loader([file], self._image_size, RunSetting())))
+        return next(self._judge(_loader([file], self._image_size, LoaderSetting())))
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
         """Judge files, in order."""
@@ -260,8 +268,8 @@ def _engine(folder: Path, device: str) -> Any:
     return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False)
 
 
-def _loader(files: Sequence[Path], image_size: int, setting: RunSetting) -> DataLoader[Any]:
-    """anomalib's own data set of files to predict; `shrink_first` shrinks in it as its models do, with antialiasing."""
+def _loader(files: Sequence[Path], image_size: int, setting: LoaderSetting) -> DataLoader[Any]:
+    """anomalib's own data set of files to predict; with `shrink_first` it resizes as anomalib's training does."""
     from anomalib.data import PredictDataset
     from torch.utils.data import DataLoader
     from torchvision.transforms.v2 import Resize
@@ -273,10 +281,10 @@ def _loader(files: Sequence[Path], image_size: int, setting: RunSetting) -> Data
 
 
 def _predictions(batch: Any) -> Iterator[Prediction]:
-    """One Prediction an image of an anomalib batch, whose arrays are torch's or NumPy's."""
+    """One Prediction per image of an anomalib batch, whose arrays are torch's or NumPy's."""
     scores, maps = (np.asarray(_on_cpu(values), np.float32) for values in (batch.pred_score, batch.anomaly_map))
-    for score, picture in zip(scores.reshape(-1), maps.reshape(-1, *maps.shape[-2:]), strict=True):
-        yield Prediction(float(score), picture)
+    for score, anomaly_map in zip(scores.reshape(-1), maps.reshape(-1, *maps.shape[-2:]), strict=True):
+        yield Prediction(float(score), anomaly_map)
 
 
 def _on_cpu(values: Any) -> Any:
