@@ -22,7 +22,7 @@ from cvad_cli.assembly.detectors import open_detector
 from cvad_cli.assembly.results import Finished, PictureResult, Tally
 from cvad_cli.assembly.shots import Subject
 from cvad_cli.assembly.single_latency import single_image_latency
-from cvad_cli.cli.inspection import _Teller
+from cvad_cli.cli.render.predict import PredictionLines
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks.predict import PredictRequest, predict
 
@@ -352,7 +352,7 @@ def test_a_terminal_shows_how_it_goes_and_a_pipe_does_not(monkeypatch: pytest.Mo
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr("sys.stderr", stream)
         monkeypatch.setattr("sys.stdout", io.StringIO())
-        with _Teller(jsonl=False, silent=False, live=True) as teller:
+        with PredictionLines(jsonl=False, silent=False, live=True) as teller:
             teller.tell(dataclasses.asdict(result), tally)
         shown[stream.isatty()] = stream.getvalue()
     assert "1 judged" in shown[True]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
-from cvad_cli.cli.runs import Options, run_each
+from cvad_cli.cli.run_task import Options, run_each
 
 Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
@@ -39,7 +39,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     """
     if peers:
         raise typer.BadParameter(PEERS_MOVED)
-    from cvad_cli.cli.render import show_bench
+    from cvad_cli.cli.render.bench import show_bench
 
     def task() -> Callable[..., Any]:
         from cvad_cli.tasks.bench import BenchRequest, bench

@@ -12,6 +12,7 @@ from cvad_cli.cli.root import remember_debug
 Configs = Annotated[
     list[Path], typer.Option("--config", "-c", metavar="FILE", help="A YAML config. May be given several times.")
 ]
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The YAML config of a trained run.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as in model.coreset_ratio=0.1.")
 ]

@@ -28,8 +28,8 @@ from pathlib import Path
 from anomalib_comparison.comparison import ComparisonPlan
 from anomalib_comparison.tables import comparison_tables
 from cvad_cli.cli.progress import reporter_for
-from cvad_cli.cli.render import show_tables
-from cvad_cli.cli.runs import Options, quiet_libraries
+from cvad_cli.cli.render.bench import show_tables
+from cvad_cli.cli.run_task import Options, quiet_libraries
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ConfigError, CvadError, ModelError

@@ -119,25 +119,8 @@ class Verdicts:
 
 
 def _tell_failed(name: str, gates: Sequence[GateResult]) -> None:
+    from cvad_cli.cli.render.gates import gate_line
+
     for gate in gates:
         if not gate.passed:
-            typer.secho(f"gate failed: {name}: {_line(gate)}", err=True)
-
-
-def show(summary: EvaluationSummary) -> None:
-    """The figures, then a line a gate and their verdict."""
-    from cvad_cli.cli.render import show_evaluation, show_lines
-
-    show_evaluation(summary)
-    if not summary.gates:
-        return
-    marks = {"passed": "pass", "failed": "FAIL", "cannot tell": "pass?", "skipped": "skip"}
-    lines = [f"{marks[gate.verdict] if gate.passed else 'FAIL':<6}{_line(gate)}" for gate in summary.gates]
-    failed = sum(not gate.passed for gate in summary.gates)
-    show_lines([*lines, f"{failed or 'None'} of {len(summary.gates)} gates failed."])
-
-
-def _line(gate: GateResult) -> str:
-    verdict = "cannot tell: " if gate.verdict == "cannot tell" else ""
-    asked = gate.name if gate.bound in gate.name else f"{gate.name} ({gate.bound})"
-    return f"{asked}: {verdict}{gate.reason}"
+            typer.secho(f"gate failed: {name}: {gate_line(gate)}", err=True)

@@ -1,4 +1,4 @@
-"""The two commands that every run begins with: `cvad train` and `cvad evaluate`."""
+"""`cvad train` and `cvad evaluate`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cvad_cli.cli import gating
-from cvad_cli.cli.batches import Batch, Categories, Force, Importing, Models, leave, run_batch_of
+from cvad_cli.cli import gates
+from cvad_cli.cli.batch import Batch, Categories, Force, Importing, Models, exit_with_status, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
-from cvad_cli.cli.runs import Options, run_each
+from cvad_cli.cli.run_task import Options, run_each
 
 
 def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -25,7 +25,7 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     debug: Debug = False,
 ) -> None:
     """Train a detector on good images, calibrate its threshold, write its bundle."""
-    from cvad_cli.cli.render import show_training
+    from cvad_cli.cli.render.train_evaluate import show_training
 
     def task() -> Callable[..., Any]:
         from cvad_cli.tasks.train import train
@@ -42,7 +42,7 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         return earlier_training
 
-    leave(run_batch_of(batch, "train", options, task, earlier))
+    exit_with_status(run_batch_of(batch, "train", options, task, earlier))
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -55,14 +55,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     classification: Annotated[
         bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
     ] = False,
-    gate: gating.GateFile = None,
-    min_: gating.Minimums = [],  # noqa: B006
-    max_: gating.Maximums = [],  # noqa: B006
-    baseline: gating.BaselinePath = None,
-    tolerance: gating.Tolerances = [],  # noqa: B006
-    undecided: gating.Undecided = None,
-    junit: gating.JunitFile = None,
-    summary: gating.SummaryFile = None,
+    gate: gates.GateFile = None,
+    min_: gates.Minimums = [],  # noqa: B006
+    max_: gates.Maximums = [],  # noqa: B006
+    baseline: gates.BaselinePath = None,
+    tolerance: gates.Tolerances = [],  # noqa: B006
+    undecided: gates.Undecided = None,
+    junit: gates.JunitFile = None,
+    summary: gates.SummaryFile = None,
     portable: Annotated[
         bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")
     ] = False,
@@ -74,10 +74,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
     Exit status 1: a gate (--gate, --min, --max, --baseline) failed.
     """
+    from cvad_cli.cli.render.gates import show_evaluation_and_gates
     from cvad_cli.config.gates import GateRequest, read_gates
 
     plan = read_gates(GateRequest(gate, min_, max_, baseline, tolerance, undecided))
-    verdicts = gating.Verdicts(junit, summary, tell=json or quiet)
+    verdicts = gates.Verdicts(junit, summary, tell=json or quiet)
 
     task = _evaluating(classification=classification, portable=portable, plan=plan)
     options = Options(tuple(set_), device, json, quiet, debug)
@@ -86,9 +87,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
         if batch.wanted:
             found = run_batch_of(batch, "evaluate", options, task, _evaluated(classification=classification))
             verdicts.add(found)
-            leave(found)
+            exit_with_status(found)
         else:
-            run_each(config, options, lambda: verdicts.watch(task()), gating.show)
+            run_each(config, options, lambda: verdicts.watch(task()), show_evaluation_and_gates)
     verdicts.exit_on_failure()
 
 

@@ -12,11 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cvad_cli.cli.options import Configs, Debug, Device, FailOnDefect, Json, Jsonl, Overrides, Quiet, refuse_both_forms
-from cvad_cli.cli.runs import Options, run_each
-
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The YAML config of a trained run.")]
-
+from cvad_cli.cli.options import (
+    ConfigFile,
+    Configs,
+    Debug,
+    Device,
+    FailOnDefect,
+    Json,
+    Jsonl,
+    Overrides,
+    Quiet,
+    refuse_both_forms,
+)
+from cvad_cli.cli.run_task import Options, run_each
 
 Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K pictures a type.")]
 ShotSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the pictures of --shots.")]
@@ -49,7 +57,7 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     debug: Debug = False,
 ) -> None:
     """Learn defect types from labelled pictures: describe their regions and keep them in the defect index."""
-    from cvad_cli.cli import defect_tables as tables
+    from cvad_cli.cli.render import index_classify as tables
 
     options = Options(tuple(set_), device, json, quiet, debug)
     chosen = [list_ or stats, export is not None, import_ is not None, delete is not None]
@@ -96,8 +104,8 @@ def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     debug: Debug = False,
 ) -> None:
     """Judge pictures and name each of their defects: a type with its confidence and nearest examples, or unknown."""
-    from cvad_cli.cli.defect_tables import show_classification
-    from cvad_cli.cli.render import as_json
+    from cvad_cli.cli.render.as_json import as_json
+    from cvad_cli.cli.render.index_classify import show_classification
 
     refuse_both_forms(json=json, jsonl=jsonl)
     lines = sys.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cvad_cli.cli.runs import Options, quiet_libraries
+from cvad_cli.cli.run_task import Options, load_settings, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from cvad_cli.assembly.batch_outcomes import BatchSummary
@@ -56,11 +55,9 @@ def run_batch_of(
     All configs are read before the first run starts: a typo in the last one is found at once.
     """
     from cvad_cli.cli.progress import reporter_for
-    from cvad_cli.cli.run_table import run_table_for
-    from cvad_cli.config.load import load_config
+    from cvad_cli.cli.render.batch import run_table_for
 
-    overrides = [*options.overrides, *([f"device={options.device}"] if options.device else [])]
-    settings = [load_config(path, overrides) for path in batch.configs]
+    settings = load_settings(batch.configs, options)
     with quiet_libraries(options):
         from cvad_cli.assembly.batch_plan import plan_batch
         from cvad_cli.tasks.batch import BatchRequest, Onlookers, run_batch
@@ -73,7 +70,7 @@ def run_batch_of(
     return summary
 
 
-def leave(summary: BatchSummary) -> None:
+def exit_with_status(summary: BatchSummary) -> None:
     """Exit with the gravest of the runs' statuses."""
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
@@ -93,9 +90,8 @@ def _show(summary: BatchSummary, executor: str, options: Options) -> None:
     if options.json:
         from cvad_cli.assembly.batch_report import as_document
 
-        document = as_document(summary, executor=executor)
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(as_document(summary, executor=executor))
     elif not options.quiet:
-        from cvad_cli.cli.run_table import show_batch
+        from cvad_cli.cli.render.batch import show_batch
 
         show_batch(summary)

@@ -11,11 +11,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cvad_cli.errors import CvadError
+
+if TYPE_CHECKING:
+    from cvad_cli.config.schema import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,9 @@ def run_each(
     the JSON is a list, and the exit status is that of the first failure.
     """
     from cvad_cli.cli.progress import reporter_for
-    from cvad_cli.cli.render import as_json
-    from cvad_cli.config.load import load_config
+    from cvad_cli.cli.render.as_json import as_json
 
-    overrides = [*options.overrides, *([f"device={options.device}"] if options.device else [])]
-    settings = [load_config(path, overrides) for path in configs]
+    settings = load_settings(configs, options)
     failures: list[CvadError] = []
     results = []
     with quiet_libraries(options):
@@ -60,49 +61,33 @@ def run_each(
                 show(results[-1])
     if options.json:
         plain = [as_json(result) for result in results]
-        typer.echo(json.dumps(plain[0] if len(configs) == 1 else plain, indent=2, ensure_ascii=False))
+        print_json(plain[0] if len(configs) == 1 else plain)
     if failures:
         raise typer.Exit(failures[0].exit_code)
     return results
 
 
-def run_demo(output: Path, seed: int, options: Options) -> None:
-    """Generate, train and evaluate each category; then the table."""
-    from cvad_cli.cli.progress import reporter_for
-    from cvad_cli.cli.render import as_json, show_demo
-    from cvad_cli.records import DemoSummary
+def load_settings(configs: Sequence[Path], options: Options) -> list[RunConfig]:
+    """The settings of each config, with the options' overrides."""
+    from cvad_cli.config.load import load_config
 
-    reporter = reporter_for(options.quiet)
-    with quiet_libraries(options):
-        from cvad_cli.tasks.demo import PLAIN_WORDS, prepare_demo
-        from cvad_cli.tasks.evaluate import evaluate
-        from cvad_cli.tasks.train import train
+    overrides = [*options.overrides, *([f"device={options.device}"] if options.device else [])]
+    return [load_config(path, overrides) for path in configs]
 
-        metrics = {}
-        for settings in prepare_demo(output, seed=seed, reporter=reporter):
-            reporter.note(f"{settings.name}:")
-            train(settings, reporter, naming=False)
-            metrics[settings.name] = evaluate(settings, reporter).metrics
-    result = DemoSummary(output, PLAIN_WORDS, metrics)
+
+def show_result(result: object, options: Options, show: Callable[[Any], None]) -> None:
+    """Print the one record of a command that reads no configs: as JSON, by `show`, or not at all."""
+    from cvad_cli.cli.render.as_json import as_json
+
     if options.json:
-        typer.echo(json.dumps(as_json(result), indent=2, ensure_ascii=False))
+        print_json(as_json(result))
     elif not options.quiet:
-        show_demo(result)
+        show(result)
 
 
-def run_distillation(options: Options, **settings: Any) -> None:
-    """Distil a teacher; then what it was made of."""
-    from cvad_cli.cli.progress import reporter_for
-    from cvad_cli.cli.render import as_json, show_distillation
-
-    with quiet_libraries(options):
-        from cvad_cli.tasks.distill_teacher import DistillSettings, distill_teacher
-
-        result = distill_teacher(DistillSettings(**settings), reporter_for(options.quiet))
-    if options.json:
-        typer.echo(json.dumps(as_json(result), indent=2, ensure_ascii=False))
-    elif not options.quiet:
-        show_distillation(result)
+def print_json(document: Any) -> None:
+    """Print a JSON document on standard output."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,45 @@
+"""`cvad analyze-rf`: the receptive field of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
+from cvad_cli.cli.run_task import Options, run_each
+
+
+def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    config: Configs,
+    set_: Overrides = [],  # noqa: B006
+    device: Device = None,
+    defect_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="A defect to judge: 2.5mm (needs data.pixel_size_mm) or 40px.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture to draw on, whose size counts as the camera's.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the detector can see: its receptive field derived, measured, drawn, and told as sizes of defects.
+
+    Writes <output.root>/<name>/receptive_field/. Exit status 1: the measured field is not the theoretical one.
+    """
+    from cvad_cli.cli.render.analyze_rf import show_fields
+
+    def task() -> Callable[..., Any]:
+        from functools import partial
+
+        from cvad_cli.tasks.analyze_rf import FieldQuestion, analyze_rf
+
+        return partial(analyze_rf, FieldQuestion(defect_size, image))
+
+    options = Options(tuple(set_), device, json, quiet, debug)
+    results = run_each(config, options, task, show_fields)
+    if not all(result.agrees for result in results):
+        raise typer.Exit(1)

@@ -1,0 +1,106 @@
+"""`cvad predict`: judge images, folders, videos, cameras or a watched folder."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from cvad_cli.cli.options import (
+    ConfigFile,
+    Debug,
+    Device,
+    FailOnDefect,
+    Json,
+    Jsonl,
+    Overrides,
+    Quiet,
+    refuse_both_forms,
+)
+from cvad_cli.cli.run_task import Options, run_each
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[IMAGE|FOLDER|GLOB|VIDEO|camera:N|-]...", help="Pictures; - reads paths from stdin."),
+]
+Watch = Annotated[
+    Path | None, typer.Option("--watch", metavar="FOLDER", help="Inspect each file as it appears, until stopped.")
+]
+Results = Annotated[
+    Path | None, typer.Option("--results", metavar="FILE", help="With --watch: the JSONL file that is its memory.")
+]
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a picture.")]
+Maps = Annotated[
+    Path | None, typer.Option("--maps", metavar="DIR", help="Write each anomaly map as 32-bit float TIFF.")
+]
+Overlays = Annotated[
+    Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its regions marked.")
+]
+Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with a NUL, as find -print0 writes them.")]
+
+
+def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
+    config: ConfigFile,
+    sources: Sources = None,
+    watch: Watch = None,
+    results: Results = None,
+    set_: Overrides = [],  # noqa: B006
+    csv: Table = None,
+    maps: Maps = None,
+    overlays: Overlays = None,
+    fail_on_defect: FailOnDefect = False,
+    null: Null = False,
+    jsonl: Jsonl = False,
+    device: Device = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Judge pictures with a trained detector: score, verdict and regions of each, as fast as it goes."""
+    from cvad_cli.cli.render.predict import PredictionLines
+
+    refuse_both_forms(json=json, jsonl=jsonl)
+    told = PredictionLines(jsonl=jsonl, silent=json or quiet, live=not quiet)
+
+    def task() -> Callable[..., Any]:
+        from cvad_cli.assembly.sources import Listing
+        from cvad_cli.tasks.predict import PredictRequest, predict
+
+        listing = Listing(0, b"\0" if null else b"\n")
+        request = PredictRequest(tuple(sources or ()), watch, results, csv, maps, overlays, listing)
+        enough = stack.enter_context(_stop_gently() if request.is_endless else contextlib.nullcontext())
+        return partial(predict, request=request, tell=told.tell, enough=enough)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(told)
+        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), task, told.show)
+    if fail_on_defect and result.rejected:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _stop_gently() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event, so that what was begun is finished; a second one ends the process as usual."""
+    enough = threading.Event()
+    former: dict[int, Any] = {}
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        enough.set()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            former[number] = signal.signal(number, stop)
+    try:
+        yield enough
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

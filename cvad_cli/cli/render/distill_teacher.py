@@ -1,0 +1,23 @@
+"""What `cvad distill-teacher` made, as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cvad_cli.cli.render.tables import print_parts, titled_table
+
+if TYPE_CHECKING:
+    from cvad_cli.tasks.distill_teacher import DistillSummary
+
+
+def show_distillation(summary: DistillSummary) -> None:
+    """What the teacher learnt from, and how well."""
+    table = titled_table(f"{summary.output.name}: PDN {summary.size} distilled in {summary.seconds:.0f} s")
+    table.add_row("backbones", ", ".join(summary.sources))
+    table.add_row("channels", str(summary.channels))
+    table.add_row("pictures", ", ".join(f"{count} {name}" for name, count in summary.images.items()))
+    resumed = f", resumed at {summary.resumed_from}" if summary.resumed_from else ""
+    table.add_row("steps", f"{summary.steps}{resumed}")
+    table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
+    table.add_row("teacher", str(summary.output))
+    print_parts(table)
