@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from cvad_cli.assembly.pictures import open_dataset
     from cvad_cli.cli.progress import QuietReporter
     from cvad_cli.config.load import load_config
-    from cvad_cli.tasks.train import train
+    from cvad_cli.tasks.train import TrainRequest, train
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             encoding="utf-8",
         )
         settings = load_config(config)
-        train(settings, QuietReporter(), naming=False)
+        train(settings, TrainRequest(describe=False), QuietReporter())
         test = open_dataset(settings.data).test
         records = [test[place % len(test)] for place in range(options.pictures)]
         opened = open_detector(settings, "cpu")

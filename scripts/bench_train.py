@@ -101,12 +101,12 @@ def time_anomalib(settings: Any, root: Path, folder: Path) -> dict[str, float]:
 def time_cvad(settings: Any, root: Path, folder: Path) -> dict[str, float]:
     """`cvad train`, as the command runs it."""
     from cvad_cli.config.schema import OutputConfig
-    from cvad_cli.tasks.train import train
+    from cvad_cli.tasks.train import TrainRequest, train
 
     clock = StageClock()
     started = time.perf_counter()
     ours = replace(settings, data=replace(settings.data, root=str(root)), output=OutputConfig(str(folder)))
-    train(ours, clock)
+    train(ours, TrainRequest(), clock)
     return {"total": time.perf_counter() - started, "coreset": clock.seconds["Selecting the coreset"], **clock.seconds}
 
 

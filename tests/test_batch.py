@@ -25,7 +25,7 @@ from cvad_cli.assembly.batch_plan import plan_batch
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import DataConfig, ModelConfig, RunConfig
 from cvad_cli.errors import ConfigError
-from cvad_cli.tasks.evaluate import evaluate
+from cvad_cli.tasks.evaluate import EvaluateRequest, evaluate
 
 CONFIG = """
 name: small_grid
@@ -172,10 +172,10 @@ def test_one_failure_stops_no_other_and_the_gravest_status_is_the_batchs(own_cop
 
 
 def test_a_bug_in_one_run_is_told_and_costs_no_other(own_copy: Path, cvad, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(settings: RunConfig, reporter: Any, **options: Any) -> Any:
+    def broken(settings: RunConfig, request: Any, reporter: Any) -> Any:
         if settings.data.category == "grid":
             raise ZeroDivisionError("by zero")
-        return evaluate(settings, reporter, **options)
+        return evaluate(settings, request, reporter)
 
     monkeypatch.setattr("cvad_cli.tasks.evaluate.evaluate", broken)
     result = cvad("evaluate", "-c", own_copy, "--categories", BOTH, "--force", "--json")
@@ -274,7 +274,7 @@ class KillsAWorker:
 def test_a_worker_killed_in_the_middle_of_an_evaluation_changes_no_figure(batch_config: Path, own_copy: Path) -> None:
     overrides = ["executor.workers=2", "executor.shard_images=2", "data.category=grid"]
     reporter = KillsAWorker()
-    evaluate(load_config(own_copy, overrides), reporter)
+    evaluate(load_config(own_copy, overrides), EvaluateRequest(), reporter)
     assert reporter.killed
     assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid")
 

@@ -33,7 +33,13 @@ from cvad_cli.assembly.pretraining_pictures import (
 from cvad_cli.assembly.targets import GRID, BackboneFeatures, SourceBackbone, estimate_targets, load_sources
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
 from cvad_cli.errors import ConfigError, CvadError, DataError, ModelError
-from cvad_cli.tasks.distill_teacher import DistillSettings, DistillSummary, command_line, distill_teacher
+from cvad_cli.tasks.distill_teacher import (
+    DistillRequest,
+    DistillSettings,
+    DistillSummary,
+    command_line,
+    distill_teacher,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -92,12 +98,14 @@ def settings(output: Path, **changes: object) -> DistillSettings:
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> DistillSummary:
     """Twelve steps in one piece."""
-    return distill_teacher(settings(tmp_path_factory.mktemp("whole") / "teacher.safetensors"), Recorder())
+    return distill_teacher(
+        settings(tmp_path_factory.mktemp("whole") / "teacher.safetensors"), DistillRequest(), Recorder()
+    )
 
 
 def killed_after(steps: int, wanted: DistillSettings) -> None:
     with pytest.raises(KeyboardInterrupt):
-        distill_teacher(wanted, Recorder(interrupt_after=steps))
+        distill_teacher(wanted, DistillRequest(), Recorder(interrupt_after=steps))
 
 
 def test_the_teacher_says_where_it_comes_from(whole_run: DistillSummary) -> None:
@@ -126,7 +134,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
         killed_after(steps, wanted)
         assert not wanted.output.exists()
     reporter = Recorder()
-    summary = distill_teacher(wanted, reporter)
+    summary = distill_teacher(wanted, DistillRequest(), reporter)
     assert [step for step, _ in summary.curve] == [3, 6, 9, 12]
     assert summary.resumed_from + reporter.counted["Distilling the teacher"] == 12
     assert summary.resumed_from > 0
@@ -142,8 +150,8 @@ def test_a_run_killed_by_the_system_leaves_a_whole_checkpoint_and_the_former_tea
     wanted.output.write_bytes(b"the former teacher")
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from test_distill_teacher import Recorder, distill_teacher, settings\n"
-        "distill_teacher(settings(Path(sys.argv[2]), steps=500, checkpoint_every=1), Recorder())\n"
+        "from test_distill_teacher import DistillRequest, Recorder, distill_teacher, settings\n"
+        "distill_teacher(settings(Path(sys.argv[2]), steps=500, checkpoint_every=1), DistillRequest(), Recorder())\n"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(wanted.output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -160,7 +168,7 @@ def test_a_run_killed_by_the_system_leaves_a_whole_checkpoint_and_the_former_tea
     header = read_checkpoint(wanted.checkpoint, _settings_of(wanted.checkpoint))
     assert header is not None
     steps = 2 * header.step + 10  # the rate does not fall yet: another number of steps is welcome
-    summary = distill_teacher(dataclasses.replace(wanted, steps=steps), Recorder())
+    summary = distill_teacher(dataclasses.replace(wanted, steps=steps), DistillRequest(), Recorder())
     assert (summary.steps, summary.resumed_from, summary.curve[-1][0]) == (steps, header.step, steps)
     assert load_teacher(wanted.output).channels == 8
 
@@ -196,14 +204,14 @@ def test_other_settings_are_refused_with_the_difference(
 ) -> None:
     before = half_done.checkpoint.read_bytes()
     with pytest.raises(ConfigError, match=rf"{message}.*--restart"):
-        distill_teacher(dataclasses.replace(half_done, **changes), Recorder())  # type: ignore[arg-type]
+        distill_teacher(dataclasses.replace(half_done, **changes), DistillRequest(), Recorder())  # type: ignore[arg-type]
     assert half_done.checkpoint.read_bytes() == before
 
 
 def test_restart_begins_anew(tmp_path: Path) -> None:
     wanted = settings(tmp_path / "teacher.safetensors", steps=2, checkpoint_every=1)
     killed_after(1, wanted)
-    summary = distill_teacher(dataclasses.replace(wanted, seed=6, restart=True), Recorder())
+    summary = distill_teacher(dataclasses.replace(wanted, seed=6), DistillRequest(restart=True), Recorder())
     assert (summary.resumed_from, [step for step, _ in summary.curve]) == (0, [1, 2])
 
 
@@ -269,7 +277,7 @@ def test_what_cannot_be_had_is_named_before_any_work(
 ) -> None:
     reporter = Recorder()
     with pytest.raises(error, match=message):
-        distill_teacher(settings(tmp_path / "teacher.safetensors", **changes), reporter)
+        distill_teacher(settings(tmp_path / "teacher.safetensors", **changes), DistillRequest(), reporter)
     assert not reporter.counted
     assert not list(tmp_path.iterdir())
 

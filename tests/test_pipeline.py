@@ -198,6 +198,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny: Path, tmp_path: 
             resident[tally.judged] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     settings = load_config(tiny, ["runtime.batch_size=64"])
-    summary = predict(settings, QuietReporter(), request=PredictRequest((str(tmp_path),)), tell=tell)
+    summary = predict(settings, PredictRequest(sources=(str(tmp_path),), on_result=tell), QuietReporter())
     assert summary.images == 5000
     assert abs(resident[5000] - resident[1000]) < MOST_GROWTH_MB, resident

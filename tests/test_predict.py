@@ -321,9 +321,11 @@ def test_an_interrupted_run_leaves_no_thread_and_no_half_file(trained: Path, goo
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    request = PredictRequest((str(good),), csv=tmp_path / "table.csv", maps=tmp_path / "maps")
+    request = PredictRequest(
+        sources=(str(good),), csv=tmp_path / "table.csv", maps=tmp_path / "maps", on_result=interrupt
+    )
     with pytest.raises(KeyboardInterrupt):
-        predict(settings, QuietReporter(), request=request, tell=interrupt)
+        predict(settings, request, QuietReporter())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("cvad-load", "cvad-feed"))]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".tiff"}
 
@@ -353,7 +355,7 @@ def test_a_terminal_shows_how_it_goes_and_a_pipe_does_not(monkeypatch: pytest.Mo
         monkeypatch.setattr("sys.stderr", stream)
         monkeypatch.setattr("sys.stdout", io.StringIO())
         with PredictionLines(jsonl=False, silent=False, live=True) as teller:
-            teller.tell(dataclasses.asdict(result), tally)
+            teller.print_result(dataclasses.asdict(result), tally)
         shown[stream.isatty()] = stream.getvalue()
     assert "1 judged" in shown[True]
     assert "40 / 40 / 40 ms (p50/p95/p99)" in shown[True]

@@ -63,12 +63,12 @@ class Watch:
     @contextmanager
     def running(self, *settings: str) -> Iterator[Watch]:
         enough, ended = threading.Event(), []
-        request = PredictRequest(watch=self.folder, results=self.results)
+        request = PredictRequest(watch=self.folder, results=self.results, stop=enough)
 
         def work() -> None:
             try:
                 loaded = load_config(self._config, [*QUICK, *settings])
-                ended.append(predict(loaded, self.notes, request=request, enough=enough))
+                ended.append(predict(loaded, request, self.notes))
             except BaseException as error:  # noqa: BLE001 - shown by the test
                 ended.append(error)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
-from cvad_cli.cli.run_task import Options, run_each
+from cvad_cli.cli.run_task import Options, Task, run_each
 
 
 def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -32,14 +31,12 @@ def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     """
     from cvad_cli.cli.render.analyze_rf import show_fields
 
-    def task() -> Callable[..., Any]:
-        from functools import partial
+    def call() -> tuple[Task, Any]:
+        from cvad_cli.tasks.analyze_rf import AnalyzeRfRequest, analyze_rf
 
-        from cvad_cli.tasks.analyze_rf import FieldQuestion, analyze_rf
-
-        return partial(analyze_rf, FieldQuestion(defect_size, image))
+        return analyze_rf, AnalyzeRfRequest(defect_size=defect_size, image=image)
 
     options = Options(tuple(set_), device, json, quiet, debug)
-    results = run_each(config, options, task, show_fields)
+    results = run_each(config, options, call, show_fields)
     if not all(result.agrees for result in results):
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cvad_cli.cli.run_task import Options, load_settings, print_json, quiet_libraries
+from cvad_cli.cli.run_task import Options, TaskCall, load_settings, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from cvad_cli.assembly.batch_outcomes import BatchSummary
@@ -46,11 +46,11 @@ Importing = Callable[[], Callable[..., Any]]
 
 
 def run_batch_of(
-    batch: Batch, verb: Literal["train", "evaluate"], options: Options, task: Importing, earlier: Importing
+    batch: Batch, verb: Literal["train", "evaluate"], options: Options, call: TaskCall, earlier: Importing
 ) -> BatchSummary:
     """Plan the runs, do them with a table of how far they are, show what came of them.
 
-    `task` does the verb with one run, `earlier` finds the result of an earlier call that still holds.
+    `call` gives the task of the verb and its request, `earlier` finds the result of an earlier call that still holds.
 
     All configs are read before the first run starts: a typo in the last one is found at once.
     """
@@ -60,12 +60,19 @@ def run_batch_of(
     settings = load_settings(batch.configs, options)
     with quiet_libraries(options):
         from cvad_cli.assembly.batch_plan import plan_batch
-        from cvad_cli.tasks.batch import BatchRequest, Onlookers, run_batch
+        from cvad_cli.tasks.batch import BatchRequest, RunWork, run_batch
 
         runs = plan_batch(settings, categories=_listed(batch.categories), models=_listed(batch.models))
         with run_table_for(runs, verb, quiet=options.quiet) as table:
-            onlookers = Onlookers(reporter_for(options.quiet), table.reporter, table.watch)
-            summary = run_batch(runs, BatchRequest(verb, task(), earlier(), batch.force), onlookers)
+            task, task_request = call()
+            request = BatchRequest(
+                work=RunWork(verb=verb, task=task, request=task_request),
+                earlier=earlier(),
+                force=batch.force,
+                reporter_of=table.reporter,
+                watch=table.watch,
+            )
+            summary = run_batch(runs, request, reporter_for(options.quiet))
     _show(summary, settings[0].executor.kind, options)
     return summary
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
-from cvad_cli.cli.run_task import Options, run_each
+from cvad_cli.cli.run_task import Options, Task, run_each
 
 Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
@@ -41,9 +39,9 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
         raise typer.BadParameter(PEERS_MOVED)
     from cvad_cli.cli.render.bench import show_bench
 
-    def task() -> Callable[..., Any]:
+    def call() -> tuple[Task, Any]:
         from cvad_cli.tasks.bench import BenchRequest, bench
 
-        return partial(bench, BenchRequest(images, repeats, scaling))
+        return bench, BenchRequest(images=images, repeats=repeats, scaling=scaling)
 
-    run_each(config, Options(tuple(set_), device, json, quiet, debug), task, show_bench)
+    run_each(config, Options(tuple(set_), device, json, quiet, debug), call, show_bench)

@@ -23,21 +23,19 @@ def demo(
 
 
 def _run_demo(output: Path, seed: int, options: Options) -> None:
-    """Generate, train and evaluate each category; then the table."""
     from cvad_cli.cli.progress import reporter_for
     from cvad_cli.cli.render.demo import show_demo
-    from cvad_cli.records import DemoSummary
 
-    reporter = reporter_for(options.quiet)
     with quiet_libraries(options):
-        from cvad_cli.tasks.demo import PLAIN_WORDS, prepare_demo
-        from cvad_cli.tasks.evaluate import evaluate
-        from cvad_cli.tasks.train import train
+        from cvad_cli.config.schema import OutputConfig, RunConfig
+        from cvad_cli.tasks.demo import DemoRequest, demo
+        from cvad_cli.tasks.evaluate import EvaluateRequest, evaluate
+        from cvad_cli.tasks.train import TrainRequest, train
 
-        metrics = {}
-        for settings in prepare_demo(output, seed=seed, reporter=reporter):
-            reporter.note(f"{settings.name}:")
-            train(settings, reporter, naming=False)
-            metrics[settings.name] = evaluate(settings, reporter).metrics
-    result = DemoSummary(output, PLAIN_WORDS, metrics)
+        request = DemoRequest(
+            train=lambda run, reporter: train(run, TrainRequest(describe=False), reporter),
+            evaluate=lambda run, reporter: evaluate(run, EvaluateRequest(), reporter),
+        )
+        settings = RunConfig(name="demo", seed=seed, output=OutputConfig(root=str(output)))
+        result = demo(settings, request, reporter_for(options.quiet))
     show_result(result, options, show_demo)

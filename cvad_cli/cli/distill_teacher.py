@@ -64,17 +64,17 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
         generated_share=generated_share,
         calibration_images=calibration_images,
         held_out_images=held_out_images,
-        restart=not resume,
+        resume=resume,
     )
 
 
-def _run_distillation(options: Options, **settings: Any) -> None:
-    """Distil a teacher; then what it was made of."""
+def _run_distillation(options: Options, *, resume: bool, **settings: Any) -> None:
     from cvad_cli.cli.progress import reporter_for
     from cvad_cli.cli.render.distill_teacher import show_distillation
 
     with quiet_libraries(options):
-        from cvad_cli.tasks.distill_teacher import DistillSettings, distill_teacher
+        from cvad_cli.tasks.distill_teacher import DistillRequest, DistillSettings, distill_teacher
 
-        result = distill_teacher(DistillSettings(**settings), reporter_for(options.quiet))
+        request = DistillRequest(restart=not resume)
+        result = distill_teacher(DistillSettings(**settings), request, reporter_for(options.quiet))
     show_result(result, options, show_distillation)

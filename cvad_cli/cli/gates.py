@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cvad_cli.cli.run_task import Task
 from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
     from cvad_cli.assembly.batch_outcomes import BatchSummary
     from cvad_cli.assembly.gate_reports import RunVerdict
+    from cvad_cli.ports import Reporter
     from cvad_cli.records import EvaluationSummary, GateResult
 
 GateFile = Annotated[
@@ -62,14 +64,14 @@ class Verdicts:
             if self._runs:
                 self._write()
 
-    def watch(self, evaluate: Callable[..., EvaluationSummary]) -> Callable[..., EvaluationSummary]:
+    def watch(self, evaluate: Task) -> Task:
         """The same task, its outcome kept."""
         from cvad_cli.assembly.gate_reports import RunVerdict
 
-        def watched(settings: Any, reporter: Any) -> EvaluationSummary:
+        def watched(settings: Any, request: Any, reporter: Reporter) -> EvaluationSummary:
             started = time.monotonic()
             try:
-                result = evaluate(settings, reporter)
+                result: EvaluationSummary = evaluate(settings, request, reporter)
             except Exception as error:
                 reason = str(error) if isinstance(error, CvadError) else f"bug: {type(error).__name__}: {error}"
                 seconds = time.monotonic() - started

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json as json_module
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +22,7 @@ from cvad_cli.cli.options import (
     Quiet,
     refuse_both_forms,
 )
-from cvad_cli.cli.run_task import Options, run_each
+from cvad_cli.cli.run_task import Options, Task, run_each
 
 Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K pictures a type.")]
 ShotSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the pictures of --shots.")]
@@ -64,22 +62,23 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     if sum(chosen) > 1:
         raise typer.BadParameter("give one of --list, --stats, --export, --import and --delete, not several")
 
-    def task() -> Callable[..., Any]:
+    def call() -> tuple[Task, Any]:
         from cvad_cli.tasks import index as tasks
 
         if list_ or stats:
-            return partial(tasks.index_listing, entries=list_)
+            return tasks.index_listing, tasks.ListingRequest(entries=list_)
         if export is not None:
-            return partial(tasks.export_index_to, path=export)
+            return tasks.export_index_to, tasks.ExportRequest(path=export)
         if import_ is not None:
-            return partial(tasks.import_index_from, path=import_)
+            return tasks.import_index_from, tasks.ImportRequest(path=import_)
         if delete is not None:
-            return partial(tasks.delete_type, defect_type=delete)
-        request = tasks.IndexRequest(shots, seed, labelled_by, prune, rebuild)
-        return partial(tasks.index_defects, request=request)
+            return tasks.delete_type, tasks.DeleteTypeRequest(defect_type=delete)
+        return tasks.index_defects, tasks.IndexRequest(
+            shots=shots, seed=seed, labelled_by=labelled_by, prune=prune, rebuild=rebuild
+        )
 
     show = tables.show_listing if chosen[0] else tables.show_transfer if any(chosen[1:3]) else tables.show_index
-    run_each(config, options, task, show)
+    run_each(config, options, call, show)
 
 
 Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a region.")]
@@ -110,21 +109,21 @@ def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     refuse_both_forms(json=json, jsonl=jsonl)
     lines = sys.stdout
 
-    def tell(verdict: object) -> None:
+    def print_line(verdict: object) -> None:
         if jsonl:
             lines.write(json_module.dumps(as_json(verdict), ensure_ascii=False) + "\n")
             lines.flush()
 
-    def task() -> Callable[..., Any]:
+    def call() -> tuple[Task, Any]:
         from cvad_cli.tasks.classify import ClassifyRequest, classify
 
-        return partial(classify, request=ClassifyRequest(tuple(images), csv, overlays), tell=tell)
+        return classify, ClassifyRequest(inputs=tuple(images), csv=csv, overlays=overlays, on_result=print_line)
 
     def show(summary: Any) -> None:
         if not jsonl:
             show_classification(summary, csv=csv, overlays=overlays)
 
     with contextlib.redirect_stdout(sys.stderr) if jsonl else contextlib.nullcontext():
-        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), task, show)
+        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), call, show)
     if fail_on_defect and result.rejected:
         raise typer.Exit(1)

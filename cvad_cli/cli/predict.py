@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from cvad_cli.cli.options import (
     Quiet,
     refuse_both_forms,
 )
-from cvad_cli.cli.run_task import Options, run_each
+from cvad_cli.cli.run_task import Options, Task, run_each
 
 Sources = Annotated[
     list[str] | None,
@@ -67,20 +67,28 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     from cvad_cli.cli.render.predict import PredictionLines
 
     refuse_both_forms(json=json, jsonl=jsonl)
-    told = PredictionLines(jsonl=jsonl, silent=json or quiet, live=not quiet)
+    lines = PredictionLines(jsonl=jsonl, silent=json or quiet, live=not quiet)
 
-    def task() -> Callable[..., Any]:
+    def call() -> tuple[Task, Any]:
         from cvad_cli.assembly.sources import Listing
         from cvad_cli.tasks.predict import PredictRequest, predict
 
-        listing = Listing(0, b"\0" if null else b"\n")
-        request = PredictRequest(tuple(sources or ()), watch, results, csv, maps, overlays, listing)
-        enough = stack.enter_context(_stop_gently() if request.is_endless else contextlib.nullcontext())
-        return partial(predict, request=request, tell=told.tell, enough=enough)
+        request = PredictRequest(
+            sources=tuple(sources or ()),
+            watch=watch,
+            results=results,
+            csv=csv,
+            maps=maps,
+            overlays=overlays,
+            listing=Listing(0, b"\0" if null else b"\n"),
+            on_result=lines.print_result,
+        )
+        stop = stack.enter_context(_stop_gently()) if request.is_endless else None
+        return predict, replace(request, stop=stop)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(told)
-        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), task, told.show)
+        stack.enter_context(lines)
+        (result,) = run_each([config], Options(tuple(set_), device, json, quiet, debug), call, lines.show)
     if fail_on_defect and result.rejected:
         raise typer.Exit(1)
 

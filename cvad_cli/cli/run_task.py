@@ -19,6 +19,7 @@ from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
     from cvad_cli.config.schema import RunConfig
+    from cvad_cli.ports import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,14 @@ class Options:
     debug: bool
 
 
-def run_each(
-    configs: Sequence[Path], options: Options, task: Callable[[], Callable[..., Any]], show: Callable[[Any], None]
-) -> list[Any]:
+Task = Callable[[Any, Any, "Reporter"], Any]
+"""`(settings, request, reporter) -> record`: every task in cvad_cli/tasks."""
+
+TaskCall = Callable[[], tuple[Task, Any]]
+"""Imports a task when it is needed, and makes its request."""
+
+
+def run_each(configs: Sequence[Path], options: Options, call: TaskCall, show: Callable[[Any], None]) -> list[Any]:
     """Run the task for each config, in order, and return the results; one that fails does not stop the others.
 
     All configs are read before the first task starts: a typo in the last one is found at once. With several configs
@@ -47,10 +53,10 @@ def run_each(
     failures: list[CvadError] = []
     results = []
     with quiet_libraries(options):
-        run = task()
+        task, request = call()
         for path, setting in zip(configs, settings, strict=True):
             try:
-                results.append(run(setting, reporter_for(options.quiet)))
+                results.append(task(setting, request, reporter_for(options.quiet)))
             except CvadError as error:
                 if len(configs) == 1:
                     raise

@@ -10,7 +10,7 @@ import typer
 from cvad_cli.cli import gates
 from cvad_cli.cli.batch import Batch, Categories, Force, Importing, Models, exit_with_status, run_batch_of
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
-from cvad_cli.cli.run_task import Options, run_each
+from cvad_cli.cli.run_task import Options, Task, TaskCall, run_each
 
 
 def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -27,14 +27,14 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     """Train a detector on good images, calibrate its threshold, write its bundle."""
     from cvad_cli.cli.render.train_evaluate import show_training
 
-    def task() -> Callable[..., Any]:
-        from cvad_cli.tasks.train import train
+    def call() -> tuple[Task, Any]:
+        from cvad_cli.tasks.train import TrainRequest, train
 
-        return train
+        return train, TrainRequest()
 
     options, batch = Options(tuple(set_), device, json, quiet, debug), Batch(config, categories, models, force)
     if not batch.wanted:
-        run_each(config, options, task, show_training)
+        run_each(config, options, call, show_training)
         return
 
     def earlier() -> Callable[..., Any]:
@@ -42,7 +42,7 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
         return earlier_training
 
-    exit_with_status(run_batch_of(batch, "train", options, task, earlier))
+    exit_with_status(run_batch_of(batch, "train", options, call, earlier))
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -80,30 +80,33 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     plan = read_gates(GateRequest(gate, min_, max_, baseline, tolerance, undecided))
     verdicts = gates.Verdicts(junit, summary, tell=json or quiet)
 
-    task = _evaluating(classification=classification, portable=portable, plan=plan)
+    call = _evaluation(classification=classification, portable=portable, plan=plan)
+
+    def watched() -> tuple[Task, Any]:
+        task, request = call()
+        return verdicts.watch(task), request
+
     options = Options(tuple(set_), device, json, quiet, debug)
     batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
     with verdicts.written():
         if batch.wanted:
-            found = run_batch_of(batch, "evaluate", options, task, _evaluated(classification=classification))
+            found = run_batch_of(batch, "evaluate", options, call, _evaluated(classification=classification))
             verdicts.add(found)
             exit_with_status(found)
         else:
-            run_each(config, options, lambda: verdicts.watch(task()), show_evaluation_and_gates)
+            run_each(config, options, watched, show_evaluation_and_gates)
     verdicts.exit_on_failure()
 
 
-def _evaluating(**wanted: Any) -> Importing:
-    """Imports the task when it is needed."""
+def _evaluation(**wanted: Any) -> TaskCall:
+    """Imports the task and makes its request when they are needed."""
 
-    def task() -> Callable[..., Any]:
-        from functools import partial
+    def call() -> tuple[Task, Any]:
+        from cvad_cli.tasks.evaluate import EvaluateRequest, evaluate
 
-        from cvad_cli.tasks.evaluate import evaluate
+        return evaluate, EvaluateRequest(**wanted)
 
-        return partial(evaluate, **wanted)
-
-    return task
+    return call
 
 
 def _evaluated(**wanted: Any) -> Importing:

@@ -27,8 +27,8 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import FieldSummary
 
 
-@dataclass(frozen=True, slots=True)
-class FieldQuestion:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzeRfRequest:
     """What the caller wants to know beside the config."""
 
     defect_size: str | None = None
@@ -37,18 +37,18 @@ class FieldQuestion:
     """The camera's picture: it is drawn on, and its size counts as the original one."""
 
 
-def analyze_rf(question: FieldQuestion, settings: RunConfig, reporter: Reporter) -> FieldSummary:
+def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporter) -> FieldSummary:
     """Read, probe and differentiate the networks that the config names; write the derivation, figures and JSON.
 
     Raises the CvadError that names what to mend; a folder of an earlier run stays as it was until the new one is whole.
     """
     size = (settings.data.image_size, settings.data.image_size)
     pixel = settings.data.pixel_size_mm
-    defect = parse_defect(question.defect_size, pixel) if question.defect_size else None
+    defect = parse_defect(request.defect_size, pixel) if request.defect_size else None
     device = choose_device(settings.device)
     folder = bundle_folder(settings).with_name("receptive_field")
     require_writable(folder.parent)
-    pictures = field_pictures(settings, question.image, reporter)
+    pictures = field_pictures(settings, request.image, reporter)
     if defect:
         require_fitting(defect, pictures.original_size)
     with reporter.stage("Building networks", 1) as advance:

@@ -20,58 +20,59 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import EvaluationSummary, TrainSummary
 
 Result = TrainSummary | EvaluationSummary
-Work = Callable[[RunConfig, Reporter], Result]
 
 BUG_STATUS: Final = 70
 FOLDERS: Final[Mapping[str, Callable[[RunConfig], Path]]] = {"train": bundle_folder, "evaluate": evaluation_folder}
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRequest:
-    """What is to be done with each run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWork:
+    """What is done with each run. It travels to workers. Tasks import no sibling, so the task is handed in."""
 
     verb: Literal["train", "evaluate"]
-    work: Work
-    """What the verb does with one run: a function that a worker can import, or a partial of one."""
+    task: Callable[[RunConfig, Any, Reporter], Result]
+    """A function that a worker can import."""
+    request: Any
+    """The task's request, the same for each run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """What is done with each run, and who follows it."""
+
+    work: RunWork
     earlier: Callable[[RunConfig], Result | None]
     """The result of an earlier call, where the work would give the same again."""
     force: bool = False
-    """Do every run, whatever there is already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Onlookers:
-    """Who is told how a batch gets on."""
-
-    reporter: Reporter
-    of_run: Callable[[str], Reporter]
+    """Do every run, even where an earlier result would do."""
+    reporter_of: Callable[[str], Reporter]
     """The reporter of a run that is done in this process, by its name."""
     watch: Callable[[PlannedRun, RunOutcome | None], None]
-    """Gets a run and None when it is begun, the run and its outcome when it is done, in whatever order."""
+    """Gets a run and None when it begins, the run and its outcome when it ends, in any order."""
 
 
-def run_batch(runs: Sequence[PlannedRun], request: BatchRequest, onlookers: Onlookers) -> BatchSummary:
-    """Do the runs where their `executor` says and write one report on all of them.
+def run_batch(settings: Sequence[PlannedRun], request: BatchRequest, reporter: Reporter) -> BatchSummary:
+    """Do the runs, which are their settings as planned, where their `executor` says; write one report on all of them.
 
     Runs are spread over the workers; with fewer evaluations than workers, the pictures of each are. Raises ConfigError
     where the runs name different executors, ResourceError where the report cannot be written; what goes wrong in a run
     is in its outcome.
     """
-    started = time.monotonic()
+    started, runs = time.monotonic(), settings
     _require_one_executor(runs)
     outcomes: dict[str, RunOutcome] = {}
     for run in runs:
         kept = None if request.force else _kept(run, request)
         if kept is not None:
             outcomes[run.settings.name] = kept
-            onlookers.watch(run, kept)
+            request.watch(run, kept)
     pending = [run for run in runs if run.settings.name not in outcomes]
     if pending:
-        for run, outcome in zip(pending, _outcomes(pending, request, onlookers), strict=True):
+        for run, outcome in zip(pending, _outcomes(pending, request, reporter), strict=True):
             outcomes[run.settings.name] = outcome
     summary = BatchSummary(
-        verb=request.verb,
-        folder=batch_folder(runs, request.verb),
+        verb=request.work.verb,
+        folder=batch_folder(runs, request.work.verb),
         runs=tuple(outcomes[run.settings.name] for run in runs),
         seconds=time.monotonic() - started,
     )
@@ -91,29 +92,29 @@ def _require_one_executor(runs: Sequence[PlannedRun]) -> None:
 
 def _kept(run: PlannedRun, request: BatchRequest) -> RunOutcome | None:
     result = request.earlier(run.settings)
-    return None if result is None else _outcome(run, request.verb, state="kept", seconds=0.0, result=result)
+    return None if result is None else _outcome(run, request.work.verb, state="kept", seconds=0.0, result=result)
 
 
-def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, onlookers: Onlookers) -> Iterator[RunOutcome]:
+def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, reporter: Reporter) -> Iterator[RunOutcome]:
     """The outcome of each run, in order."""
 
     def watch(place: int, outcome: RunOutcome | None) -> None:
-        onlookers.watch(pending[place], outcome)
+        request.watch(pending[place], outcome)
 
     def lost(run: PlannedRun, reason: ResourceError) -> RunOutcome:
-        return _failure(run, request.verb, 0.0, reason)
+        return _failure(run, work.verb, 0.0, reason)
 
-    settings = pending[0].settings
-    with open_executor(settings, onlookers.reporter.warn) as executor:
+    settings, work = pending[0].settings, request.work
+    with open_executor(settings, reporter.warn) as executor:
         workers = executor.workers
-        if request.verb == "train" or len(pending) >= workers:
+        if work.verb == "train" or len(pending) >= workers:
             elsewhere = settings.executor.kind == "ray" or workers > 1
-            job = RunJob(request, None if elsewhere else onlookers.of_run)
+            job = RunJob(work, None if elsewhere else request.reporter_of)
             runs = [replace(run, settings=run_here(run.settings)) for run in pending]
             for outcome in executor.map(job, runs, watch=watch, lost=lost):
-                yield outcome if not elsewhere else _seen(outcome, pending, request)
+                yield outcome if not elsewhere else _seen(outcome, pending, work.verb)
             return
-    job = RunJob(request, onlookers.of_run)
+    job = RunJob(work, request.reporter_of)
     for place, run in enumerate(pending):
         watch(place, None)
         (outcome,) = job([run])
@@ -121,9 +122,9 @@ def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, onlookers: O
         yield outcome
 
 
-def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], request: BatchRequest) -> RunOutcome:
+def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], verb: str) -> RunOutcome:
     """The outcome, or a failure where another node wrote the results to a disk that is not seen here."""
-    there = outcome.folder / ("manifest.json" if request.verb == "train" else "metrics.json")
+    there = outcome.folder / ("manifest.json" if verb == "train" else "metrics.json")
     if outcome.state == "failed" or there.is_file():
         return outcome
     (run,) = (run for run in pending if run.settings.name == outcome.name)
@@ -131,7 +132,7 @@ def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], request: BatchRequ
         f"{outcome.folder}: was written on another node and is not seen here; set output.root to storage that all "
         "nodes share, under one path"
     )
-    return _failure(run, request.verb, outcome.seconds, reason)
+    return _failure(run, verb, outcome.seconds, reason)
 
 
 @final
@@ -140,11 +141,11 @@ class RunJob:
 
     bundle = None
 
-    def __init__(self, request: BatchRequest, reporters: Callable[[str], Reporter] | None) -> None:
-        self._request, self._reporters = request, reporters
+    def __init__(self, work: RunWork, reporters: Callable[[str], Reporter] | None) -> None:
+        self._work, self._reporters = work, reporters
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RunJob, (self._request, None)
+        return RunJob, (self._work, None)
 
     def at(self, bundle: Path) -> RunJob:
         """The same: no bundle goes along."""
@@ -160,9 +161,9 @@ class RunJob:
         heard = Listener()
         reporter = heard if self._reporters is None else self._reporters(run.settings.name)
         started = time.monotonic()
-        verb = self._request.verb
+        verb = self._work.verb
         try:
-            result = self._request.work(run.settings, reporter)
+            result = self._work.task(run.settings, self._work.request, reporter)
         except (Exception, MemoryError) as error:  # noqa: BLE001 - a bug in one run must not cost the others
             return replace(_failure(run, verb, time.monotonic() - started, error), warnings=tuple(heard.warnings))
         seconds = time.monotonic() - started

@@ -39,17 +39,19 @@ PACKAGES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
     """What is to be measured, and how long."""
 
     images: int | None = None
     """None: every test image of the config, or every training image where it has none."""
     repeats: int = 3
+    """Measurements, each in a process of its own."""
     scaling: bool = False
+    """Also measure other image sizes, memory banks and numbers of images."""
 
 
-def bench(request: BenchRequest, settings: RunConfig, reporter: Reporter) -> BenchSummary:
+def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> BenchSummary:
     """Measure the bundle of the config in processes of its own; write bench.json, bench.md and charts.
 
     An earlier measurement stays as it was until the new one is whole. Raises the CvadError that names what to mend.

@@ -30,7 +30,11 @@ COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+def _ignore(verdict: PictureVerdict) -> None:
+    """Nobody reads the verdicts one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyRequest:
     """Which pictures, and what to make of them."""
 
@@ -40,6 +44,8 @@ class ClassifyRequest:
     """A table to write: a row a region, one for a part that passes."""
     overlays: Path | None = None
     """A folder for pictures with their defects marked."""
+    on_result: Callable[[PictureVerdict], None] = _ignore
+    """Gets each verdict when it is made, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +67,11 @@ class ClassifySummary:
 
 
 @keeping_threads
-def classify(
-    settings: RunConfig,
-    reporter: Reporter,
-    *,
-    request: ClassifyRequest,
-    tell: Callable[[PictureVerdict], None] = lambda _: None,
-) -> ClassifySummary:
+def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) -> ClassifySummary:
     """Judge pictures, find the regions of those that are rejected, and name each after the labelled ones.
 
-    `tell` gets each verdict as it is made. Raises the CvadError that names what to mend.
+    Verdicts go to `request.on_result` one by one; the record holds them all. Raises the CvadError that names what to
+    mend.
     """
     paths = expand(request.inputs)
     if request.overlays is not None:
@@ -87,7 +88,7 @@ def classify(
         colours = _colours(namer.types)
         outcomes = executor.map(job, paths, shard=settings.executor.shard_images)
         for name, picture, verdict in _judged(paths, outcomes, inspector, namer, found, reporter):
-            tell(verdict)
+            request.on_result(verdict)
             if request.overlays is not None:
                 _draw(request.overlays / with_suffix_added(name, ".png"), picture, verdict, colours, title=name)
     if request.csv is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from cvad_cli.config.schema import (
     TrainerConfig,
 )
 from cvad_cli.ports import Reporter
+from cvad_cli.records import DemoSummary, EvaluationSummary
 
 CATEGORIES: Final = ("grid", "leather", "tile")
 TRAIN_IMAGES: Final = 40
@@ -39,11 +42,30 @@ PLAIN_WORDS: Final = (
 )
 
 
-def prepare_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunConfig, ...]:
-    """Write the generated data sets below `folder`; give a PatchCore config a category and one of EfficientAD.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRequest:
+    """What is done with each run of the demo. Tasks import no sibling, so these two are handed in."""
 
-    Raises DataError where `folder` holds something that is not ours.
+    train: Callable[[RunConfig, Reporter], object]
+    evaluate: Callable[[RunConfig, Reporter], EvaluationSummary]
+
+
+def demo(settings: RunConfig, request: DemoRequest, reporter: Reporter) -> DemoSummary:
+    """Generate data sets below `output.root`, then train and evaluate a run on each, with the seed of `settings`.
+
+    Raises DataError where the folder holds something that cvad did not generate.
     """
+    folder = Path(settings.output.root)
+    metrics = {}
+    for run in _prepare(folder, settings.seed, reporter):
+        reporter.note(f"{run.name}:")
+        request.train(run, reporter)
+        metrics[run.name] = request.evaluate(run, reporter).metrics
+    return DemoSummary(folder, PLAIN_WORDS, metrics)
+
+
+def _prepare(folder: Path, seed: int, reporter: Reporter) -> tuple[RunConfig, ...]:
+    """The generated data sets, with a PatchCore config for each category and one EfficientAD config."""
     configs = []
     with reporter.stage("Generating images", len(CATEGORIES)) as advance:
         for category in CATEGORIES:

@@ -25,7 +25,7 @@ DEFAULT_BACKBONES: Final = ("tf_efficientnet_lite0", "mobilenetv2_100")
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """What `cvad distill-teacher` is asked for. Raises ConfigError at birth where a value is out of range."""
+    """What the teacher is made of, and where it goes. Raises ConfigError at birth where a value is out of range."""
 
     output: Path
     images: tuple[Path, ...] = ()
@@ -46,7 +46,6 @@ class DistillSettings:
     generated_share: float = 0.5
     calibration_images: int = 1024
     held_out_images: int = 48
-    restart: bool = False
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "batch_size", "checkpoint_every", "calibration_images", "held_out_images")
@@ -68,6 +67,14 @@ class DistillSettings:
         return self.output.with_suffix(".checkpoint.safetensors")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillRequest:
+    """What is done with an earlier run that was not finished."""
+
+    restart: bool = False
+    """Remove its checkpoint and begin anew; else the run goes on from there."""
+
+
 @dataclass(frozen=True, slots=True)
 class DistillSummary:
     """What `cvad distill-teacher` made."""
@@ -87,7 +94,7 @@ class DistillSummary:
     seconds: float
 
 
-def distill_teacher(settings: DistillSettings, reporter: Reporter) -> DistillSummary:
+def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter: Reporter) -> DistillSummary:
     """Distil the teacher, from its checkpoint where there is one, and write it with its provenance.
 
     Raises the CvadError that names what to mend. Killed at any moment it leaves the last checkpoint, and the former
@@ -101,7 +108,7 @@ def distill_teacher(settings: DistillSettings, reporter: Reporter) -> DistillSum
     backbones = load_sources(
         [SourceBackbone.parse(text) for text in settings.backbones], settings.weights, seed=settings.seed
     )
-    if settings.restart:
+    if request.restart:
         settings.checkpoint.unlink(missing_ok=True)
     source = PictureSource(real, generated_share=settings.generated_share, seed=settings.seed)
     place = CheckpointPlace(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))

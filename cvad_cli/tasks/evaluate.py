@@ -49,20 +49,21 @@ class _Scored:
     skipped: list[SkippedImage] = field(default_factory=list)
 
 
-@keeping_threads
-def evaluate(
-    settings: RunConfig,
-    reporter: Reporter,
-    *,
-    classification: bool = False,
-    portable: bool = False,
-    plan: GatePlan | None = None,
-) -> EvaluationSummary:
-    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, pictures.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What an evaluation measures and writes beside the metrics."""
 
-    `classification`: also measure how well the types of the defects are named, each after the others.
-    `portable`: the report holds its pictures, whatever `evaluation.report` says.
-    `plan`: gates that the figures are held to; their verdicts go to gates.json and into the record, and fail nothing.
+    classification: bool = False
+    """Also measure how well the types of the defects are named, each after the others."""
+    portable: bool = False
+    """The report holds its images, whatever `evaluation.report` says."""
+    plan: GatePlan | None = None
+    """Gates for the figures; their verdicts go to gates.json and into the record, and fail nothing."""
+
+
+@keeping_threads
+def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) -> EvaluationSummary:
+    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, pictures.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
     the new one is whole. Raises the CvadError that names what to mend.
@@ -76,17 +77,17 @@ def evaluate(
     trained_on = opened.bundle.manifest["data"]["name"]
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
-    gatekeeper = open_gates(plan, settings, dataset, reporter) if plan else None
+    gatekeeper = open_gates(request.plan, settings, dataset, reporter) if request.plan else None
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
-        drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=portable)
+        drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=request.portable)
         scored = _judge(settings, opened, dataset.test, drawer, reporter)
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(scored.skipped)
         metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
-        naming = measure_naming(settings, opened, scored.records, staged, reporter) if classification else None
+        naming = measure_naming(settings, opened, scored.records, staged, reporter) if request.classification else None
         if naming is not None:
             metrics["classification"] = naming.metrics
         gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()

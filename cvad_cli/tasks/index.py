@@ -39,7 +39,7 @@ SOURCES_AT_ONCE: Final = 200
 """Pictures whose regions are asked for in one request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRequest:
     """What is to be indexed, and how."""
 
@@ -52,6 +52,36 @@ class IndexRequest:
     """Also remove regions of pictures that are gone from the data set, or changed."""
     rebuild: bool = False
     """Begin anew, also where the index was made through another bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingRequest:
+    """What is asked of an index."""
+
+    entries: bool = False
+    """Also the payload of every region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteTypeRequest:
+    """What is forgotten."""
+
+    defect_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """Where an index goes."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """From where regions come."""
+
+    path: Path
+    """A file that an export wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +130,7 @@ class TransferSummary:
 
 
 @keeping_threads
-def index_defects(settings: RunConfig, reporter: Reporter, *, request: IndexRequest) -> IndexSummary:
+def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter) -> IndexSummary:
     """Describe the regions of labelled pictures and keep them. Doing it twice changes nothing.
 
     Raises the CvadError that names what to mend; what was acknowledged before stays.
@@ -198,8 +228,8 @@ class _Run:
         return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
 
 
-def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> IndexListing:
-    """What the index of a config holds, with every region's payload if `entries`. Needs no trained bundle."""
+def index_listing(settings: RunConfig, request: ListingRequest, reporter: Reporter) -> IndexListing:
+    """What the index of a config holds. Needs no trained bundle."""
     del reporter
     place = index_name(settings)
     with open_index(settings) as store:
@@ -220,14 +250,14 @@ def index_listing(settings: RunConfig, reporter: Reporter, *, entries: bool) -> 
         dimension=info.dimension,
         regions=len(points),
         types=types,
-        entries=tuple(rows) if entries else (),
+        entries=tuple(rows) if request.entries else (),
     )
 
 
-def delete_type(settings: RunConfig, reporter: Reporter, *, defect_type: str) -> IndexSummary:
+def delete_type(settings: RunConfig, request: DeleteTypeRequest, reporter: Reporter) -> IndexSummary:
     """Forget every region of a type. Raises StoreError, with the near names, where the index holds none."""
     del reporter
-    place = index_name(settings)
+    place, defect_type = index_name(settings), request.defect_type
     with open_index(settings) as store:
         require_index(store, place)
         removed = store.delete(where={"defect_type": defect_type})
@@ -239,20 +269,22 @@ def delete_type(settings: RunConfig, reporter: Reporter, *, defect_type: str) ->
     return IndexSummary(place, {}, 0, 0, removed, (), total)
 
 
-def export_index_to(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+def export_index_to(settings: RunConfig, request: ExportRequest, reporter: Reporter) -> TransferSummary:
     """Write the whole index to one file, which any cvad with the same bundle can import."""
     del reporter
-    place = index_name(settings)
+    place, path = index_name(settings), request.path
     with open_index(settings) as store:
         require_index(store, place)
         return TransferSummary(place, path, "exported", export_index(store, path), store.count())
 
 
-def import_index_from(settings: RunConfig, reporter: Reporter, *, path: Path) -> TransferSummary:
+def import_index_from(settings: RunConfig, request: ImportRequest, reporter: Reporter) -> TransferSummary:
     """Add what another index exported. Raises StoreError where it is damaged or of another bundle."""
     del reporter
     with open_index(settings) as store:
-        return TransferSummary(index_name(settings), path, "imported", import_index(store, path), store.count())
+        return TransferSummary(
+            index_name(settings), request.path, "imported", import_index(store, request.path), store.count()
+        )
 
 
 def _labelled_defects(records: Sequence[ImageRecord], settings: RunConfig) -> list[ImageRecord]:

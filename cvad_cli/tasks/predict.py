@@ -41,7 +41,11 @@ Line = Mapping[str, Any]
 """About one picture: the fields of `PictureResult`, or `image` and `error`; with --watch also `file`."""
 
 
-@dataclass(frozen=True, slots=True)
+def _ignore(line: Line, tally: Tally) -> None:
+    """Nobody reads the results one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PredictRequest:
     """Which pictures, and what to write about them."""
 
@@ -55,6 +59,11 @@ class PredictRequest:
     maps: Path | None = None
     overlays: Path | None = None
     listing: Listing = STANDARD_INPUT
+    on_result: Callable[[Line, Tally], None] = _ignore
+    """Gets a line about each image when it is judged, in order, with the counts so far. With `watch` the line is
+    written to disk before."""
+    stop: threading.Event | None = None
+    """Set from elsewhere, it ends the run after the images that were begun."""
 
     @property
     def is_endless(self) -> bool:
@@ -86,24 +95,16 @@ class PredictSummary:
 
 
 @keeping_threads
-def predict(
-    settings: RunConfig,
-    reporter: Reporter,
-    *,
-    request: PredictRequest,
-    tell: Callable[[Line, Tally], None] = lambda _line, _tally: None,
-    enough: threading.Event | None = None,
-) -> PredictSummary:
-    """Judge every picture of the sources, or those that appear in the watched folder until `enough` is set.
+def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> PredictSummary:
+    """Judge every picture of the sources, or those that appear in the watched folder until `request.stop` is set.
 
-    `tell` gets a line about each picture as it is done, in order. With `watch` that line is on disk before it is told.
-    Raises the CvadError that names what to mend.
+    Results go to `request.on_result` one by one; the record sums them up. Raises the CvadError that names what to mend.
     """
     _check(request)
     for folder in filter(None, (request.maps, request.overlays)):
         require_writable(folder)
     spread = is_spread(settings) and not request.is_endless
-    ending = enough or threading.Event()
+    ending = request.stop or threading.Event()
     judge = _by_workers(settings, request, reporter) if spread else _by_this_process(settings, request, ending)
     with contextlib.ExitStack() as stack:
         keep = stack.enter_context(_records(settings, request, reporter))
@@ -118,7 +119,7 @@ def predict(
             keep.write(line)
             if isinstance(feed, Watcher):
                 feed.done(outcome.subject)
-            tell(line, seen.tally)
+            request.on_result(line, seen.tally)
         return seen.summary(settings.name, None if keep.journal is None else keep.journal.path)
 
 

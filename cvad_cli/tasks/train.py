@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cvad_cli.adapters.anomalib_models import require_known
 from cvad_cli.adapters.bundles import write_bundle
@@ -31,10 +32,17 @@ FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
 """Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
 
 
-def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> TrainSummary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """What a training makes beside the detector."""
+
+    describe: bool = True
+    """Whether the bundle gets a describer; without one it detects, and names no defect types."""
+
+
+def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> TrainSummary:
     """Fit the model that the config names on the good training images, calibrate it, write the bundle.
 
-    Without `naming` the bundle gets no describer: it detects, and names no defect types.
     Raises the CvadError that names what to mend; a bundle of an earlier run stays as it was until the new one is whole.
     """
     started = time.perf_counter()
@@ -51,7 +59,7 @@ def train(settings: RunConfig, reporter: Reporter, *, naming: bool = True) -> Tr
     for warning in _warnings(fitted, calibration):
         reporter.warn(warning)
     good = _readable(dataset.train, fitted)
-    describer = fit_describer(settings, good, device, reporter) if naming else None
+    describer = fit_describer(settings, good, device, reporter) if request.describe else None
     details = {**fitted.details, "describer": None if describer is None else describer.summary}
     contents = {
         "name": settings.name,

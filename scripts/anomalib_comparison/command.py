@@ -47,13 +47,13 @@ RUNS = {
 def trained(model: str, root: Path, overrides: list[str], steps: int) -> RunConfig:
     """Settings of a bundle below `root`, trained now if it is not there."""
     from cvad_cli.assembly.detectors import bundle_folder
-    from cvad_cli.tasks.train import train
+    from cvad_cli.tasks.train import TrainRequest, train
 
     name, own = RUNS[model]
     more = [f"trainer.max_steps={steps}"] if model == "efficientad" else []
     settings = load_config(ROOT / "configs" / name, [*own, *more, *overrides, f"output.root={root}", "device=cpu"])
     if not (bundle_folder(settings) / "manifest.json").is_file():
-        train(settings, reporter_for(quiet=False), naming=False)
+        train(settings, TrainRequest(describe=False), reporter_for(quiet=False))
     return settings
 
 

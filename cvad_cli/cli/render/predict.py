@@ -37,7 +37,7 @@ class PredictionLines:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def tell(self, line: Line, tally: Tally) -> None:
+    def print_result(self, line: Line, tally: Tally) -> None:
         """Print the line, at once."""
         self._tally = tally
         if self._wants_live and self._live is None:
