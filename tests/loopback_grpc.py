@@ -18,7 +18,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer, add_CollectionsServicer_to_server
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 
-from cvad_cli.adapters.qdrant.calls import Caller
+from cvad_cli.adapters.qdrant.calls import RetryingClient
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
 
 
@@ -165,5 +165,5 @@ def grpc_store(
     """A store that talks to the loopback, three retries, whose pauses are noted down and not waited for."""
     client = connect("http://127.0.0.1:1", api_key=api_key, prefer_grpc=True, timeout_s=10, grpc_port=loopback.port)
     sleep = (pauses if pauses is not None else []).append
-    call = Caller("grpc: defects", retries=3, api_key=api_key, sleep=sleep)
+    call = RetryingClient("grpc: defects", retries=3, api_key=api_key, sleep=sleep)
     return ServerStore(client, "defects", call=call, knobs=CollectionKnobs(), batch_size=batch_size)

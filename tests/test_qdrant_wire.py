@@ -13,7 +13,7 @@ from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import LoopbackQdrant, loopback_qdrant
 from test_store_contract import DIMENSION, METADATA, point, points
 
-from cvad_cli.adapters.qdrant.calls import Caller
+from cvad_cli.adapters.qdrant.calls import RetryingClient
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
 from cvad_cli.assembly.stores import open_store
 from cvad_cli.config.schema import QdrantConfig
@@ -48,7 +48,7 @@ def open_at(pauses: list[float]) -> Iterator[Callable[..., ServerStore]]:
         knobs: CollectionKnobs = AS_THE_SERVER_LIKES,
     ) -> ServerStore:
         client = connect(server.url, api_key=api_key, prefer_grpc=False, timeout_s=timeout_s)
-        call = Caller(f"{server.url}: defects", retries=retries, api_key=api_key, sleep=pauses.append)
+        call = RetryingClient(f"{server.url}: defects", retries=retries, api_key=api_key, sleep=pauses.append)
         opened.append(ServerStore(client, "defects", call=call, knobs=knobs, batch_size=5))
         return opened[-1]
 

@@ -17,7 +17,7 @@ from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import loopback_qdrant
 
 from cvad_cli.adapters.index_snapshots import export_index, import_index
-from cvad_cli.adapters.qdrant.calls import Caller
+from cvad_cli.adapters.qdrant.calls import RetryingClient
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore
 from cvad_cli.assembly.stores import open_store
@@ -50,7 +50,7 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
         from qdrant_client import QdrantClient
 
         client = QdrantClient(":memory:")
-        call = Caller("memory: defects", retries=0)
+        call = RetryingClient("memory: defects", retries=0)
         with ServerStore(client, "defects", call=call, knobs=CollectionKnobs(), batch_size=7) as store:
             yield store
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cvad_cli.adapters.qdrant.calls import Caller
+from cvad_cli.adapters.qdrant.calls import RetryingClient
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
 from cvad_cli.config.schema import QdrantConfig
@@ -30,5 +30,5 @@ def open_store(settings: QdrantConfig) -> DefectStore:
         on_disk=settings.on_disk,
         quantization=settings.quantization,
     )
-    call = Caller(f"{settings.url}: {collection}", retries=settings.retries, api_key=settings.api_key)
+    call = RetryingClient(f"{settings.url}: {collection}", retries=settings.retries, api_key=settings.api_key)
     return ServerStore(client, collection, call=call, knobs=knobs, batch_size=settings.batch_size)

@@ -34,7 +34,7 @@ class RefusedError(StoreError):
 
 
 @final
-class Caller:
+class RetryingClient:
     """Runs one request, again where its failure may pass, and turns what remains into a StoreError without secrets.
 
     Every request of a store can be repeated safely: points are replaced by id, and what is gone stays gone.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from cvad_cli.adapters.qdrant.calls import Caller, RefusedError
+from cvad_cli.adapters.qdrant.calls import RefusedError, RetryingClient
 from cvad_cli.adapters.qdrant.contract import (
     INDEXED_FIELDS,
     PAGE,
@@ -87,7 +87,7 @@ class ServerStore:
         client: QdrantClient,
         collection: str,
         *,
-        call: Caller,
+        call: RetryingClient,
         knobs: CollectionKnobs,
         batch_size: int = 500,
     ) -> None:
