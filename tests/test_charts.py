@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvad_cli.adapters import charts
+from cvad_cli.adapters.charts import evaluation as charts
 from cvad_cli.errors import ResourceError
 
 TYPES = ["good"] * 6 + ["bent"] * 4 + ["glue"] * 2
@@ -26,13 +26,13 @@ CHARTS = [
 def drawn(monkeypatch):
     """The figure, caught on its way to the file."""
     figures = []
-    save = charts._save
+    save = charts.save_figure
 
     def keep(path, figure):
         figures.append(figure)
         save(path, figure)
 
-    monkeypatch.setattr(charts, "_save", keep)
+    monkeypatch.setattr(charts, "save_figure", keep)
     return figures
 
 
@@ -133,7 +133,8 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
 
 def test_charts_never_load_pyplot(tmp_path):
     code = (
-        "import sys, pathlib; from cvad_cli.adapters import charts; assert 'matplotlib' not in sys.modules;"
+        "import sys, pathlib; from cvad_cli.adapters.charts import evaluation as charts;"
+        "assert 'matplotlib' not in sys.modules;"
         "charts.score_histogram(pathlib.Path(sys.argv[1]), [1.0, 2.0], ['good', 'bent'], threshold=1.5, title='t');"
         "assert 'matplotlib' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )

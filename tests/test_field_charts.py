@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvad_cli.adapters.field_charts import MAX_BOXES, coverage_curves, field_heat, nested_fields
+from cvad_cli.adapters.charts.receptive_field import MAX_BOXES, coverage_curves, field_heat, nested_fields
 from cvad_cli.core.receptive_field.coverage import View
 from cvad_cli.core.receptive_field.effective import EffectiveField
 from cvad_cli.core.receptive_field.graph import Box, Edge, Graph, Layer, LayerField, analyse
@@ -77,7 +77,7 @@ def test_nested_fields_are_drawn_in_colours_of_their_own_one_for_each_size(tmp_p
 
 
 def test_more_fields_than_can_be_told_apart_are_thinned_out():
-    from cvad_cli.adapters.field_charts import _chosen
+    from cvad_cli.adapters.charts.receptive_field import _chosen
 
     chosen = _chosen(fields(LARGE))
     assert len(chosen) == MAX_BOXES
@@ -86,7 +86,7 @@ def test_more_fields_than_can_be_told_apart_are_thinned_out():
 
 
 def test_a_field_is_drawn_where_the_cell_nearest_to_the_middle_lies():
-    from cvad_cli.adapters.field_charts import _nominal
+    from cvad_cli.adapters.charts.receptive_field import _nominal
 
     found = fields([Window(3), Window(4, 4)])["layer1"]
     assert (found.h.size, found.h.jump, found.h.offset) == (6, 4.0, 2.5)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cvad_cli.adapters.charts import confusion_chart, reliability_chart
+from cvad_cli.adapters.charts.evaluation import confusion_chart, reliability_chart
 from cvad_cli.assembly.describing import open_describer
 from cvad_cli.assembly.detectors import OpenBundle
 from cvad_cli.assembly.inspecting import Inspector

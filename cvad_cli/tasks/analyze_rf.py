@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cvad_cli import __version__
+from cvad_cli.adapters.charts.receptive_field import coverage_curves, field_heat, nested_fields
 from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.field_charts import coverage_curves, field_heat, nested_fields
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.field_advice import advise, layer_views, parse_defect, require_fitting
 from cvad_cli.assembly.field_analysis import CENTRE, Findings, analyse_network, as_report

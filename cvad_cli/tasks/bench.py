@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli import __version__
-from cvad_cli.adapters.bench_charts import growth_chart, stages_chart
 from cvad_cli.adapters.bundles import version_of
+from cvad_cli.adapters.charts.benchmark import growth_chart, stages_chart
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.adapters.machine import describe_machine

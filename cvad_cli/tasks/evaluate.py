@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cvad_cli import __version__
-from cvad_cli.adapters.charts import precision_recall_chart, roc_chart, score_histogram
+from cvad_cli.adapters.charts.evaluation import precision_recall_chart, roc_chart, score_histogram
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask

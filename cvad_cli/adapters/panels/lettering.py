@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvad_cli.files import replacing
+from cvad_cli.fonts import WIDE_FONTS
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 INK: Final = (34, 34, 34)
 
-# matplotlib's own font first; then, for titles with Chinese, Japanese or Korean letters, one that has them
-_WIDE_FONTS: Final = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans")
 _FIRST_WIDE_LETTER: Final = "\u2e80"
 
 Pixels = NDArray[np.uint8]
@@ -78,5 +77,5 @@ def _font(size: int, wide: bool) -> FreeTypeFont:
     if wide:
         from matplotlib.font_manager import fontManager
 
-        path = next((Path(font.fname) for font in fontManager.ttflist if font.name in _WIDE_FONTS), path)
+        path = next((Path(font.fname) for font in fontManager.ttflist if font.name in WIDE_FONTS), path)
     return ImageFont.truetype(str(path), size)

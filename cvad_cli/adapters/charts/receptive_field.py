@@ -1,32 +1,21 @@
-"""Receptive fields as PNG files, by matplotlib: nested boxes on a picture, gradient heat maps, coverage of defects.
-
-Its object interface is used throughout: no pyplot, no global state. Backgrounds are opaque white, so that pictures read
-the same in light and dark viewers; colours are those of Okabe and Ito (2008).
-"""
+"""Receptive fields as PNG files: nested boxes on an image, gradient heat maps, coverage of defects."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cvad_cli.adapters.charts.style import BLUE, GREEN, GREY, INK, VERMILLION, new_figure, save_figure, show_grid
 from cvad_cli.core.receptive_field.coverage import View
 from cvad_cli.core.receptive_field.effective import SHARES, EffectiveField
 from cvad_cli.core.receptive_field.graph import Box, LayerField
-from cvad_cli.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-BLUE: Final = "#0072B2"
-VERMILLION: Final = "#D55E00"
-GREEN: Final = "#009E73"
-GREY: Final = "#6E6E6E"
-INK: Final = "#222222"
 PADDING: Final = "#D9D9D9"
 SHARE_COLOURS: Final = ("#F0E442", "#E69F00", VERMILLION)
 
@@ -56,7 +45,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
     (top, left), (bottom, right) = outer[:, :2].min(axis=0), outer[:, 2:].max(axis=0)
     enlarged = max(bottom - top, right - left) < min(h, w) / 2
     inches = 11.2 if enlarged else 9.4
-    figure = _figure(inches, 6.5 if enlarged else 7.4)
+    figure = new_figure(inches, 6.5 if enlarged else 7.4)
     panels = figure.subplots(1, 2 if enlarged else 1, squeeze=False)[0]
     for axes in panels:
         axes.set_facecolor(PADDING)
@@ -78,7 +67,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize=10, frameon=False, labelcolor=INK
     )
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -> None:
@@ -88,7 +77,7 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
     """
     from matplotlib.colors import LogNorm
 
-    figure = _figure(11.6, 5.6)
+    figure = new_figure(11.6, 5.6)
     heat, profile = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
     gradient = np.sqrt(effective.energy)
     relative = np.maximum(gradient / gradient.max(), FLOOR)
@@ -112,7 +101,7 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
     figure.suptitle(title, fontsize=13, color=INK)
     legend = figure.legend(loc="outside lower center", ncols=3, fontsize=10, labelcolor=INK, framealpha=1.0)
     legend.get_frame().set(facecolor=PADDING, edgecolor="none")  # white and yellow lines need a ground
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def coverage_curves(path: Path, view: View, *, title: str, defect: float | None = None) -> None:
@@ -124,7 +113,7 @@ def coverage_curves(path: Path, view: View, *, title: str, defect: float | None 
     unit, name = view.pixel_size_mm or 1.0, "mm on the part" if view.pixel_size_mm else "px of the original picture"
     reach = 1.6 * max(*view.field, 2 * view.smallest_hit(), 1.25 * (defect or 0.0))
     sides = np.linspace(0, min(*view.original_size, reach), 801)[1:]
-    figure = _figure(10.4, 7.4)
+    figure = new_figure(10.4, 7.4)
     shares, counts = figure.subplots(2, 1, sharex=True)
     _draw_shares(shares, view, sides, unit)
     _draw_counts(counts, view, sides, unit)
@@ -139,10 +128,10 @@ def coverage_curves(path: Path, view: View, *, title: str, defect: float | None 
         for axes, shown in ((shares, None), (counts, said)):
             axes.axvline(side * unit, color=INK, linestyle=style, linewidth=1.4, label=shown)
     for axes in (shares, counts):
-        _plain(axes)
+        show_grid(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10, frameon=False, labelcolor=INK)
     figure.suptitle(title, fontsize=13, color=INK)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _draw_shares(axes: Axes, view: View, sides: np.ndarray, unit: float) -> None:
@@ -189,7 +178,7 @@ def _draw_profiles(axes: Axes, effective: EffectiveField, box: Box) -> None:
     axes.axvspan(-reach, reach, color=GREY, alpha=0.14, linewidth=0, label="theory")
     axes.set(xlim=(-1.25 * reach, 1.25 * reach), ylim=(0, 1.08))
     axes.set(xlabel="distance from the middle of the field (px)", ylabel="summed across, share of its peak")
-    _plain(axes)
+    show_grid(axes)
 
 
 def _chosen(fields: Mapping[str, LayerField]) -> dict[str, LayerField]:
@@ -263,22 +252,3 @@ def _times(h: float, w: float) -> str:
 def _name_pixels(axes: Axes) -> None:
     axes.set_xlabel("column (px of the network's input)", color=INK)
     axes.set_ylabel("row (px of the network's input)", color=INK)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E3E3E3", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
-
-
-def _save(path: Path, figure: Figure) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", transparent=False)
-    with replacing(path) as staged:
-        staged.write_bytes(buffer.getvalue())

@@ -1,25 +1,15 @@
-"""Speed and its growth as PNG files, by matplotlib's object interface.
-
-Backgrounds are opaque white; colours are those of Okabe and Ito (2008).
-"""
+"""Speed and its growth as PNG files."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from cvad_cli.files import replacing
+from cvad_cli.adapters.charts.style import BLUE, INK, PALE, VERMILLION, new_figure, save_figure, show_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-BLUE: Final = "#0072B2"
-VERMILLION: Final = "#D55E00"
-GREY: Final = "#9A9A9A"
-INK: Final = "#222222"
 
 Row = Mapping[str, Any]
 
@@ -29,11 +19,11 @@ def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title
 
     Raises ResourceError where the file cannot be written.
     """
-    figure = _figure(9.0, 1.4 + 0.5 * len(stages))
+    figure = new_figure(9.0, 1.4 + 0.5 * len(stages))
     axes = figure.subplots()
     whole = stages["whole"]["mean_ms"]
     for place, (name, row) in enumerate(stages.items()):
-        axes.barh(place, row["mean_ms"], color=GREY if name == "whole" else BLUE, height=0.62)
+        axes.barh(place, row["mean_ms"], color=PALE if name == "whole" else BLUE, height=0.62)
         axes.plot([row["p95_ms"]] * 2, [place - 0.36, place + 0.36], color=VERMILLION, linewidth=2.5)
         text = f"{row['mean_ms']:.3g} ms, {row['mean_ms'] / whole:.0%} (p95 {row['p95_ms']:.3g})"
         _beside(axes, max(row["mean_ms"], row["p95_ms"]), place, text)
@@ -41,7 +31,7 @@ def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title
     axes.set_xlim(left=0, right=1.5 * max(max(row["mean_ms"], row["p95_ms"]) for row in stages.values()))
     axes.set_xlabel("milliseconds: mean (bar), 95th percentile (line)", fontsize=11, color=INK)
     figure.suptitle(title, fontsize=13, color=INK)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str) -> None:
@@ -51,7 +41,7 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
     the file cannot be written.
     """
     labels = {"image_size": "image size (px)", "bank_rows": "rows of the memory bank", "images": "images in one run"}
-    figure = _figure(1.0 + 4.4 * len(scaling), 6.4)
+    figure = new_figure(1.0 + 4.4 * len(scaling), 6.4)
     panels = figure.subplots(2, len(scaling), sharey="row", sharex="col", squeeze=False)
     for column, (axis, rows) in enumerate(scaling.items()):
         sizes = [row["value"] for row in rows]
@@ -68,7 +58,7 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
         low, high = row_of_panels[0].get_ylim()
         row_of_panels[0].set_ylim(low / 1.3, high * 1.6)
     figure.suptitle(title, fontsize=13, color=INK)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _three_digits(value: float) -> str:
@@ -91,9 +81,8 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=10, colors=INK)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    show_grid(axes, "x")
+    axes.spines["left"].set_visible(False)
 
 
 def _logarithmic(axes: Axes, sizes: Sequence[float]) -> None:
@@ -111,21 +100,4 @@ def _logarithmic(axes: Axes, sizes: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15)
     axes.tick_params(labelsize=10, colors=INK)
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    return figure
-
-
-def _save(path: Path, figure: Figure) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", transparent=False)
-    with replacing(path) as staged:
-        staged.write_bytes(buffer.getvalue())
+    show_grid(axes)

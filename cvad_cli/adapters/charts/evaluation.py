@@ -1,14 +1,7 @@
-"""Curves, histograms and tables of a test run as PNG files, by matplotlib.
-
-Its object interface is used throughout: no pyplot, no global state. Backgrounds are opaque white; colours are those of
-Okabe and Ito (2008), which people with any common colour blindness tell apart.
-"""
+"""Curves, histograms and tables of a test run as PNG files."""
 
 from __future__ import annotations
 
-import functools
-import io
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,23 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cvad_cli.files import replacing
+from cvad_cli.adapters.charts.style import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, show_grid, text_style
 from cvad_cli.records import GOOD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE: Final = "#0072B2"
-VERMILLION: Final = "#D55E00"
-GREY: Final = "#6E6E6E"
-INK: Final = "#222222"
 MOST_TYPES: Final = 40  # in a confusion matrix; its cells become too small to be read
 MAX_ROWS: Final = 16  # types drawn apart in a histogram; the rarest beyond share one row
 BINS: Final = 48
-
-# Fonts with Chinese, Japanese or Korean letters, for defect types named in them; matplotlib's own font has none.
-_WIDE_FONTS: Final = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Malgun Gothic", "Hiragino Sans")
 
 
 def roc_chart(path: Path, scores: ArrayLike, defective: ArrayLike, *, threshold: float, title: str) -> None:
@@ -107,17 +93,17 @@ def score_histogram(
         raise ValueError(f"expected n scores and n defect types, got shapes {values.shape} and {types.shape}")
     rows = _rows(types)
     edges = _edges(values, threshold)
-    figure = _figure(8.0, 1.6 + 0.6 * len(rows))
+    figure = new_figure(8.0, 1.6 + 0.6 * len(rows))
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, members) in zip(grid, rows.items(), strict=True):
         _histogram_row(axes, name, values[members], edges, threshold)
-    figure.suptitle(title, **_text(_title_size(title, figure)))
-    figure.supylabel("images in a bar", **_text(12))
-    grid[0].set_title(f"threshold {threshold:.4g}", **_text(11), x=_fraction(threshold, edges))
+    figure.suptitle(title, **text_style(_title_size(title, figure)))
+    figure.supylabel("images in a bar", **text_style(12))
+    grid[0].set_title(f"threshold {threshold:.4g}", **text_style(11), x=_fraction(threshold, edges))
     grid[-1].tick_params(axis="x", bottom=True, labelbottom=True)
     grid[-1].spines["bottom"].set_color(INK)
-    grid[-1].set_xlabel("image anomaly score (no unit; larger is stranger)", **_text(12))
-    _save(path, figure)
+    grid[-1].set_xlabel("image anomaly score (no unit; larger is stranger)", **text_style(12))
+    save_figure(path, figure)
 
 
 def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, title: str) -> None:
@@ -129,7 +115,7 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
     counts = table[:shown, :shown]
     labels = [_short(name) for name in names[:shown]]
     side = 2.6 + 0.62 * shown
-    figure = _figure(max(side, 5.0), max(side, 4.2))
+    figure = new_figure(max(side, 5.0), max(side, 4.2))
     axes = figure.subplots()
     shares = counts / np.maximum(table[:shown].sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
@@ -138,42 +124,42 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
             colour = "white" if shares[row, column] > 0.6 else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=12, color=colour)
     places = np.arange(shown)
-    axes.set_xticks(places, labels, rotation=35, ha="right", rotation_mode="anchor", **_text(11))
+    axes.set_xticks(places, labels, rotation=35, ha="right", rotation_mode="anchor", **text_style(11))
     axes.set_yticks(
-        places, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **_text(11)
+        places, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **text_style(11)
     )
-    axes.set_xlabel("named", **_text(12))
-    axes.set_ylabel("true type (pictures)", **_text(12))
+    axes.set_xlabel("named", **text_style(12))
+    axes.set_ylabel("true type (pictures)", **text_style(12))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     right = np.trace(table) / max(table.sum(), 1)
-    figure.suptitle(f"{title}\n{right:.1%} of {table.sum()} named rightly", **_text(13))
-    _save(path, figure)
+    figure.suptitle(f"{title}\n{right:.1%} of {table.sum()} named rightly", **text_style(13))
+    save_figure(path, figure)
 
 
 def reliability_chart(path: Path, measured: Mapping[str, Any], *, title: str) -> None:
     """Accuracy against confidence, a bar a bin, from `{expected_calibration_error, bins: [...]}`."""
     from matplotlib.ticker import PercentFormatter
 
-    figure = _figure(6.0, 5.6)
+    figure = new_figure(6.0, 5.6)
     axes = figure.subplots()
     for row in measured["bins"]:
         middle = (row["from"] + row["to"]) / 2
         axes.bar(middle, row["accuracy"], width=0.088, color=BLUE, alpha=0.85)
         axes.plot([row["from"], row["to"]], [row["confidence"]] * 2, color=VERMILLION, linewidth=2.5)
-        axes.annotate(str(row["pictures"]), (middle, row["accuracy"] + 0.015), ha="center", **_text(10))
+        axes.annotate(str(row["pictures"]), (middle, row["accuracy"] + 0.015), ha="center", **text_style(10))
     axes.plot([], [], color=VERMILLION, linewidth=2.5, label="mean confidence")
     axes.bar([0], [0], color=BLUE, alpha=0.85, label="share named rightly (pictures above)")
     axes.set(xlim=(0, 1), ylim=(0, 1.08))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("confidence", **_text(12))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    figure.suptitle(f"{title}\nexpected calibration error {measured['expected_calibration_error']:.3f}", **_text(12))
+    axes.set_xlabel("confidence", **text_style(12))
+    show_grid(axes, "y")
+    figure.suptitle(
+        f"{title}\nexpected calibration error {measured['expected_calibration_error']:.3f}", **text_style(12)
+    )
     figure.legend(loc="outside lower center", fontsize=11, frameon=False, labelcolor=INK, ncols=2)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _both_classes(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -186,29 +172,19 @@ def _both_classes(scores: ArrayLike, defective: ArrayLike) -> tuple[NDArray[np.f
     return values, labels
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    return figure
-
-
 def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.ticker import PercentFormatter
 
-    figure = _figure(6.0, 6.6)
+    figure = new_figure(6.0, 6.6)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    figure.suptitle(title, **_text(_title_size(title, figure)))
-    axes.set_xlabel(x, **_text(12))
-    axes.set_ylabel(y, **_text(12))
+    figure.suptitle(title, **text_style(_title_size(title, figure)))
+    axes.set_xlabel(x, **text_style(12))
+    axes.set_ylabel(y, **text_style(12))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.tick_params(labelsize=11, colors=INK)
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    show_grid(axes)
     return figure, axes
 
 
@@ -258,9 +234,9 @@ def _histogram_row(
     axes.set_yticks([counts.max()])
     axes.tick_params(labelsize=10, colors=INK, bottom=False)
     short = name if len(name) <= 24 else f"{name[:23]}…"
-    axes.set_ylabel(f"{short} ({len(scores)})", rotation=0, ha="right", va="center", **_text(11))
+    axes.set_ylabel(f"{short} ({len(scores)})", rotation=0, ha="right", va="center", **text_style(11))
     beside = f"{np.count_nonzero(scores > threshold)} of {len(scores)} above"
-    axes.annotate(beside, (1.01, 0.5), xycoords="axes fraction", va="center", **_text(11))
+    axes.annotate(beside, (1.01, 0.5), xycoords="axes fraction", va="center", **text_style(11))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("#BBBBBB")
 
@@ -275,32 +251,6 @@ def _title_size(title: str, figure: Figure) -> int:
     return max(6, min(14, int(fitting)))
 
 
-def _text(size: int) -> dict[str, Any]:
-    """Text that may hold a user's own names: any script that the machine has letters for, and "$" is a dollar."""
-    return {"fontsize": size, "color": INK, "fontfamily": _families(), "parse_math": False}
-
-
-@functools.cache
-def _families() -> list[str]:
-    from matplotlib.font_manager import fontManager
-
-    present = set(fontManager.get_font_names())
-    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in present)]
-
-
 def _save_with_legend(path: Path, figure: Figure) -> None:
     figure.legend(loc="outside lower center", fontsize=11, frameon=False, labelcolor=INK)
-    _save(path, figure)
-
-
-def _save(path: Path, figure: Figure) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box; not worth a warning
-        figure.savefig(buffer, format="png", facecolor="white", transparent=False)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, png: bytes) -> None:
-    with replacing(path) as staged:
-        staged.write_bytes(png)
+    save_figure(path, figure)

@@ -1,0 +1,1 @@
+"""PNG files by matplotlib: curves of an evaluation, receptive fields, speed."""
