@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvad_cli.adapters.charts.style import BLUE, INK, PALE, VERMILLION, new_figure, save_figure, show_grid
+from cvad_cli.adapters.charts.style import BLUE, INK, PALE, VERMILLION, draw_title, new_figure, save_figure, show_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title
     _rows(axes, list(stages))
     axes.set_xlim(left=0, right=1.5 * max(max(row["mean_ms"], row["p95_ms"]) for row in stages.values()))
     axes.set_xlabel("milliseconds: mean (bar), 95th percentile (line)", fontsize=11, color=INK)
-    figure.suptitle(title, fontsize=13, color=INK)
+    draw_title(figure, title, largest=13)
     save_figure(path, figure)
 
 
@@ -57,7 +57,7 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
     for row_of_panels in panels:  # room for the figures above the highest points; the axis is shared
         low, high = row_of_panels[0].get_ylim()
         row_of_panels[0].set_ylim(low / 1.3, high * 1.6)
-    figure.suptitle(title, fontsize=13, color=INK)
+    draw_title(figure, title, largest=13)
     save_figure(path, figure)
 
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cvad_cli.adapters.charts.style import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, show_grid, text_style
+from cvad_cli.adapters.charts.style import (
+    BLUE,
+    GREY,
+    INK,
+    VERMILLION,
+    draw_title,
+    new_figure,
+    save_figure,
+    show_grid,
+    text_style,
+)
 from cvad_cli.records import GOOD
 
 if TYPE_CHECKING:
@@ -97,7 +107,7 @@ def score_histogram(
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, members) in zip(grid, rows.items(), strict=True):
         _histogram_row(axes, name, values[members], edges, threshold)
-    figure.suptitle(title, **text_style(_title_size(title, figure)))
+    draw_title(figure, title)
     figure.supylabel("images in a bar", **text_style(12))
     grid[0].set_title(f"threshold {threshold:.4g}", **text_style(11), x=_fraction(threshold, edges))
     grid[-1].tick_params(axis="x", bottom=True, labelbottom=True)
@@ -133,7 +143,7 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     right = np.trace(table) / max(table.sum(), 1)
-    figure.suptitle(f"{title}\n{right:.1%} of {table.sum()} named rightly", **text_style(13))
+    draw_title(figure, f"{title}\n{right:.1%} of {table.sum()} named rightly", largest=13)
     save_figure(path, figure)
 
 
@@ -155,9 +165,8 @@ def reliability_chart(path: Path, measured: Mapping[str, Any], *, title: str) ->
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("confidence", **text_style(12))
     show_grid(axes, "y")
-    figure.suptitle(
-        f"{title}\nexpected calibration error {measured['expected_calibration_error']:.3f}", **text_style(12)
-    )
+    error = measured["expected_calibration_error"]
+    draw_title(figure, f"{title}\nexpected calibration error {error:.3f}", largest=12)
     figure.legend(loc="outside lower center", fontsize=11, frameon=False, labelcolor=INK, ncols=2)
     save_figure(path, figure)
 
@@ -178,7 +187,7 @@ def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure = new_figure(6.0, 6.6)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    figure.suptitle(title, **text_style(_title_size(title, figure)))
+    draw_title(figure, title)
     axes.set_xlabel(x, **text_style(12))
     axes.set_ylabel(y, **text_style(12))
     for axis in (axes.xaxis, axes.yaxis):
@@ -243,12 +252,6 @@ def _histogram_row(
 
 def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:21]}…"
-
-
-def _title_size(title: str, figure: Figure) -> int:
-    """14 points, or what lets a long title fit the figure."""
-    fitting = figure.get_figwidth() * 72 / (0.54 * max(len(title), 1))  # a letter is about 0.54 of its size wide
-    return max(6, min(14, int(fitting)))
 
 
 def _save_with_legend(path: Path, figure: Figure) -> None:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cvad_cli.adapters.charts.style import BLUE, GREEN, GREY, INK, VERMILLION, new_figure, save_figure, show_grid
+from cvad_cli.adapters.charts.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    VERMILLION,
+    draw_title,
+    new_figure,
+    save_figure,
+    show_grid,
+)
 from cvad_cli.core.receptive_field.coverage import View
 from cvad_cli.core.receptive_field.effective import SHARES, EffectiveField
 from cvad_cli.core.receptive_field.graph import Box, LayerField
@@ -61,7 +71,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
     if enlarged:
         _limit(panels[1], (top, left, bottom, right), 0.3 * (bottom - top))
         panels[1].set_title("enlarged", fontsize=11, color=INK, loc="left")
-    figure.suptitle(title, fontsize=13, color=INK)
+    draw_title(figure, title, largest=13)
     handles, labels = panels[0].get_legend_handles_labels()
     columns = max(1, int(inches / (LETTER_IN * max(map(len, labels)) + HANDLE_IN)))
     figure.legend(
@@ -98,7 +108,7 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
         f"cell {effective.cell}, mean of {_counted(effective.images, 'image')}", fontsize=11, color=INK, loc="left"
     )
     _draw_profiles(profile, effective, box)
-    figure.suptitle(title, fontsize=13, color=INK)
+    draw_title(figure, title, largest=13)
     legend = figure.legend(loc="outside lower center", ncols=3, fontsize=10, labelcolor=INK, framealpha=1.0)
     legend.get_frame().set(facecolor=PADDING, edgecolor="none")  # white and yellow lines need a ground
     save_figure(path, figure)
@@ -130,7 +140,7 @@ def coverage_curves(path: Path, view: View, *, title: str, defect: float | None 
     for axes in (shares, counts):
         show_grid(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10, frameon=False, labelcolor=INK)
-    figure.suptitle(title, fontsize=13, color=INK)
+    draw_title(figure, title, largest=13)
     save_figure(path, figure)
 
 

@@ -45,6 +45,13 @@ def text_style(size: int) -> dict[str, Any]:
     return {"fontsize": size, "color": INK, "fontfamily": _families(), "parse_math": False}
 
 
+def draw_title(figure: Figure, title: str, *, largest: int = 14) -> None:
+    """The title over the whole figure, `largest` points high, or what lets its longest line fit the width."""
+    letters = max([1, *map(len, title.splitlines())])
+    fitting = figure.get_figwidth() * 72 / (0.54 * letters)  # a letter is about 0.54 of its size wide
+    figure.suptitle(title, **text_style(max(6, min(largest, int(fitting)))))
+
+
 def show_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """Pale lines behind what is drawn, and no frame at the top and at the right."""
     axes.grid(axis=axis, color=GRID, linewidth=0.8)
