@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli import __version__
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import BundleError, ResourceError
 from cvad_cli.files import replacing
 
@@ -87,7 +88,7 @@ def read_bundle(folder: Path) -> Bundle:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{folder}: {name} is missing; copy the whole folder again, or run `cvad train`")
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise BundleError(f"{path}: has changed since it was trained (sha256 differs); copy it again, or retrain")
     if _fingerprint(manifest, manifest["files"]) != manifest["fingerprint"]:
         raise BundleError(
@@ -121,7 +122,7 @@ def _write_file(folder: Path, role: str, suffix: str, write: FileWriter) -> dict
     """Write under a temporary name, then rename to `<role>-<hash><suffix>`."""
     with replacing(folder / f"{role}{suffix}") as staged:
         _write_staged(staged, write)
-        size, digest = staged.stat().st_size, _sha256(staged)
+        size, digest = staged.stat().st_size, file_sha256(staged)
     name = f"{role}-{digest[:12]}{suffix}"
     (folder / f"{role}{suffix}").replace(folder / name)
     return {"name": name, "bytes": size, "sha256": digest}
@@ -158,14 +159,6 @@ def _fingerprint(contents: Mapping[str, Any], files: Mapping[str, Mapping[str, A
         "files": {role: entry.get("sha256") for role, entry in files.items()},
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def version_of(package: str) -> str | None:

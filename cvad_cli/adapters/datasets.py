@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import DataError
 from cvad_cli.records import GOOD, Dataset, ImageRecord
 
@@ -97,8 +98,7 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
     try:
         for record in sorted(records, key=lambda record: record.key):
             files = [record.path] if record.mask_path is None else [record.path, record.mask_path]
-            contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-            whole.update(("\0".join((record.key, record.defect_type, *contents)) + "\n").encode())
+            whole.update(("\0".join((record.key, record.defect_type, *map(file_sha256, files))) + "\n").encode())
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
     return whole.hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ResourceError
 from cvad_cli.files import replacing_folder
+from cvad_cli.user_folders import user_cache_folder
 
 ENTRY_FILE: Final = "entry.json"
 FORMAT: Final = 3
@@ -50,7 +51,7 @@ class ServingCache:
         self._fingerprint = fingerprint
         self._key = {"format": FORMAT, "bundle": fingerprint, **identity}
         name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
-        self._places = [root / name for root in (bundle / FOLDER, user_cache() / fingerprint[:16])]
+        self._places = [root / name for root in (bundle / FOLDER, user_cache_folder() / fingerprint[:16])]
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[CacheEntry]:
@@ -71,7 +72,8 @@ class ServingCache:
         try:
             entry = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))
             whole = entry["key"] == self._key and all(
-                Path(name).name == name and _sha256(place / name) == digest for name, digest in entry["files"].items()
+                Path(name).name == name and file_sha256(place / name) == digest
+                for name, digest in entry["files"].items()
             )
             return dict(entry["facts"]) if whole else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -79,7 +81,7 @@ class ServingCache:
 
     def _keep(self, made: Path, facts: Mapping[str, Any]) -> Path | None:
         """Copy what was built to the first place that takes it; None where none does."""
-        files = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        files = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         for place in self._places:
             if self._verified(place) is not None:  # another process was quicker, and may be reading
                 return place
@@ -111,19 +113,3 @@ class ServingCache:
             return dict(key)
         except (OSError, ValueError, KeyError, TypeError):
             return {}
-
-
-def user_cache() -> Path:
-    """Where this user's entries lie: below XDG_CACHE_HOME, LOCALAPPDATA or ~/.cache."""
-    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        if found := os.environ.get(variable):
-            return Path(found) / "cvad"
-    return Path.home() / ".cache" / "cvad"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,11 +77,6 @@ def said(point: DefectPoint | DefectMatch, field: str) -> str:
     if not isinstance(value, str) or not value:
         raise StoreError(f"point {point.id}: has no {field}; it was not written by `cvad index`, so remove it")
     return value
-
-
-def content_hash(record: ImageRecord) -> str:
-    """SHA-256 of a picture's file."""
-    return hashlib.sha256(record.path.read_bytes()).hexdigest()
 
 
 def metadata_for(inspector: Inspector, category: str) -> dict[str, Any]:

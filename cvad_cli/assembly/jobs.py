@@ -14,13 +14,13 @@ import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.prefetch import batched, prefetch
-from cvad_cli.assembly.defect_index import content_hash
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.executing import without_secrets
 from cvad_cli.assembly.inspecting import Inspection, Inspector
 from cvad_cli.assembly.pictures import View, read_with_view
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import DataError
 from cvad_cli.records import ImageRecord, Prediction
 
@@ -141,4 +141,4 @@ def _described(inspector: Inspector, record: ImageRecord, picture: np.ndarray) -
     except DataError as error:
         return error
     inspection = inspector.inspect(picture, always=True)
-    return content_hash(record), *inspector.labelled(inspection, mask)
+    return file_sha256(record.path), *inspector.labelled(inspection, mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, build_network, load_backbone
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, build_pdn, load_teacher
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, PATCHCORE_LAYERS, ModelConfig
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def choose_teacher(
         )
     teacher = load_teacher(path, padding=padding, size=size, channels=channels)
     origin = {None: f"packaged, {path.name}", OFFICIAL_WEIGHTS: "anomalib's download"}.get(weights, f"file {path.name}")
-    return ChosenTeacher(teacher.network, teacher.channels, f"{origin}, sha256 {_sha256(path)}")
+    return ChosenTeacher(teacher.network, teacher.channels, f"{origin}, sha256 {file_sha256(path)[:16]}")
 
 
 def patchcore_layers(model: ModelConfig) -> tuple[str, tuple[str, ...]]:
@@ -106,7 +106,3 @@ def _official(size: PdnSize) -> Path:
     from cvad_cli.adapters.anomalib_models.official import fetch_teacher
 
     return fetch_teacher(size)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -16,7 +16,6 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.defect_index import (
     DATASET,
     Labeller,
-    content_hash,
     index_name,
     metadata_for,
     open_index,
@@ -31,6 +30,7 @@ from cvad_cli.assembly.jobs import Described, DescribeJob
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
+from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
 from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
@@ -318,7 +318,7 @@ def _prune(store: DefectStore, before: Mapping[str, Mapping[str, Any]], records:
         record = current.get(str(held["source"]))
         if record is not None and held["defect_type"] == record.defect_type:
             if record.key not in hashes:
-                hashes[record.key] = content_hash(record)
+                hashes[record.key] = file_sha256(record.path)
             if hashes[record.key] == held["source_sha256"]:
                 continue
         gone.append(key)

@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, final
 
 from cvad_cli import __version__
@@ -19,6 +18,10 @@ from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_orde
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
 from cvad_cli.errors import ConfigError, ResourceError
 from cvad_cli.ports import Job
+from cvad_cli.user_folders import user_cache_folder
+
+BUNDLES: Final = "bundles"
+"""Folder below the user's cache folder on a node that holds copies of bundles."""
 
 STORE_BYTES: Final = 512 * 2**20
 """Shared memory of a cluster that is started here: a bundle and the outcomes under way."""
@@ -158,14 +161,9 @@ class _Worker:
             self._job = ray.get(order.job)
             if order.parcel is not None:
                 parcel: Parcel = ray.get(order.parcel)
-                self._job = self._job.at(unpack(parcel, _cache()))
+                self._job = self._job.at(unpack(parcel, user_cache_folder() / BUNDLES))
             self._token = order.token
         return list(self._job(shard))
-
-
-def _cache() -> Path:
-    """The user's cache folder on this node."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvad" / "bundles"
 
 
 def _connect(options: ClusterOptions) -> tuple[Any, bool]:

@@ -1,0 +1,14 @@
+"""Where a user's own files lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_cache_folder() -> Path:
+    """What can be made anew lies here: `cvad` below XDG_CACHE_HOME, LOCALAPPDATA or ~/.cache, the first that is set."""
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        if found := os.environ.get(variable):
+            return Path(found) / "cvad"
+    return Path.home() / ".cache" / "cvad"
