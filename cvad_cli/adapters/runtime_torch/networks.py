@@ -12,11 +12,12 @@ from typing import Any, Final, final
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
 from cvad_cli.adapters.runtime_torch.pdn_features import describe
+from cvad_cli.adapters.runtime_torch.pooling import joined, local_means
 from cvad_cli.core.maps import Enlargement, MapScale
+from cvad_cli.core.scoring import reweighted
 
 MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
@@ -50,11 +51,7 @@ class PatchEmbedding(_FromPictures):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures (b, h, w, 3) to patches (b, p, d), float32, row by row over the grid."""
-        first, *rest = [
-            functional.avg_pool2d(layer.float(), 3, 1, 1) for layer in self.network(self.normalised(pictures))
-        ]
-        rest = [functional.interpolate(layer, size=first.shape[-2:], mode="bilinear") for layer in rest]
-        return torch.cat([first, *rest], dim=1).flatten(2).transpose(1, 2)
+        return joined(local_means(self.network(self.normalised(pictures)))).flatten(2).transpose(1, 2)
 
 
 @final
@@ -94,11 +91,7 @@ class PatchcoreScores(nn.Module):
             places = strangest[:, None, None].expand(-1, 1, patches.shape[-1])
             odd = patches.gather(1, places)[:, 0]
             support = self.support(nearest.gather(1, strangest[:, None])[:, 0])
-            reach = torch.linalg.vector_norm(support - odd[:, None, :], dim=-1)
-            # Equation 7 with the largest exponent taken out, so that exp() stays finite.
-            peak = reach.amax(dim=1)
-            weight = 1.0 - torch.exp(scores - peak) / torch.exp(reach - peak[:, None]).sum(dim=1)
-            scores = scores * weight
+            scores = reweighted(scores, odd, support)
         coarse = distances.view(len(patches), self.rows.shape[1], self.columns.shape[1])
         return scores, self.rows @ coarse @ self.columns.T
 
