@@ -15,6 +15,7 @@ or a defect was found where the caller asked for that, 70 is kept for our own bu
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
@@ -79,3 +80,15 @@ def what_differs(former: Mapping[str, object], now: Mapping[str, object]) -> str
     """
     differing = [key for key in sorted(former.keys() | now.keys()) if former.get(key) != now.get(key)]
     return "; ".join(f"{key} was {former.get(key)!r}, is now {now.get(key)!r}" for key in differing)
+
+
+def require_same_settings(where: object, former: Mapping[str, object], now: Mapping[str, object], restart: str) -> None:
+    """Raise ConfigError where the run that left a checkpoint `where` had other settings; `restart` is the remedy.
+
+    `now` is JSON-ready; `former` was read from JSON.
+    """
+    if changed := what_differs(former, json.loads(json.dumps(dict(now)))):
+        raise ConfigError(
+            f"{where}: this run was begun under other settings: {changed}. Give the former ones to go on, or {restart} "
+            "to begin anew."
+        )

@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.adapters.crops import random_crop
-from cvad_cli.assembly.annealing import WARM_UP_STEPS, fall_begins, learning_share
+from cvad_cli.adapters.storage.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pretraining_pictures import (
     PICTURE_SIDE,
@@ -30,8 +29,9 @@ from cvad_cli.assembly.pretraining_pictures import (
     bundled_samples,
     find_real_pictures,
 )
-from cvad_cli.assembly.targets import GRID, BackboneFeatures, SourceBackbone, estimate_targets, load_sources
+from cvad_cli.assembly.targets import GRID, SourceBackbone, backbone_features, estimate_targets, load_sources
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
+from cvad_cli.core.learning_rate import WARM_UP_STEPS, fall_begins, learning_share
 from cvad_cli.errors import ConfigError, CvadError, DataError, ModelError
 from cvad_cli.tasks.distill_teacher import (
     DistillRequest,
@@ -45,7 +45,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import anomalib.models  # noqa: F401  # it warns of its own dependencies while it is imported
 
-    from cvad_cli.adapters.muon import orthogonalised
+    from cvad_cli.adapters.torch_training.muon import orthogonalised
 from cvad_cli.adapters.pdn import load_teacher
 
 NO_REAL_PICTURES = RealPictures((), (), (), "none")
@@ -301,7 +301,7 @@ def test_a_backbone_without_layers_gives_its_stages_of_middling_stride() -> None
 
 @pytest.mark.parametrize("channels", [None, 3, 80], ids=["all 64", "fewer", "more"])
 def test_targets_have_mean_0_and_variance_1(channels: int | None) -> None:
-    features = BackboneFeatures(load_sources([SourceBackbone("resnet10t", ("layer1",))], ["random"], seed=1), "cpu")
+    features = backbone_features(load_sources([SourceBackbone("resnet10t", ("layer1",))], ["random"], seed=1), "cpu")
     source = PictureSource(NO_REAL_PICTURES, generated_share=1.0, seed=2)
     affine = estimate_targets(features, source, images=6, channels=channels, seed=3, advance=lambda _count: None)
     pictures = np.stack([source.picture("calibration", step, 0) for step in range(6)])

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cvad_cli.adapters.bundles import read_bundle
-from cvad_cli.adapters.muon import Muon
 from cvad_cli.adapters.pdn import build_pdn, fold_linear, load_teacher, save_teacher
+from cvad_cli.adapters.torch_training.muon import Muon
 from cvad_cli.assembly.teachers import PACKAGED, choose_teacher
 from cvad_cli.errors import ModelError
 

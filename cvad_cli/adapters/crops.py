@@ -27,6 +27,13 @@ def random_crop(picture: np.ndarray, side: int, *, rng: np.random.Generator) -> 
     return _recoloured(np.ascontiguousarray(square), rng)
 
 
+def use_one_thread() -> None:
+    """Let OpenCV work in the calling thread alone: for a process that is one of many."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 def shrunk(picture: np.ndarray, longest: int) -> np.ndarray:
     """The picture with its longer side at most `longest` pixels."""
     import cv2

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from cvad_cli.adapters.bundles import Bundle, FileWriter, write_bundle
+from cvad_cli.adapters.storage.tensor_files import read_arrays, write_tensors
 from cvad_cli.assembly.detectors import bundle_folder, open_detector
 from cvad_cli.assembly.pictures import open_dataset, read_picture
 from cvad_cli.assembly.probes import ROLE as PROBES
@@ -59,9 +60,7 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
             wanted = max(PICTURES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
             bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
     elif axis == "bank_rows":
-        from safetensors.numpy import load_file
-
-        bank = partial(_write_bank, load_file(bundle.file(BANK))["features"], value)
+        bank = partial(_write_bank, read_arrays(bundle.file(BANK))["features"], value)
     _write(bundle, changed, bank, probes)
     return changed
 
@@ -152,12 +151,10 @@ def _spread(patches: np.ndarray, rows: int) -> np.ndarray:
 
 def _write_bank(patches: np.ndarray, rows: int, path: Path) -> None:
     """`rows` of `patches` (n, d); where they are too few, all of them, and random ones again with noise."""
-    from safetensors.numpy import save_file
-
     rng = np.random.default_rng(0)
     chosen = patches[rng.permutation(len(patches))[:rows]]
     if rows > len(patches):
         copies = patches[rng.integers(0, len(patches), rows - len(patches))]
         noise = rng.standard_normal(copies.shape, dtype=np.float32) * (NOISE * patches.std(axis=0))
         chosen = np.concatenate([chosen, copies + noise])
-    save_file({"features": np.ascontiguousarray(chosen)}, path)
+    write_tensors(path, {"features": chosen})

@@ -28,7 +28,7 @@ from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.adapters.runtime_openvino.frozen_networks import FeatureFunction, feature_function, layers_with_strides
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
+from cvad_cli.adapters.storage.tensor_files import read_header, read_tensors, write_tensors
 from cvad_cli.assembly.teachers import PDN_BACKBONES
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, DataConfig, RunConfig
 from cvad_cli.core.coreset import k_center_greedy
@@ -122,8 +122,6 @@ class FittedDescriber:
 
     def save(self, path: Path) -> None:
         """Write the network and the normal model as safetensors; the header says what they are."""
-        import safetensors.numpy
-
         state = {name: tensor.cpu().numpy() for name, tensor in self.backbone.network.state_dict().items()}
         tensors = {f"network.{name}": np.ascontiguousarray(values) for name, values in state.items()}
         normal = self.normal
@@ -139,7 +137,7 @@ class FittedDescriber:
             "weights": self.backbone.weights,
             "cell_threshold": normal.cell_threshold,
         }
-        safetensors.numpy.save_file(tensors, path, metadata={ROLE: json.dumps(header, sort_keys=True)})
+        write_tensors(path, tensors, {ROLE: json.dumps(header, sort_keys=True)})
 
     @property
     def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
@@ -174,9 +172,6 @@ def fit_describer(
 
 def open_describer(bundle: Bundle, device: str) -> Describer:
     """The describer of a bundle. Raises BundleError, with the remedy, where it has none or one of another version."""
-    import safetensors
-    from safetensors.torch import load_file
-
     remedy = "run `cvad train` with the same config again"
     if ROLE not in bundle.manifest["files"]:
         raise BundleError(
@@ -185,12 +180,11 @@ def open_describer(bundle: Bundle, device: str) -> Describer:
         )
     path = bundle.file(ROLE)
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[ROLE])
+        header: dict[str, Any] = json.loads(read_header(path)[ROLE])
         if header["version"] != DESCRIPTOR_VERSION:
             made = f"version {header['version']}, this cvad makes version {DESCRIPTOR_VERSION}"
             raise BundleError(f"{path}: its descriptors are {made}; {remedy}")
-        tensors = load_file(path)
+        tensors = read_tensors(path)
         spec = BackboneSpec(header["backbone"], tuple(header["layers"]), header["kwargs"])
         network = build_network(spec)
         prefix = "network."
@@ -210,17 +204,9 @@ def open_describer(bundle: Bundle, device: str) -> Describer:
 
 def look_at(views: Sequence[np.ndarray], look: FeatureFunction, device: str) -> list[np.ndarray]:
     """Views, uint8 RGB (256, 256, 3), to one array (b, 1024, d_s) a stage: 3x3 means on 32 x 32 cells."""
-    import torch
-    from torch.nn import functional
+    from cvad_cli.adapters.runtime_torch.frozen_features import cell_features
 
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    found = []
-    with torch.inference_mode():
-        for layer in look((to_tensor(views, device) - mean) / std):
-            means = functional.avg_pool2d(layer, 3, 1, 1)
-            cells = functional.interpolate(means, size=(CELLS, CELLS), mode="bilinear")
-            found.append(cells.flatten(2).transpose(1, 2).contiguous().cpu().numpy())
-    return found
+    return cell_features(views, look, device, CELLS)
 
 
 def _backbone_for(settings: RunConfig) -> Backbone:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
+from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.probes import read_probes
 from cvad_cli.assembly.serving import Serving, plan_serving, serve_with_torch, torch_alone
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
@@ -102,11 +103,9 @@ def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
 
 
 def _open_patchcore(bundle: Bundle, device: str, precision: str) -> Detector:
-    from safetensors.torch import load_file
-
     return TorchPatchcore(
         patchcore_network(bundle),
-        load_file(bundle.file("memory_bank"))["features"],
+        read_arrays(bundle.file("memory_bank"))["features"],
         num_neighbors=bundle.manifest["model"]["num_neighbors"],
         image_size=bundle.manifest["preprocessing"]["image_size"],
         device=device,

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from cvad_cli.adapters.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.adapters.pdn import PdnSize, build_pdn
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.runtime_openvino.frozen_networks import device_has_bf16
 from cvad_cli.adapters.runtime_torch import to_tensor
-from cvad_cli.assembly.annealing import Optimiser, fall_begins, learning_share
+from cvad_cli.adapters.storage.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.assembly.picture_batches import training_batches
 from cvad_cli.assembly.pretraining_pictures import PictureSource
-from cvad_cli.assembly.targets import BackboneFeatures, Targets, estimate_targets
+from cvad_cli.assembly.targets import estimate_targets
 from cvad_cli.core.feature_targets import AffineTargets
+from cvad_cli.core.learning_rate import fall_begins, learning_share
 from cvad_cli.errors import ConfigError, ModelError
 from cvad_cli.ports import Reporter
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
+    from cvad_cli.adapters.runtime_torch.types import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class CheckpointPlace:
 class Distilled:
     """A teacher and how it came about."""
 
-    network: nn.Module
+    network: Network
     channels: int
     curve: tuple[tuple[int, float], ...]
     """(step, held-out loss): 1.0 is a network that always answers with the mean."""
@@ -71,7 +71,7 @@ class Distilled:
 def distil(
     plan: TrainingPlan,
     source: PictureSource,
-    features: BackboneFeatures,
+    features: GridFeatures,
     place: CheckpointPlace,
     reporter: Reporter,
 ) -> Distilled:
@@ -81,7 +81,7 @@ def distil(
     """
     saved = read_checkpoint(place.path, place.settings)
     affine = _saved_targets(saved) if saved else _estimate(plan, source, features, reporter)
-    run = _Run(plan, Targets(features, affine), affine, features.device)
+    run = _Run(plan, features, affine)
     if saved is not None:
         _require_same_course(saved, plan.steps, place.path)
         run.restore(saved)
@@ -100,9 +100,7 @@ def distil(
     return Distilled(run.network, len(affine.bias), tuple(run.curve), saved.step if saved else 0)
 
 
-def _estimate(
-    plan: TrainingPlan, source: PictureSource, features: BackboneFeatures, reporter: Reporter
-) -> AffineTargets:
+def _estimate(plan: TrainingPlan, source: PictureSource, features: GridFeatures, reporter: Reporter) -> AffineTargets:
     with reporter.stage("Measuring the features", plan.calibration_images) as advance:
         return estimate_targets(
             features,
@@ -131,32 +129,30 @@ def _saved_targets(saved: Checkpoint) -> AffineTargets:
 
 @final
 class _Run:
-    """The network, its optimiser and how far they are."""
+    """A training, and how far it is."""
 
-    def __init__(self, plan: TrainingPlan, targets: Targets, affine: AffineTargets, device: str) -> None:
-        import torch
+    def __init__(self, plan: TrainingPlan, features: GridFeatures, affine: AffineTargets) -> None:
+        from cvad_cli.adapters.runtime_torch.frozen_features import FeatureTargets
+        from cvad_cli.adapters.torch_training.teacher_training import TeacherTraining
 
         self.step = 0
         self.curve: list[tuple[int, float]] = []
-        network = build_pdn(plan.size, len(affine.bias), padding=True, seed=plan.seed).train()
-        self.network: nn.Module = network.to(device).to(memory_format=torch.channels_last)
-        self._optimiser = Optimiser(self.network)
-        self._plan, self._targets, self._affine, self._device = plan, targets, affine, device
-        self._bf16 = processor_has_bf16() if device == "cpu" else device.startswith(("cuda", "xpu"))
+        self._plan, self._affine, self._device = plan, affine, features.device
+        network = build_pdn(plan.size, len(affine.bias), padding=True, seed=plan.seed)
+        bfloat16 = device_has_bf16(features.device)
+        targets = FeatureTargets(features, affine)
+        self._training = TeacherTraining(network, targets, device=features.device, bfloat16=bfloat16)
+
+    @property
+    def network(self) -> Network:
+        """The teacher as it is now."""
+        return self._training.network
 
     def learn(self, pictures: np.ndarray) -> None:
         """One step on uint8 pictures (b, s, s, 3)."""
-        import torch
-
-        images = to_tensor(list(pictures), self._device)
-        with torch.no_grad():
-            wanted = self._targets(images)
-        loss = self._distance(images, wanted)
-        if not bool(torch.isfinite(loss)):
+        share = learning_share(self.step, self._plan.steps)
+        if not self._training.learn(to_tensor(list(pictures), self._device), share):
             raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
-        self.network.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step(learning_share(self.step, self._plan.steps))
         self.step += 1
 
     def held_out_pictures(self, source: PictureSource) -> np.ndarray:
@@ -165,45 +161,20 @@ class _Run:
 
     def measure(self, held_out: np.ndarray) -> float:
         """Mean loss over pictures that are never trained on; noted in the curve."""
-        import torch
-
         total = 0.0
-        with torch.no_grad():
-            for batch in batched(held_out, self._plan.batch_size):
-                images = to_tensor(batch, self._device)
-                total += float(self._distance(images, self._targets(images))) * len(batch)
+        for batch in batched(held_out, self._plan.batch_size):
+            total += self._training.loss(to_tensor(batch, self._device)) * len(batch)
         self.curve.append((self.step, total / len(held_out)))
         return self.curve[-1][1]
 
     def state(self) -> Checkpoint:
         """Everything that `restore` needs."""
-        import torch
-
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"optimiser.{name}": tensor for name, tensor in self._optimiser.state().items()}
-        tensors["targets.weight"] = torch.from_numpy(self._affine.weight)
-        tensors["targets.bias"] = torch.from_numpy(self._affine.bias)
-        return Checkpoint(self.step, tensors, {"curve": self.curve, "steps": self._plan.steps})
+        targets = {"targets.weight": self._affine.weight, "targets.bias": self._affine.bias}
+        notes = {"curve": self.curve, "steps": self._plan.steps}
+        return Checkpoint(self.step, {**self._training.state(), **targets}, notes)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take up a run where `state` left it."""
-
-        def part(prefix: str) -> dict[str, torch.Tensor]:
-            named = saved.tensors.items()
-            return {name.removeprefix(prefix): tensor for name, tensor in named if name.startswith(prefix)}
-
-        self.network.load_state_dict(part("network."))
-        self._optimiser.restore(part("optimiser."))
+        self._training.restore(saved.tensors)
         self.step = saved.step
         self.curve = [(int(step), float(loss)) for step, loss in saved.notes["curve"]]
-
-    def _distance(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the network on `images` at half their size."""
-        import torch
-        from torch.nn import functional
-
-        halved = functional.avg_pool2d(images, 2).contiguous(memory_format=torch.channels_last)
-        kind = self._device.split(":")[0]
-        with torch.autocast(kind, torch.bfloat16, enabled=self._bf16):
-            answer = self.network(halved)
-        return functional.mse_loss(answer.float(), wanted)

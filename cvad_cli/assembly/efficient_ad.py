@@ -15,9 +15,9 @@ import numpy as np
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.images import resize_image
 from cvad_cli.adapters.pdn import fold_linear
-from cvad_cli.adapters.runtime_openvino.frozen_networks import processor_has_bf16
+from cvad_cli.adapters.runtime_openvino.frozen_networks import device_has_bf16
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
-from cvad_cli.assembly.annealing import annealed_schedule
+from cvad_cli.adapters.storage.tensor_files import write_tensors
 from cvad_cli.assembly.calibrating import held_out_scores, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.efficient_ad_options import PRESETS, EfficientAdOptions
@@ -34,9 +34,8 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
-    import torch
-
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import Course
+    from cvad_cli.adapters.runtime_torch.types import Tensor
 
 SMALLEST_SIDE: Final = 256  # pixels; anomalib's autoencoder halves five times and then wants 8 x 8
 VALIDATION_SHARE: Final = 0.1  # of the good pictures: paper section 4, and anomalib
@@ -95,7 +94,7 @@ def fit_efficient_ad(
             "padding": options.padding,
             "pad_maps": options.pad_maps,
         },
-        writers={"network": (".safetensors", lambda path: _write(model, path))},
+        writers={"network": (".safetensors", lambda path: write_tensors(path, model.state_dict()))},
         weights=teacher.origin,
         held_out=tuple(held_out),
         used=len(readable),
@@ -162,22 +161,19 @@ def _subset(run: _Run, images: np.ndarray) -> Sequence[np.ndarray]:
 
 def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
     """One trained model, and what is worth knowing of it."""
-    import lightning.pytorch as pl
-    import torch
-
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning_runs
+    from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
 
     settings = run.settings
     learning, held_out = _split(images, seed=settings.seed)
     course = _course(run, learning, held_out, label)
     done = efficient_ad_training.steps_done(course)
     # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
-    pl.seed_everything(settings.seed + done, verbose=False)
+    lightning_runs.seed_everything(settings.seed + done)
     model = efficient_ad.new_model(
         run.options.size, run.teacher.channels, padding=run.options.padding, pad_maps=run.options.pad_maps
     )
-    model.teacher.load_state_dict(run.teacher.network.state_dict())
-    model = model.to(run.device).to(memory_format=torch.channels_last)
+    model = efficient_ad.with_teacher(model, run.teacher.network, run.device)
     if not done:  # a checkpoint holds it
         _measure_teacher(run, model, learning)
     else:
@@ -252,41 +248,31 @@ def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
 def _precision(wanted: str, device: str) -> str:
     if wanted != "auto":
         return wanted
-    fits = processor_has_bf16() if device == "cpu" else device.startswith(("cuda", "xpu"))
-    return "bf16-mixed" if fits else "32-true"
+    return "bf16-mixed" if device_has_bf16(device) else "32-true"
 
 
-def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[torch.Tensor]:
+def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[Tensor]:
     """Pictures one by one on the device: float32 (1, 3, h, w) in 0..1."""
-    import torch
-
-    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_batch
 
     for image in images:
-        picture = as_tensor(run.pictures[image])[None].to(run.device)
-        yield picture.contiguous(memory_format=torch.channels_last)
+        yield as_batch(run.pictures[image], run.device)
         advance(1)
 
 
-def _penalty_pictures(run: _Run, steps: range) -> Generator[torch.Tensor]:
+def _penalty_pictures(run: _Run, steps: range) -> Generator[Tensor]:
     """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
-    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_tensor
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_batch
 
     real, share = (RealPictures((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)
     source = PictureSource(real, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
     with closing(training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None)) as batches:
         for pictures in batches:
-            yield as_tensor(resize_image(pictures[0], (side, side)))[None]
+            yield as_batch(resize_image(pictures[0], (side, side)), "cpu")
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     detector = TorchEfficientAd(model, run.device, run.settings.data.image_size)
     pictures, batch = (run.pictures[image] for image in images), run.settings.runtime.batch_size
     return held_out_scores(detector, pictures, count=len(images), batch_size=batch, reporter=run.reporter)
-
-
-def _write(model: Any, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,9 +19,7 @@ from cvad_cli.errors import BundleError, ConfigError, ModelError
 from cvad_cli.ports import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
+    from cvad_cli.adapters.runtime_torch.types import Network as Module
 
 TRAINED: Final = "the trained bundle of this config"
 
@@ -33,7 +30,7 @@ class Network:
 
     name: str
     """What it is in its detector, such as 'teacher'."""
-    module: nn.Module
+    module: Module
     weights: str
     """Where its weights came from, in words."""
     normalised: bool
@@ -53,7 +50,7 @@ class Subjects:
     """The networks of one config; the first is the one whose cells the anomaly map is made of."""
 
     networks: tuple[Network, ...]
-    candidates: nn.Module | None = None
+    candidates: Module | None = None
     """The same backbone with all of its layers as outputs, 3x3 pooling included: to be read for advice, never run."""
     candidate_names: tuple[str, ...] = field(default=())
 
@@ -74,7 +71,7 @@ def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> Subje
     return _FINDERS[settings.model.name](settings, device, reporter)
 
 
-def _trained(settings: RunConfig, device: str, reporter: Reporter) -> nn.Module | None:
+def _trained(settings: RunConfig, device: str, reporter: Reporter) -> Module | None:
     """The network of the config's bundle; None, with a warning where there is a bundle that cannot be used."""
     if not bundle_folder(settings).is_dir():
         return None
@@ -85,7 +82,7 @@ def _trained(settings: RunConfig, device: str, reporter: Reporter) -> nn.Module 
         reporter.warn(f"{error}. The trained weights are left aside here")
         return None
     if isinstance(detector, (TorchPatchcore, TorchEfficientAd)):
-        network: nn.Module = detector.network
+        network: Module = detector.network
         return network
     reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are left aside here")
     return None
@@ -136,27 +133,18 @@ def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subje
 
 def _untrained(settings: RunConfig) -> tuple[Any, dict[str, str]]:
     """EfficientAD with the teacher that training would take, and where the weights of its parts come from."""
-    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
+    from cvad_cli.adapters.anomalib_models.efficient_ad import seeded_model
 
     options = EfficientAdOptions.of(settings)
     teacher = options.teacher(settings)
-    with _seeded(settings.seed):
-        model = new_model(options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps)
+    model = seeded_model(
+        options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps, seed=settings.seed
+    )
     model.teacher.load_state_dict(teacher.network.state_dict())
     student = build_pdn(options.size, 2 * teacher.channels, padding=options.padding, seed=settings.seed + 1)
     model.student.load_state_dict(student.state_dict())
     random = f"random, seed {settings.seed}: not trained yet"
     return model, {"teacher": teacher.origin, "student": random, "autoencoder": random}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's global generator at `seed` for as long as it lasts: anomalib's constructors draw from it."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 _FINDERS: Final = {"patchcore": _patchcore, "efficient_ad": _efficient_ad}

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cvad_cli.adapters.anomalib_models import new_patchcore
+from cvad_cli.adapters.anomalib_models import embedding, new_patchcore
 from cvad_cli.adapters.backbones import Backbone
 from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, TorchPatchcore, to_tensor
+from cvad_cli.adapters.runtime_torch import TorchPatchcore, on_device, to_tensor
+from cvad_cli.adapters.storage.tensor_files import write_tensors
 from cvad_cli.assembly.calibrating import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.fitted import FittedModel
@@ -35,7 +36,7 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
-    from anomalib.models import Patchcore
+    from cvad_cli.adapters.runtime_torch.types import Network
 
 SPOOL_PREFIX: Final = ".features-"
 WORKING_COPIES: Final = 2.2
@@ -103,11 +104,9 @@ def _whiten(features: PatchFeatures, images: np.ndarray, backbone: Backbone) -> 
 
 
 def _judge(backbone: Backbone, bank: np.ndarray, settings: RunConfig, device: str) -> Judge:
-    import torch
-
     detector = TorchPatchcore(
         backbone.network,
-        torch.from_numpy(bank),
+        bank,
         num_neighbors=settings.model.num_neighbors,
         image_size=settings.data.image_size,
         device=device,
@@ -136,13 +135,10 @@ def _fit_and_hold_out(
 
 
 def _writers(backbone: Backbone, bank: np.ndarray) -> dict[str, tuple[str, Callable[[Path], None]]]:
-    import safetensors.numpy
-    import safetensors.torch
-
-    state = {name: tensor.contiguous().cpu() for name, tensor in backbone.network.state_dict().items()}
+    state = backbone.network.state_dict()
     return {
-        "backbone": (".safetensors", lambda path: safetensors.torch.save_file(state, path)),
-        "memory_bank": (".safetensors", lambda path: safetensors.numpy.save_file({"features": bank}, path)),
+        "backbone": (".safetensors", lambda path: write_tensors(path, state)),
+        "memory_bank": (".safetensors", lambda path: write_tensors(path, {"features": bank})),
     }
 
 
@@ -184,19 +180,21 @@ class CoresetBudget:
 
 @contextmanager
 def gather_features(
-    model: Patchcore, stream: PictureStream, *, device: str, max_bytes: int, spool: Path, reporter: Reporter
+    model: Network, stream: PictureStream, *, device: str, max_bytes: int, spool: Path, reporter: Reporter
 ) -> Iterator[PatchFeatures]:
     """Run anomalib's Patchcore over the pictures and collect its embeddings in one preallocated array.
 
     The array lies in memory, or in a temporary file below `spool` where it would not fit into `max_bytes`.
     Raises DataError where fewer than two pictures can be read, ResourceError where the file finds no room.
     """
+    from cvad_cli.adapters.runtime_torch.frozen_features import normalised
+
     with ExitStack() as stack:
         values: np.ndarray | None = None
         grid, filled, in_memory = (0, 0), 0, True
         with reporter.stage("Extracting features", len(stream.records)) as advance:
             for batch in batched((picture for _, picture in stream), 8):
-                patches, grid = _embed(model, batch, device)
+                patches, grid = embedding(model, normalised(to_tensor(batch, device)))
                 if values is None:
                     shape = (len(stream.records), *patches.shape[1:])
                     in_memory = int(np.prod(shape)) * 4 * WORKING_COPIES <= max_bytes
@@ -227,7 +225,7 @@ def build_bank(
     if features.in_memory:
         everything = len(images) == len(features.values)
         flat = (features.values if everything else features.values[images]).reshape(-1, channels)
-        coreset = k_center_greedy(_on_device(flat, device), keep, rng=rng, advance=advance)
+        coreset = k_center_greedy(on_device(flat, device), keep, rng=rng, advance=advance)
         return Bank(flat[coreset.rows], coreset.radius, "exact greedy")
     rows_at_once = max(2 * keep, int(budget.max_bytes / (WORKING_COPIES * channels * 4)))
     step = max(1, rows_at_once // patches)
@@ -248,7 +246,7 @@ class HeldOutJudge:
     """Scores images, by their patch features, against a bank that was not built from them."""
 
     def __init__(self, bank: np.ndarray, num_neighbors: int, image_size: tuple[int, int], device: str) -> None:
-        self._memory = MemoryBank(_on_device(bank, device), num_neighbors=num_neighbors)
+        self._memory = MemoryBank(on_device(bank, device), num_neighbors=num_neighbors)
         self._image_size = image_size
         self._device = device
 
@@ -258,27 +256,11 @@ class HeldOutJudge:
         """Image scores and map peaks, (k,) each, of the images with these indices."""
         scores, peaks = np.empty(len(images)), np.empty(len(images))
         for place, image in enumerate(images):
-            found = self._memory.score(_on_device(np.asarray(features.values[image]), self._device))
+            found = self._memory.score(on_device(np.asarray(features.values[image]), self._device))
             scores[place] = found.image_score
             peaks[place] = anomaly_map(found.distances, features.grid, self._image_size).max()
             advance(1)
         return scores, peaks
-
-
-def _embed(model: Patchcore, batch: list[np.ndarray], device: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """anomalib's own embedding of a batch: (b, p, d) and the grid."""
-    import torch
-    from torchvision.transforms.v2.functional import normalize
-
-    network: Any = model.model.to(device).eval()
-    with torch.inference_mode():
-        tensor = normalize(to_tensor(batch, device), list(IMAGENET_MEAN), list(IMAGENET_STD))
-        layers = {name: network.feature_pooler(layer) for name, layer in network.feature_extractor(tensor).items()}
-        embedding = network.generate_embedding(layers)
-        grid = (int(embedding.shape[-2]), int(embedding.shape[-1]))
-        flat = network.reshape_embedding(embedding).reshape(len(batch), grid[0] * grid[1], -1)
-    values: np.ndarray = flat.cpu().numpy()
-    return values, grid
 
 
 def _spooled(folder: Path, shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
@@ -298,12 +280,3 @@ def _spooled(folder: Path, shape: tuple[int, ...], stack: ExitStack) -> np.ndarr
             f"{folder}: no room for {size / 1e9:.1f} GB of features: {error.strerror}. Set output.root to a larger "
             "disk, or raise train.max_memory so that they stay in memory."
         ) from error
-
-
-def _on_device(values: np.ndarray, device: str) -> Any:
-    """NumPy on a CPU (its BLAS is as fast there as torch's), a torch tensor elsewhere."""
-    if device == "cpu":
-        return values
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device)

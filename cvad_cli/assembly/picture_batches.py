@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from cvad_cli.adapters.crops import use_one_thread
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.pretraining_pictures import PictureSource
 from cvad_cli.config.processors import usable_processors
@@ -66,9 +67,7 @@ _sources: Final[list[PictureSource]] = []
 
 
 def _begin(source: PictureSource) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
+    use_one_thread()
     _sources.append(source)
 
 

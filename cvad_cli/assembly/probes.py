@@ -18,6 +18,7 @@ import numpy as np
 
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.prefetch import batched
+from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, write_tensors
 from cvad_cli.assembly.calibrating import scores_and_peaks
 from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.pictures import read_picture
@@ -84,11 +85,9 @@ class Probes:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        import safetensors.numpy
-
         tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
         header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys}
-        safetensors.numpy.save_file(tensors, path, metadata={ROLE: json.dumps(header)})
+        write_tensors(path, tensors, {ROLE: json.dumps(header)})
 
     @property
     def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
@@ -131,16 +130,12 @@ def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tupl
 
 def read_probes(bundle: Bundle) -> Probes | None:
     """The probes of a bundle; None in one of an earlier cvad. Raises BundleError where they cannot be read."""
-    import safetensors
-    import safetensors.numpy
-
     if ROLE not in bundle.manifest["files"]:
         return None
     path = bundle.file(ROLE)
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})[ROLE])
-        tensors = safetensors.numpy.load_file(path)
+        header = json.loads(read_header(path)[ROLE])
+        tensors = read_arrays(path)
         return Probes(
             **{name: tensors[name] for name in ("pictures", "good", "scores", "peaks")},
             spread=float(header["spread"]),

@@ -20,6 +20,7 @@ from cvad_cli.adapters.runtime_openvino.compiled import NETWORK_FILE, CompiledNe
 from cvad_cli.adapters.runtime_openvino.detectors import OpenvinoEfficientAd, OpenvinoPatchcore
 from cvad_cli.adapters.runtime_openvino.quantising import quantise
 from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
+from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.probes import Probes
 from cvad_cli.assembly.serving import Plan, Serving, prove
 from cvad_cli.assembly.serving_int8 import PEAK_PICTURES, Int8Pictures
@@ -91,12 +92,10 @@ def serve_with_openvino(
 @final
 class _PatchcoreMaker:
     def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
-        import safetensors.numpy
-
         self._bundle = bundle
         self._most_at_once = most_at_once
         self._good = _good_pictures(probes)
-        self._bank = safetensors.numpy.load_file(bundle.file("memory_bank"))["features"]
+        self._bank = read_arrays(bundle.file("memory_bank"))["features"]
         self._grid = (int(bundle.manifest["model"]["grid"][0]), int(bundle.manifest["model"]["grid"][1]))
         self._side = int(bundle.manifest["preprocessing"]["image_size"])
         self._exact = np.empty((0, 0, self._bank.shape[1]), np.float32)

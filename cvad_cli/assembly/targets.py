@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, feature_indices, load_backbone
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function, layers_with_strides
-from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from cvad_cli.assembly.pretraining_pictures import PICTURE_SIDE, PictureSource
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
 from cvad_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
+    from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
 
 GRID: Final = 32
 """Rows and columns of the targets: what a padded PDN gives for half of `PICTURE_SIDE`."""
@@ -71,37 +70,16 @@ def load_sources(sources: Sequence[SourceBackbone], weights: Sequence[str], *, s
     return tuple(loaded)
 
 
-@final
-class BackboneFeatures:
-    """Pictures to the raw channels of all backbones, side by side on the targets' grid."""
+def backbone_features(backbones: Sequence[Backbone], device: str) -> GridFeatures:
+    """Images to the raw channels of all backbones, side by side on the targets' grid."""
+    from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
 
-    def __init__(self, backbones: Sequence[Backbone], device: str) -> None:
-        import torch
-
-        self.device = device
-        self._functions = [feature_function(backbone.network, PICTURE_SIDE, device) for backbone in backbones]
-        self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB (b, 3, s, s) in 0..1 to (b, n, GRID, GRID): 3x3 means (PatchCore eq. 2), averaged down or drawn up."""
-        import torch
-        from torch.nn import functional
-
-        on_grid = []
-        for function in self._functions:
-            for layer in function((images - self._mean) / self._std):
-                pooled = functional.avg_pool2d(layer, 3, 1, 1)
-                if pooled.shape[-1] > GRID:
-                    pooled = functional.adaptive_avg_pool2d(pooled, GRID)
-                elif pooled.shape[-1] < GRID:
-                    pooled = functional.interpolate(pooled, size=(GRID, GRID), mode="bilinear")
-                on_grid.append(pooled)
-        return torch.cat(on_grid, dim=1)
+    functions = [feature_function(backbone.network, PICTURE_SIDE, device) for backbone in backbones]
+    return GridFeatures(functions, GRID, device)
 
 
 def estimate_targets(
-    features: BackboneFeatures,
+    features: GridFeatures,
     source: PictureSource,
     *,
     images: int,
@@ -113,8 +91,7 @@ def estimate_targets(
     moments: Moments | None = None
     groups = batched(range(images), PICTURES_AT_ONCE)
     for batch in prefetch(groups, lambda steps: [source.picture("calibration", step, 0) for step in steps]):
-        found = features(to_tensor(batch, features.device))
-        vectors = found.permute(0, 2, 3, 1).reshape(-1, found.shape[1]).cpu().numpy()
+        vectors = features.vectors(batch)
         moments = moments or Moments(vectors.shape[1])
         moments.add(vectors)
         advance(len(batch))
@@ -122,21 +99,3 @@ def estimate_targets(
         raise ConfigError(f"calibration images: expected a whole number from 1, got {images}")
     mean, covariance = moments.result()
     return standardising_targets(mean, covariance, channels or len(mean), rng=np.random.default_rng([seed, 4]))
-
-
-@final
-class Targets:
-    """Pictures to what the teacher is to say of them."""
-
-    def __init__(self, features: BackboneFeatures, affine: AffineTargets) -> None:
-        import torch
-
-        device, self._features = features.device, features
-        self._weight = torch.from_numpy(affine.weight.T.copy()).to(device)[:, :, None, None]
-        self._bias = torch.from_numpy(affine.bias).to(device)
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB (b, 3, s, s) in 0..1 to float32 (b, c, GRID, GRID)."""
-        from torch.nn import functional
-
-        return functional.conv2d(self._features(images), self._weight, self._bias)

@@ -14,7 +14,7 @@ from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from cvad_cli.adapters.runtime_torch.types import Network
 
 OFFICIAL_WEIGHTS: Final = "official"
 """`model.weights: official`: the teacher that anomalib downloads."""
@@ -34,7 +34,7 @@ PDN_SUBSAMPLING: Final = 2
 class ChosenTeacher:
     """A teacher's network, float32, frozen, in eval mode, and where it comes from."""
 
-    network: nn.Module
+    network: Network
     channels: int
     origin: str
 
@@ -87,7 +87,7 @@ def patchcore_backbone(model: ModelConfig, *, seed: int) -> Backbone:
     return Backbone(spec, _as_features(teacher.network), teacher.origin)
 
 
-def build_backbone(spec: BackboneSpec) -> nn.Module:
+def build_backbone(spec: BackboneSpec) -> Network:
     """The network of `patchcore_backbone` before its weights are filled in."""
     if spec.name not in PDN_BACKBONES:
         return build_network(spec)
@@ -95,7 +95,7 @@ def build_backbone(spec: BackboneSpec) -> nn.Module:
     return _as_features(network.eval())
 
 
-def _as_features(network: nn.Module) -> nn.Module:
+def _as_features(network: Network) -> Network:
     from cvad_cli.adapters.runtime_torch.pdn_features import PdnFeatures
 
     return PdnFeatures(network, PDN_LAYER, PDN_SUBSAMPLING)

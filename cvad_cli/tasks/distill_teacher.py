@@ -16,7 +16,7 @@ from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
 from cvad_cli.assembly.distilling import CheckpointPlace, Distilled, TrainingPlan, distil
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
-from cvad_cli.assembly.targets import BackboneFeatures, SourceBackbone, load_sources
+from cvad_cli.assembly.targets import SourceBackbone, backbone_features, load_sources
 from cvad_cli.errors import ConfigError
 from cvad_cli.ports import Reporter
 
@@ -112,7 +112,7 @@ def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter
         settings.checkpoint.unlink(missing_ok=True)
     source = PictureSource(real, generated_share=settings.generated_share, seed=settings.seed)
     place = CheckpointPlace(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
-    features = BackboneFeatures(backbones, device)
+    features = backbone_features(backbones, device)
     distilled = distil(_plan(settings), source, features, place, reporter)
     for line in source.skipped:
         reporter.warn(f"passed over: {line}")

@@ -60,6 +60,20 @@ def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_
     return model
 
 
+def embedding(model: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, tuple[int, int]]:
+    """anomalib's own patch features of normalised images (b, 3, h, w): float32 (b, p, d), and the grid."""
+    import torch
+
+    network: Any = model.model
+    network = network.to(images.device).eval()
+    with torch.inference_mode():
+        layers = {name: network.feature_pooler(layer) for name, layer in network.feature_extractor(images).items()}
+        joined = network.generate_embedding(layers)
+        grid = (int(joined.shape[-2]), int(joined.shape[-1]))
+        values: np.ndarray = network.reshape_embedding(joined).reshape(len(images), grid[0] * grid[1], -1).cpu().numpy()
+    return values, grid
+
+
 def model_names() -> tuple[str, ...]:
     """Names of anomalib's image models, in snake case, as a config writes them."""
     return tuple(sorted(_model_classes()))

@@ -42,6 +42,22 @@ def new_model(size: Size, channels: int, *, padding: bool, pad_maps: bool) -> Ef
     return EfficientAdModel(channels, EfficientAdModelSize(size), padding=padding, pad_maps=pad_maps)
 
 
+def seeded_model(
+    size: Literal["small", "medium"], channels: int, *, padding: bool, pad_maps: bool, seed: int
+) -> EfficientAdModel:
+    """`new_model` with weights drawn from `seed`: anomalib's constructors draw from torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return new_model(size, channels, padding=padding, pad_maps=pad_maps)
+
+
+def with_teacher(model: EfficientAdModel, teacher: nn.Module, device: str) -> EfficientAdModel:
+    """The model with a teacher's weights, on `device`, laid out for speed."""
+    model.teacher.load_state_dict(teacher.state_dict())
+    placed: EfficientAdModel = model.to(device).to(memory_format=torch.channels_last)
+    return placed
+
+
 def training_losses(
     model: EfficientAdModel, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

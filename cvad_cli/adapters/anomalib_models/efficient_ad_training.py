@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cvad_cli.adapters.anomalib_models.efficient_ad import LocalEfficientAd, Schedule
 from cvad_cli.adapters.anomalib_models.lightning_runs import new_trainer, reason, run_fit
-from cvad_cli.errors import ConfigError, ModelError, ResourceError, what_differs
+from cvad_cli.errors import ModelError, ResourceError, require_same_settings
 from cvad_cli.files import replacing
 
 STATE: Final = "cvad_run"
@@ -83,6 +83,11 @@ def as_tensor(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float().div_(255.0)
 
 
+def as_batch(picture: np.ndarray, device: str) -> torch.Tensor:
+    """uint8 RGB (h, w, 3) to float32 (1, 3, h, w) in 0..1 on `device`, laid out as the networks are."""
+    return as_tensor(picture)[None].to(device).contiguous(memory_format=torch.channels_last)
+
+
 def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
     """Adam, its rate divided by ten for the last 5 % of the steps: paper algorithm 1; anomalib's optimiser."""
 
@@ -111,12 +116,7 @@ def steps_done(course: Course) -> int:
             f"{path}: is no checkpoint of this training ({reason(error)}); remove it, or begin anew with "
             "--set trainer.resume=false"
         ) from error
-    told = what_differs(former, json.loads(json.dumps(dict(course.deciding))))
-    if told:
-        raise ConfigError(
-            f"{path}: this training was begun under other settings: {told}. Give the former ones to go on, or begin "
-            "anew with --set trainer.resume=false."
-        )
+    require_same_settings(path, former, course.deciding, "--set trainer.resume=false")
     return step
 
 

@@ -30,6 +30,13 @@ def new_trainer(options: Mapping[str, Any], callbacks: Sequence[Any]) -> Any:
         raise ConfigError(f"trainer: Lightning refuses these settings: {reason(error)}") from error
 
 
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global random states, which anomalib and Lightning draw from."""
+    import lightning.pytorch as pl
+
+    pl.seed_everything(seed, verbose=False)
+
+
 def run_fit(trainer: Any, model: Any, **arguments: Any) -> None:
     """Fit the model. Raises KeyboardInterrupt for a Ctrl-C, ModelError for what anomalib or Lightning trips over."""
     try:

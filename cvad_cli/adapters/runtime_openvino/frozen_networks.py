@@ -44,6 +44,11 @@ def processor_has_bf16() -> bool:
     return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
+def device_has_bf16(device: str) -> bool:
+    """Whether networks gain from bfloat16 on this device."""
+    return processor_has_bf16() if device == "cpu" else device.startswith(("cuda", "xpu"))
+
+
 def _through_torch(network: nn.Module, device: str) -> FeatureFunction:
     import torch
 

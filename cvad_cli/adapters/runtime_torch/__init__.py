@@ -32,6 +32,15 @@ def to_tensor(images: Sequence[np.ndarray], device: str) -> torch.Tensor:
     return stacked.permute(0, 3, 1, 2).float().div_(255.0)
 
 
+def on_device(values: np.ndarray, device: str) -> Any:
+    """NumPy on a CPU (its BLAS is as fast there as torch's), a torch tensor elsewhere."""
+    if device == "cpu":
+        return values
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
 @final
 class TorchPatchcore:
     """A `Detector`: the backbone and the search on one device, in float32 equal to anomalib's Patchcore to rounding."""
@@ -39,7 +48,7 @@ class TorchPatchcore:
     def __init__(
         self,
         network: nn.Module,
-        bank: torch.Tensor,
+        bank: np.ndarray | torch.Tensor,
         *,
         num_neighbors: int,
         image_size: int,
@@ -61,7 +70,8 @@ class TorchPatchcore:
             probe = network.eval().cpu()(torch.zeros(1, 3, image_size, image_size))[0]
         self.grid = (int(probe.shape[-2]), int(probe.shape[-1]))
         embedding = PatchEmbedding(network, torch_dtype(precision))
-        scores = PatchcoreScores(embedding, bank.cpu(), num_neighbors, smoothed(self.grid, self.image_size))
+        rows, enlarged = torch.as_tensor(bank).cpu(), smoothed(self.grid, self.image_size)
+        scores = PatchcoreScores(embedding, rows, num_neighbors, enlarged)
         self._runner = Runner(scores, device, coarse=precision != "f32")
 
     @property

@@ -9,13 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cvad_cli.errors import ConfigError, ModelError, what_differs
+from cvad_cli.adapters.storage.tensor_files import write_tensors
+from cvad_cli.errors import ModelError, require_same_settings
 from cvad_cli.files import replacing
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +22,17 @@ class Checkpoint:
 
     step: int
     """Steps that are done."""
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, Any]
+    """torch tensors; NumPy arrays are written as well, and come back as tensors."""
     notes: Mapping[str, Any]
     """JSON-ready values, such as the losses so far."""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
     """Write it, whole or not at all. `settings` (JSON-ready) decide the run's result: resuming wants them unchanged."""
-    from safetensors.torch import save_file
-
     header = {"step": checkpoint.step, "settings": dict(settings), "notes": dict(checkpoint.notes)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"cvad_checkpoint": json.dumps(header)})
+        write_tensors(temporary, checkpoint.tensors, {"cvad_checkpoint": json.dumps(header)})
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint | None:
@@ -62,14 +58,5 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint | Non
         raise ModelError(
             f"{path}: is no checkpoint of cvad ({error}); remove it, or begin anew with --restart"
         ) from error
-    _require_same(path, former, json.loads(json.dumps(dict(settings))))
+    require_same_settings(path, former, settings, "--restart")
     return checkpoint
-
-
-def _require_same(path: Path, former: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    told = what_differs(former, wanted)
-    if told:
-        raise ConfigError(
-            f"{path}: this run was begun under other settings: {told}. Give the former ones to go on, or --restart to "
-            "begin anew."
-        )

@@ -1,0 +1,1 @@
+"""What cvad keeps on disk, and how it is read back."""
