@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
@@ -16,7 +16,7 @@ from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.region_rules import region_rule, regions_of
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import query_vector
-from cvad_cli.core.regions import Region, find_regions
+from cvad_cli.core.regions import Region, mask_regions, overlaps
 from cvad_cli.errors import DataError
 from cvad_cli.records import ImageRecord
 
@@ -121,33 +121,7 @@ class Inspector:
         kept = [n for n, region in enumerate(regions) if overlaps(region, mask)]
         if kept:
             return tuple(regions[n] for n in kept), inspection.vectors[kept]
-        drawn = self._drawn(inspection, mask)
-        return drawn, self.describe(inspection.picture, drawn)
-
-    def _drawn(self, inspection: Inspection, mask: np.ndarray) -> tuple[Region, ...]:
-        """The parts of a mask as regions, with the map's scores."""
-        values = inspection.anomaly_map
-        there = resize_map(mask.astype(np.float32), (values.shape[0], values.shape[1]))
-        size = (inspection.picture.shape[0], inspection.picture.shape[1])
-        # Any share of a map pixel counts: a scratch must not fall through the map's grid.
-        regions = find_regions(
-            there, size, replace(self.rule, seed=0.0, grow=None, min_area_px=0.0, min_area_mm2=0.0), rejected=True
-        )
-        return tuple(
-            replace(
-                region,
-                peak=float(values[region.mask].max()),
-                mean_score=float(values[region.mask].mean()),
-                mass=float(np.maximum(values[region.mask] - self.rule.floor, 0).sum()),
-            )
-            for region in regions
-        )
-
-
-def overlaps(region: Region, mask: np.ndarray) -> bool:
-    """Whether a region and a mask of any size, bool (h, w), share a part of the picture."""
-    rows, columns = (
-        np.minimum((np.arange(many) + 0.5) * few / many, few - 1).astype(int)
-        for many, few in zip(mask.shape, region.mask.shape, strict=True)
-    )
-    return bool((region.mask[np.ix_(rows, columns)] & mask).any())
+        values, picture = inspection.anomaly_map, inspection.picture
+        share = resize_map(mask.astype(np.float32), (values.shape[0], values.shape[1]))
+        drawn = mask_regions(share, values, (picture.shape[0], picture.shape[1]), self.rule)
+        return drawn, self.describe(picture, drawn)

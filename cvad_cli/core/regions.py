@@ -9,7 +9,7 @@ The map has the size of the network's input and the picture any other: rows and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -107,6 +107,45 @@ def find_regions(
     return tuple(
         _measure(values, labels == label, picture_size, floor, rule.pixel_size_mm) for label in kept[: rule.most]
     )
+
+
+def mask_regions(
+    share: np.ndarray, anomaly_map: np.ndarray, picture_size: tuple[int, int], rule: RegionRule
+) -> tuple[Region, ...]:
+    """The parts of a defect mask as regions of any area, with the map's scores; none where the mask is empty.
+
+    `share` (h, w) says how much of each pixel of the map (h, w) the mask covers, 0..1.
+    """
+    # Any share of a map pixel counts: a scratch must not fall through the map's grid.
+    whole = replace(rule, seed=0.0, grow=None, min_area_px=0.0, min_area_mm2=0.0)
+    return tuple(
+        replace(
+            region,
+            peak=float(anomaly_map[region.mask].max()),
+            mean_score=float(anomaly_map[region.mask].mean()),
+            mass=float(np.maximum(anomaly_map[region.mask] - rule.floor, 0).sum()),
+        )
+        for region in find_regions(share, picture_size, whole)
+    )
+
+
+def overlaps(region: Region, mask: np.ndarray) -> bool:
+    """Whether a region and a mask of any size, bool (h, w), share a part of the image.
+
+    Each side is compared at the finer of both grids: nothing thin falls between the samples.
+    """
+    finer = [max(sides) for sides in zip(mask.shape, region.mask.shape, strict=True)]
+    return bool((_sampled(region.mask, finer) & _sampled(mask, finer)).any())
+
+
+def _sampled(mask: np.ndarray, size: list[int]) -> np.ndarray:
+    """A mask (h, w) at the centres of a grid of `size` (rows, columns), at least as fine."""
+    rows, columns = (
+        np.minimum((np.arange(many) + 0.5) * few / many, few - 1).astype(int)
+        for many, few in zip(size, mask.shape, strict=True)
+    )
+    sampled: np.ndarray = mask[np.ix_(rows, columns)]
+    return sampled
 
 
 def _least_pixels(values: np.ndarray, picture_size: tuple[int, int], rule: RegionRule) -> float:

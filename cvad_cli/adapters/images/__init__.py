@@ -24,6 +24,7 @@ from PIL import Image
 
 from cvad_cli.adapters.images.levels import levels_of, orientation, to_uint8
 from cvad_cli.adapters.images.opening import opened, proves_itself
+from cvad_cli.core.masks import covered
 from cvad_cli.files import replacing
 
 __all__ = [
@@ -113,21 +114,25 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     import cv2
 
-    levels = mask.astype(np.uint8)
-    shape = (size[1], size[0])
-    resized = cv2.resize(levels, shape, interpolation=cv2.INTER_NEAREST) != 0
-    if mask.any() and not resized.any():
-        resized = cv2.resize(levels.astype(np.float32), shape, interpolation=cv2.INTER_AREA) > 0
-    return np.asarray(resized)
+    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST) != 0
+    return np.asarray(resized) if resized.any() or not mask.any() else covered(mask, size)
 
 
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a float32 map (h, w) to `size` (rows, columns): bilinear, as anomalib enlarges its maps."""
+    """Resize a float32 map (h, w) to `size` (rows, columns): bilinear, as anomalib enlarges its maps.
+
+    A side that shrinks is averaged first: OpenCV's area filter is none where the other side grows in the same call,
+    and bilinear alone skips rows.
+    """
     import cv2
 
-    shrinks = size[0] < values.shape[0] and size[1] < values.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(values.astype(np.float32), (size[1], size[0]), interpolation=method))
+    resized: np.ndarray = values.astype(np.float32)
+    small = min(size[0], values.shape[0]), min(size[1], values.shape[1])
+    if small != values.shape:
+        resized = cv2.resize(resized, small[::-1], interpolation=cv2.INTER_AREA)
+    if small != size:
+        resized = cv2.resize(resized, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cvad_cli.adapters.panels.heat import colours, levels, score_range
 from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, one_line, write_png, written
+from cvad_cli.adapters.panels.resizing import resized
+from cvad_cli.core.masks import covered
 
 TILE_PX: Final = 360  # longer side of a picture
 LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
@@ -55,9 +57,8 @@ def anomaly_panel(
 
     _check_panel(image, anomaly_map, mask)
     width, height = _tile_size(image.shape[1], image.shape[0])
-    shrinks = width < image.shape[1]
-    part = as_pixels(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC))
-    scores = np.asarray(cv2.resize(anomaly_map.astype(np.float32), (width, height)), dtype=np.float32)
+    part = as_pixels(resized(image, width, height, cv2.INTER_CUBIC))
+    scores = resized(anomaly_map.astype(np.float32), width, height, cv2.INTER_LINEAR)
     above = scores > threshold
     cells = [
         _cell("image", part),
@@ -119,7 +120,7 @@ def _truth_cell(mask: NDArray[np.bool_] | None, width: int, height: int) -> Pixe
 
     if mask is None:
         return _cell("ground truth: no mask", np.full((height, width, 3), 225, dtype=np.uint8))
-    plane = cv2.resize(mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_NEAREST)
+    plane = covered(mask, (height, width)).astype(np.uint8) * 255
     caption = "ground truth" if mask.any() else "ground truth: no defect"
     return _cell(caption, as_pixels(cv2.cvtColor(plane, cv2.COLOR_GRAY2RGB)))
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cvad_cli.adapters.panels.heat import colours, levels
 from cvad_cli.adapters.panels.lettering import Pixels, as_pixels
+from cvad_cli.adapters.panels.resizing import resized
+from cvad_cli.core.masks import covered
 
 PHOTO_PX: Final = 480  # side of a square photo; others have as many pixels
 PHOTO_BYTES: Final = 64_000
@@ -81,7 +83,7 @@ def sketch(
 
     longer = max(image.shape[:2])
     height, width = (max(1, round(edge * UNITS / longer)) for edge in image.shape[:2])
-    scores = np.asarray(cv2.resize(anomaly_map.astype(np.float32), (width, height)), dtype=np.float32)
+    scores = resized(anomaly_map.astype(np.float32), width, height, cv2.INTER_LINEAR)
     above = scores > threshold
     side = int(np.clip((photo_bytes / _BYTES_PER_PIXEL) ** 0.5, _SMALLEST_PX, PHOTO_PX))
     heat = shrunk(colours(levels(scores, threshold)), side=HEAT_PX)
@@ -91,18 +93,9 @@ def sketch(
         width=width,
         height=height,
         outline=_path(above),
-        truth=None if mask is None else _path(_stretched(mask, width, height)),
+        truth=None if mask is None else _path(covered(mask, (height, width))),
         share_above=float(above.mean()),
     )
-
-
-def _stretched(mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
-    """The mask at the size of the paths; any share of a pixel counts, so that no scratch is lost."""
-    import cv2
-
-    shrinks = width < mask.shape[1] or height < mask.shape[0]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=method) > 0)
 
 
 def _path(inside: NDArray[np.bool_]) -> str:

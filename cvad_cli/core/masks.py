@@ -1,0 +1,28 @@
+"""Defect masks at other sizes, without losing what is thin."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def covered(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a bool mask (h, w) to `size` (rows, columns) so that every marked pixel stays marked.
+
+    Along a side that shrinks, a pixel is marked where the mask covers any share of it; along a side that grows, where
+    the nearest pixel is marked. Each side is taken by itself and in whole numbers, so this holds at every aspect.
+    """
+    if not mask.any():
+        return np.zeros(size, dtype=np.bool_)
+    return _rows_covered(np.ascontiguousarray(_rows_covered(mask, size[0]).T), size[1]).T
+
+
+def _rows_covered(mask: np.ndarray, count: int) -> np.ndarray:
+    """The mask with `count` rows."""
+    held = mask.shape[0]
+    edges = np.arange(count + 1) * held
+    first, last = edges[:-1] // count, -(-edges[1:] // count) - 1
+    marked: np.ndarray = mask[first]
+    if count < held:
+        for step in range(1, int((last - first).max()) + 1):
+            marked |= mask[np.minimum(first + step, last)]
+    return marked
