@@ -88,12 +88,12 @@ def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> floa
 
 def collect(scores: Any, record: Any, outcome: Any) -> None:
     """What `cvad evaluate` does with an outcome: pixel histograms against the mask."""
-    from cvad_cli.adapters.images import read_mask
+    from cvad_cli.adapters.images import read_labelled_mask
 
     prediction, _ = outcome
     shape = prediction.anomaly_map.shape
-    mask = np.zeros(shape, bool) if record.mask_path is None else read_mask(record.mask_path, max_megapixels=100)
-    scores.add(prediction.anomaly_map, mask)
+    found = read_labelled_mask(record)
+    scores.add(prediction.anomaly_map, np.zeros(shape, bool) if found is None else found.mask)
 
 
 def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[float], float]:

@@ -9,7 +9,8 @@ from typing import Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.images import read_image, read_mask, resize_image, resize_map
+from cvad_cli.adapters.images import read_image, read_labelled_mask, resize_image, resize_map
+from cvad_cli.adapters.images.masks import LabelledMask
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.assembly.describing import Describer, open_describer
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
@@ -86,6 +87,20 @@ class Inspector:
 
         yield from zip(paths, prefetch(paths, read, ahead=READ_AHEAD), strict=True)
 
+    def labelled_pictures(
+        self, records: Sequence[ImageRecord]
+    ) -> Iterator[tuple[np.ndarray, LabelledMask | None] | DataError]:
+        """Images at their own size with their masks, read ahead, in order; what cannot be used comes as its error."""
+
+        def read(record: ImageRecord) -> tuple[np.ndarray, LabelledMask | None] | DataError:
+            bound = self._data.max_megapixels
+            try:
+                return read_image(record.path, max_megapixels=bound), read_labelled_mask(record, max_megapixels=bound)
+            except DataError as error:
+                return error
+
+        yield from prefetch(records, read, ahead=READ_AHEAD)
+
     def inspect(self, picture: np.ndarray, *, always: bool = False) -> Inspection:
         """Judge a picture, uint8 RGB (h, w, 3), and describe its regions: where it is rejected, or `always`."""
         rows, columns = self.opened.detector.image_size
@@ -102,19 +117,14 @@ class Inspector:
         """float32 (n, d), length 1: what a region is indexed and searched by."""
         return query_vector(self.describer.describe(picture, regions)).astype(np.float32)
 
-    def mask_of(self, record: ImageRecord) -> np.ndarray | None:
-        """The defect mask, bool (h, w) at its own size; None where there is none. Raises DataError naming the file."""
-        if record.mask_path is None:
-            return None
-        return read_mask(record.mask_path, max_megapixels=self._data.max_megapixels)
-
-    def labelled(self, inspection: Inspection, mask: np.ndarray | None) -> tuple[tuple[Region, ...], np.ndarray]:
+    def labelled(self, inspection: Inspection, found: LabelledMask | None) -> tuple[tuple[Region, ...], np.ndarray]:
         """The regions of a defective picture that its label is true of, and their vectors.
 
-        With a mask, bool (h, w) of any size: the regions that overlap it; where none does, the mask's own parts.
+        With a mask: the regions that overlap it; where none does, the mask's own parts.
         Without one, a region of little mass may be a chance find: those of at least `MAIN_SHARE` of the largest.
         """
         regions = inspection.regions
+        mask = None if found is None else found.mask
         if mask is None or not mask.any():
             kept = [n for n, region in enumerate(regions) if region.mass >= MAIN_SHARE * regions[0].mass]
             return tuple(regions[n] for n in kept), inspection.vectors[kept]

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.images.masks import LabelledMask
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
 from cvad_cli.assembly.executing import without_secrets
@@ -27,8 +28,8 @@ from cvad_cli.records import ImageRecord, Prediction
 Judged = tuple[Prediction, np.ndarray | None]
 """What a detector says of a picture, and the picture's view where one was asked for."""
 
-Described = tuple[str, tuple[Region, ...], np.ndarray]
-"""SHA-256 of a labelled picture's file, its labelled regions, and a vector for each, (n, d)."""
+Described = tuple[str, tuple[Region, ...], np.ndarray, str | None]
+"""SHA-256 of a labelled picture's file, its labelled regions, a vector for each, (n, d), and its mask's caution."""
 
 
 @final
@@ -130,15 +131,10 @@ class DescribeJob:
         if self._inspector is None:
             self._inspector = Inspector.open(self._settings, choose_device(self._settings.device), self.bundle)
         records = list(items)
-        pictures = self._inspector.pictures([record.path for record in records])
-        for record, (_, picture) in zip(records, pictures, strict=True):
-            yield picture if isinstance(picture, DataError) else _described(self._inspector, record, picture)
+        for record, read in zip(records, self._inspector.labelled_pictures(records), strict=True):
+            yield read if isinstance(read, DataError) else _described(self._inspector, record, *read)
 
 
-def _described(inspector: Inspector, record: ImageRecord, picture: np.ndarray) -> Described | DataError:
-    try:
-        mask = inspector.mask_of(record)
-    except DataError as error:
-        return error
-    inspection = inspector.inspect(picture, always=True)
-    return file_sha256(record.path), *inspector.labelled(inspection, mask)
+def _described(inspector: Inspector, record: ImageRecord, picture: np.ndarray, mask: LabelledMask | None) -> Described:
+    regions, vectors = inspector.labelled(inspector.inspect(picture, always=True), mask)
+    return file_sha256(record.path), regions, vectors, None if mask is None else mask.caution

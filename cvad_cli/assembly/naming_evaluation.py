@@ -170,17 +170,17 @@ def _trial_set(
     kept: list[ImageRecord] = []
     found = _Gathered([], [], [], [], [], [])
     with reporter.stage("Describing the defects", len(records)) as advance:
-        pictures = inspector.pictures([record.path for record in records])
-        for record, (_, picture) in zip(records, pictures, strict=True):
+        for record, read in zip(records, inspector.labelled_pictures(records), strict=True):
             advance(1)
-            if isinstance(picture, DataError):
+            if isinstance(read, DataError):
                 if inspector.stops_on_error:
-                    raise picture
+                    raise read
                 continue  # listed by the evaluation of the detector, which read it before
+            picture, mask = read
             number = len(found.kinds)
             kept.append(record)
             inspection = inspector.inspect(picture, always=True)
-            _, labelled = inspector.labelled(inspection, inspector.mask_of(record))
+            _, labelled = inspector.labelled(inspection, mask)
             found.kinds.append(record.defect_type)
             found.vectors += list(inspection.vectors)
             found.masses += [region.mass for region in inspection.regions]

@@ -18,12 +18,13 @@ from cvad_cli import __version__
 from cvad_cli.adapters.charts.evaluation import precision_recall_chart, roc_chart, score_histogram
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.images import read_image, read_mask, resize_map, resize_mask
+from cvad_cli.adapters.images import read_image, read_labelled_mask, resize_map, resize_mask
+from cvad_cli.adapters.images.masks import LabelledMask, one_warning
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
 from cvad_cli.assembly.drawing import Drawer
 from cvad_cli.assembly.executing import keeping_threads, open_executor, shard_size
 from cvad_cli.assembly.gatekeeper import open_gates
-from cvad_cli.assembly.jobs import JudgeJob
+from cvad_cli.assembly.jobs import Judged, JudgeJob
 from cvad_cli.assembly.naming_evaluation import measure_naming
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
@@ -47,6 +48,8 @@ class _Scored:
     peaks: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
     skipped: list[SkippedImage] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
+    """Why masks may lie otherwise than their images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
             write_report(staged, found, drawer.report)
     for image in scored.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
+    if scored.cautions:
+        reporter.warn(one_warning(scored.cautions))
     report = None if drawer.report is None else folder / REPORT_NAME
     return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
@@ -117,13 +122,16 @@ def _judge(
     ):
         for record, outcome in zip(records, executor.map(job, records, shard=shard_size(settings)), strict=True):
             advance(1)
-            if isinstance(outcome, DataError):
+            judged = _with_mask(record, outcome, settings)
+            if isinstance(judged, DataError):
                 if settings.data.on_error == "stop":
-                    raise outcome
-                scored.skipped.append(SkippedImage(record.key, str(outcome)))
+                    raise judged
+                scored.skipped.append(SkippedImage(record.key, str(judged)))
                 continue
-            prediction, view = outcome
-            mask = _mask_of(record, settings)
+            prediction, view, found = judged
+            mask = None if found is None else found.mask
+            if found is not None and found.caution is not None:
+                scored.cautions.append(found.caution)
             scored.records.append(record)
             scored.scores.append(prediction.score)
             scored.peaks.append(float(prediction.anomaly_map.max()))
@@ -132,13 +140,23 @@ def _judge(
     return scored
 
 
-def _mask_of(record: ImageRecord, settings: RunConfig) -> np.ndarray | None:
-    """The defect mask at its own size; a good part's is empty; None where a defective part has none."""
+def _with_mask(
+    record: ImageRecord, outcome: Judged | DataError, settings: RunConfig
+) -> tuple[Prediction, np.ndarray | None, LabelledMask | None] | DataError:
+    """What was said of an image, with its mask; an image whose mask cannot be used comes as the error."""
+    if isinstance(outcome, DataError):
+        return outcome
+    try:
+        return (*outcome, _mask_of(record, settings))
+    except DataError as error:
+        return error
+
+
+def _mask_of(record: ImageRecord, settings: RunConfig) -> LabelledMask | None:
+    """The defect mask at the image's size; a good part's is empty; None where a defective part has none."""
     if record.is_normal:
-        return np.zeros(_good_size(record, settings), dtype=np.bool_)
-    if record.mask_path is None:
-        return None
-    return read_mask(record.mask_path, max_megapixels=settings.data.max_megapixels)
+        return LabelledMask(np.zeros(_good_size(record, settings), dtype=np.bool_))
+    return read_labelled_mask(record, max_megapixels=settings.data.max_megapixels)
 
 
 def _good_size(record: ImageRecord, settings: RunConfig) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.images.masks import one_warning
 from cvad_cli.adapters.index_snapshots import export_index, import_index
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.assembly.defect_index import (
@@ -154,15 +155,20 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
             require_fitting(info, inspector, place)
         before = _indexed_before(store, dataset.name, None if request.prune else [record.key for record in chosen])
         run = _Run(labeller, before)
-        for record, described in _described(chosen, inspector, settings, run.skipped, reporter):
-            store.upsert(run.fresh(record, *described))
+        for record, (sha256, regions, vectors, caution) in _described(
+            chosen, inspector, settings, run.skipped, reporter
+        ):
+            store.upsert(run.fresh(record, sha256, regions, vectors))
             run.done.append(record)
+            run.cautions += [] if caution is None else [caution]
         removed = store.delete(ids=run.stale()) if run.stale() else 0
         if request.prune:
             removed += _prune(store, {key: held for key, held in before.items() if key not in run.found}, defects)
         total = store.count()
     for image in run.skipped:
         reporter.warn(f"skipped {image.key}: {image.reason}")
+    if run.cautions:
+        reporter.warn(one_warning(run.cautions))
     return IndexSummary(place, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
 
 
@@ -207,6 +213,7 @@ class _Run:
     def __init__(self, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.done: list[ImageRecord] = []
         self.skipped: list[SkippedImage] = []
+        self.cautions: list[str] = []
         self.added = self.unchanged = 0
         self.found: set[str] = set()
         self._labeller, self._before = labeller, before

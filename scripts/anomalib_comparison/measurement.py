@@ -14,7 +14,7 @@ import numpy as np
 
 from anomalib_comparison.exports import InferencerFiles, open_inferencer
 from anomalib_comparison.inferencers import LoaderSetting
-from cvad_cli.adapters.images import read_mask, resize_mask
+from cvad_cli.adapters.images import read_labelled_mask, resize_mask
 from cvad_cli.assembly.contenders import MIN_SECONDS, BenchmarkTarget, CvadTarget, Measured, judge_some, measure_target
 from cvad_cli.assembly.serving import as_reference
 from cvad_cli.config.schema import RunConfig
@@ -124,7 +124,5 @@ def _mask_of(record: ImageRecord, shape: tuple[int, ...], settings: RunConfig) -
     """The defect mask at the map's size; None where a defective part has none."""
     if record.is_normal:
         return np.zeros(shape, dtype=np.bool_)
-    if record.mask_path is None:
-        return None
-    mask = read_mask(record.mask_path, max_megapixels=settings.data.max_megapixels)
-    return resize_mask(mask, (shape[0], shape[1]))
+    found = read_labelled_mask(record, max_megapixels=settings.data.max_megapixels)
+    return None if found is None else resize_mask(found.mask, (shape[0], shape[1]))

@@ -23,14 +23,15 @@ import numpy as np
 from PIL import Image
 
 from cvad_cli.adapters.images.levels import levels_of, orientation, to_uint8
+from cvad_cli.adapters.images.masks import read_labelled_mask, read_mask, resize_mask
 from cvad_cli.adapters.images.opening import opened, proves_itself
-from cvad_cli.core.masks import covered
 from cvad_cli.files import replacing
 
 __all__ = [
     "REDUCED_MARGIN",
     "proves_itself",
     "read_image",
+    "read_labelled_mask",
     "read_mask",
     "read_reduced",
     "resize_image",
@@ -78,19 +79,6 @@ def _rgb(levels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(levels[:, :, np.newaxis], (*levels.shape, 3)) if levels.ndim == 2 else levels
 
 
-def read_mask(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
-    """Decode a defect mask to bool (h, w): any non-zero pixel is a defect. Raises DataError like `read_image`.
-
-    Levels are not scaled first, so labels 1, 2, 3 in 16 bits count. JPEG cannot hold a mask exactly, its edges ring:
-    there a pixel counts above half of the brightest one.
-    """
-    with opened(path, max_megapixels) as found:
-        levels = levels_of(found)
-        lossy = found.picture.format == "JPEG"
-    marked = levels > levels.max() / 2 if lossy else levels != 0
-    return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked)
-
-
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 RGB (h, w, 3) to `size` (rows, columns): bicubic, antialiased where it shrinks. A fresh array.
 
@@ -104,18 +92,6 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     source = Image.fromarray(image[:, :, 0] if gray else np.ascontiguousarray(image))
     small = np.asarray(source.resize((size[1], size[0]), Image.Resampling.BICUBIC))
     return np.repeat(small[:, :, np.newaxis], 3, axis=2) if gray else np.array(small)
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a bool mask (h, w) to `size` (rows, columns): nearest pixel, as anomalib does.
-
-    "Any pixel" would enlarge grid's masks by a fifth at 256 pixels. Where nearest would lose a mask altogether, as it
-    can a scratch one pixel wide, any pixel counts: no defect disappears from the ground truth.
-    """
-    import cv2
-
-    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST) != 0
-    return np.asarray(resized) if resized.any() or not mask.any() else covered(mask, size)
 
 
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

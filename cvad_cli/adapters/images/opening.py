@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import threading
@@ -66,11 +67,14 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path, max_megapixels: float) -> Iterator[Opened]:
-    """Yield the picture, header read and size bounded. What fails inside becomes a DataError."""
+def opened(path: Path, max_megapixels: float, *, proven: bool = True) -> Iterator[Opened]:
+    """Yield the picture, header read and size bounded. What fails inside becomes a DataError.
+
+    `proven`: a PNG must be whole; without it, its pixels are not read from the disk.
+    """
     with _open_file(path) as file:
         try:
-            found = _header(file, path)
+            found = _header(file, path, proven=proven)
             _require_bounded(found.picture.size, path, max_megapixels)
             yield found
         except DECODER_FAULTS as error:
@@ -113,9 +117,9 @@ def _open_file(path: Path) -> IO[bytes]:
         raise DataError(f"{path}: cannot be opened ({error}); check the path and the disk") from error
 
 
-def _header(file: IO[bytes], path: Path) -> Opened:
+def _header(file: IO[bytes], path: Path, *, proven: bool) -> Opened:
     start = file.read(12)
-    plain = start.startswith(PNG_SIGNATURE) and _require_whole_png(file, path)
+    plain = start.startswith(PNG_SIGNATURE) and _require_whole_png(file, path, proven=proven)
     file.seek(0)
     for signatures, opener in _OPENERS:
         if start.startswith(signatures) and (start[:4] != b"RIFF" or start[8:] == b"WEBP"):
@@ -134,16 +138,19 @@ def _require_bounded(size: tuple[int, int], path: Path, max_megapixels: float) -
         )
 
 
-def _require_whole_png(file: IO[bytes], path: Path) -> bool:
+def _require_whole_png(file: IO[bytes], path: Path, *, proven: bool) -> bool:
     """Walk the chunks up to IEND and check the checksum of each that pixels depend on; Pillow skips that of IDAT.
 
-    Gives whether the picture is plain, see `Opened`.
+    Gives whether the picture is plain, see `Opened`. Unless `proven`, IDAT is skipped here too.
     """
     file.seek(len(PNG_SIGNATURE))
     kind, plain = b"", True
     while kind != b"IEND":
         start = file.read(8)
         length, kind = int.from_bytes(start[:4], "big"), start[4:]
+        if kind == b"IDAT" and not proven:
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
         content = file.read(length)
         checksum = file.read(4)
         if len(start) < 8 or len(checksum) < 4:

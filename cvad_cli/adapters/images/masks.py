@@ -1,0 +1,154 @@
+"""Defect masks: decoded, held against the image that they belong to, and resized.
+
+Image and mask are each turned by their own EXIF orientation before their shapes are compared. A mask of the same aspect
+and another size is resized to the image's size; any other shape is refused: stretched, it would mark good surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from cvad_cli.adapters.images.levels import levels_of, orientation
+from cvad_cli.adapters.images.opening import Opened, opened
+from cvad_cli.core.masks import covered
+from cvad_cli.errors import DataError
+from cvad_cli.records import ImageRecord
+
+ASPECT_TOLERANCE: Final = 0.01
+"""The aspects of an image and its mask may differ by this share, or by what rounding to whole pixels explains."""
+
+Size = tuple[int, int]
+"""Rows and columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an image lies, told from its header."""
+
+    size: Size
+    """Rows and columns after the EXIF orientation is applied."""
+    orientation: int
+    """The EXIF orientation, 1 to 8; 1 where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledMask:
+    """The mask of an image, at that image's size."""
+
+    mask: np.ndarray
+    """bool (h, w)."""
+    caution: str | None = None
+    """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
+
+
+def layout(path: Path, *, max_megapixels: float = 100.0) -> Layout:
+    """Read how an image lies, without decoding it where its kind allows. Raises DataError like `read_image`."""
+    with opened(path, max_megapixels, proven=False) as found:
+        return _layout(found)
+
+
+def _layout(found: Opened) -> Layout:
+    """Ask before decoding: Pillow turns a TIFF while it decodes, and forgets its orientation."""
+    picture, turn = found.picture, 1 if found.plain else orientation(found.picture)
+    rows, columns = found.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # some versions of Pillow turn its size before
+        rows, columns = picture.tag_v2[TiffImagePlugin.IMAGELENGTH], picture.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+    return Layout((columns, rows) if turn >= 5 else (rows, columns), turn)
+
+
+def read_mask(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
+    """Decode a defect mask to bool (h, w): any non-zero pixel is a defect. Raises DataError like `read_image`.
+
+    Levels are not scaled first, so labels 1, 2, 3 in 16 bits count. JPEG cannot hold a mask exactly, its edges ring:
+    there a pixel counts above half of the brightest one.
+    """
+    return _decoded(path, max_megapixels)[0]
+
+
+def _decoded(path: Path, max_megapixels: float) -> tuple[np.ndarray, int]:
+    """The mask, and the orientation that was applied to it."""
+    with opened(path, max_megapixels) as found:
+        turn = _layout(found).orientation
+        levels = levels_of(found)
+        lossy = found.picture.format == "JPEG"
+    marked = levels > levels.max() / 2 if lossy else levels != 0
+    return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked), turn
+
+
+def read_labelled_mask(record: ImageRecord, *, max_megapixels: float = 100.0) -> LabelledMask | None:
+    """Read the mask of an image at the size of that image; None where the record names none.
+
+    Raises DataError where a file cannot be read, and where the mask is transposed or of another aspect than its image.
+    """
+    if record.mask_path is None:
+        return None
+    image = layout(record.path, max_megapixels=max_megapixels)
+    mask, turn = _decoded(record.mask_path, max_megapixels)
+    size = (mask.shape[0], mask.shape[1])
+    if not _fits(size, image.size):
+        raise _misfit(record.mask_path, Layout(size, turn), record.path, image)
+    caution = _caution(record.mask_path, turn, record.path, image.orientation)
+    return LabelledMask(mask if size == image.size else resize_mask(mask, image.size), caution)
+
+
+def _fits(mask: Size, image: Size) -> bool:
+    """Whether two sizes differ in scale alone."""
+    if mask == image[::-1] and mask != image:
+        return False  # transposed, even where the aspect is nearly 1
+    scales = [length / whole for length, whole in zip(mask, image, strict=True)]
+    if max(scales) <= min(scales) * (1 + ASPECT_TOLERANCE):
+        return True
+    # One scale can explain both sides, each rounded up or down to whole pixels.
+    lowest = max((length - 1) / whole for length, whole in zip(mask, image, strict=True))
+    return lowest < min((length + 1) / whole for length, whole in zip(mask, image, strict=True))
+
+
+def _misfit(mask_path: Path, mask: Layout, path: Path, image: Layout) -> DataError:
+    turns = [
+        f"EXIF orientation {lies.orientation} of the {name} was applied"
+        for name, lies in (("image", image), ("mask", mask))
+        if lies.orientation != 1
+    ]
+    if _fits(mask.size, image.size[::-1]):
+        what = "the mask is transposed; turn it to lie as its image is shown"
+    else:
+        what = f"their aspects differ by more than {ASPECT_TOLERANCE:.0%}; export it at the size of its image"
+    return DataError(
+        f"{mask_path}: the mask has {mask.size[1]} x {mask.size[0]} pixels (width x height), its image {path} has "
+        f"{image.size[1]} x {image.size[0]}: {'; '.join([what, *turns])}. Or remove the mask: the image then counts "
+        "without one"
+    )
+
+
+def _caution(mask_path: Path, mask_turn: int, path: Path, turn: int) -> str | None:
+    if (turn == 1) == (mask_turn == 1):
+        return None
+    tagged, plain = ("image", "mask") if mask_turn == 1 else ("mask", "image")
+    return (
+        f"{mask_path}: EXIF orientation {max(turn, mask_turn)} turns the {tagged} alone, since the {plain} has none "
+        f"(image: {path}); check that both lie alike, then save both upright without it"
+    )
+
+
+def one_warning(cautions: Sequence[str]) -> str:
+    """The first caution, with the number of the others."""
+    others = len(cautions) - 1
+    return f"{cautions[0]} ({others} more masks are like it)" if others else cautions[0]
+
+
+def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
+    """Resize a bool mask (h, w) to `size` (rows, columns): nearest pixel, as anomalib does.
+
+    "Any pixel" would enlarge grid's masks by a fifth at 256 pixels. Where nearest would lose a mask altogether, as it
+    can a scratch one pixel wide, any pixel counts: no defect disappears from the ground truth.
+    """
+    import cv2
+
+    resized = cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST) != 0
+    return np.asarray(resized) if resized.any() or not mask.any() else covered(mask, size)
