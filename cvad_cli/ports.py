@@ -99,7 +99,8 @@ class DefectStore(Protocol):
 class Job(Protocol[Item, Outcome]):
     """Work on items, wherever an executor puts it.
 
-    A job travels to each worker by pickle, once; what it opens there stays open from one call to the next.
+    A job travels to each worker by pickle, once; what it opens there stays open from one call to the next. Executors
+    send jobs and items without the settings' secrets.
     """
 
     @property

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import multiprocessing.connection
+import multiprocessing.reduction
 import os
+import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from cvad_cli.adapters.executors.processes import InProcess, Processes
+from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
+from cvad_cli.adapters.executors.spreading import Patience
+from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.config.load import load_config, to_plain
-from cvad_cli.config.schema import BadSettingError, QdrantConfig
+from cvad_cli.config.schema import BadSettingError, QdrantConfig, RunConfig
 from cvad_cli.errors import ConfigError
+from cvad_cli.ports import Executor
 
 KEY = "s3cr3t.KEY_0123456789"
 
@@ -127,3 +139,140 @@ def test_settings_of_the_index_check_themselves(key: str, value: object) -> None
 @pytest.mark.parametrize("url", ["http://localhost:6333", "https://x.cloud.qdrant.io", "https://host:443/prefix/a"])
 def test_urls_of_servers_are_taken(url: str) -> None:
     assert QdrantConfig(url=url).url == url
+
+
+class TellsKeys:
+    """A job that knows settings, and whose items hold settings: it gives back every API key that it can see."""
+
+    bundle = None
+
+    def __init__(self, settings: RunConfig) -> None:
+        self._settings = settings
+
+    def at(self, bundle: Path) -> TellsKeys:
+        return self
+
+    def __call__(self, items: Iterable[dict[str, Any]]) -> Iterator[list[str | None]]:
+        for item in items:
+            yield keys_in(self._settings, **item)
+
+
+def keys_in(settings: RunConfig, *, plain: RunConfig, bound: partial[Any]) -> list[str | None]:
+    return [settings.qdrant.api_key, plain.qdrant.api_key, bound.args[0].qdrant.api_key]
+
+
+PATIENCE = Patience(retries=0, warn=print)
+WITHOUT_RAY = importlib.util.find_spec("ray") is None
+
+
+def ray_cluster() -> RayCluster:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own start-up
+        return RayCluster(ClusterOptions(None, 1, 1, 0.0), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        pytest.param(lambda: Processes(1, threads=1, patience=PATIENCE), id="processes"),
+        pytest.param(
+            ray_cluster,
+            id="ray",
+            marks=pytest.mark.skipif(WITHOUT_RAY, reason="Ray is not installed: pip install 'cvad[ray]'"),
+        ),
+    ],
+)
+def test_no_worker_gets_the_key_however_deep_settings_lie(
+    opened: Callable[[], Executor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # for Ray's workers
+    settings = RunConfig("run", qdrant=QdrantConfig(url="http://localhost:1", api_key=KEY))
+    items = [{"plain": settings, "bound": partial(print, settings)}]
+    with opened() as executor:
+        assert list(executor.map(TellsKeys(settings), items)) == [[None, None, None]]
+    assert settings.qdrant.api_key == KEY, "the command's own settings stay as they are"
+    assert items[0]["plain"].qdrant.api_key == KEY
+
+
+def test_work_in_the_same_process_keeps_the_key() -> None:
+    settings = RunConfig("run", qdrant=QdrantConfig(api_key=KEY))
+    with InProcess(threads=1) as executor:
+        found = executor.map(TellsKeys(settings), [{"plain": settings, "bound": partial(print, settings)}])
+        assert list(found) == [[KEY, KEY, KEY]]
+
+
+def test_no_fresh_process_gets_the_key() -> None:
+    settings = RunConfig("run", qdrant=QdrantConfig(api_key=KEY))
+    assert in_fresh_process(key_of, {"settings": settings}) is None
+    assert settings.qdrant.api_key == KEY
+
+
+def key_of(held: dict[str, RunConfig]) -> str | None:
+    return held["settings"].qdrant.api_key
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every byte that this process sends to processes that it starts: through pipes, and to start them."""
+    seen: list[bytes] = []
+    send, dump = multiprocessing.connection.Connection._send, multiprocessing.reduction.dump
+
+    def heard(self: Any, data: Any, *arguments: Any) -> None:
+        seen.append(bytes(data))
+        send(self, data, *arguments)
+
+    def dumped(value: Any, file: Any, protocol: int | None = None) -> None:
+        start = file.tell()
+        dump(value, file, protocol)
+        seen.append(file.getvalue()[start:])
+
+    monkeypatch.setattr(multiprocessing.connection.Connection, "_send", heard)
+    monkeypatch.setattr(multiprocessing.reduction, "dump", dumped)
+    return seen
+
+
+NOWHERE = ("--set", "data.root=nowhere")
+"""Ends each run of a batch as soon as its worker has begun: what the worker was sent is all that counts here."""
+
+
+@pytest.fixture(scope="module")
+def two_runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Configs of two trained runs, and an index beside them that `index` fills and `classify` reads."""
+    folder = tmp_path_factory.mktemp("keyed")
+    configs = []
+    for name in ("small", "again"):
+        shutil.copytree(trained.parent / "runs" / "small", folder / "runs" / name)
+        text = trained.read_text("utf-8").replace("name: small", f"name: {name}")
+        text = text.replace(str(trained.parent / "runs"), str(folder / "runs"))
+        configs.append(folder / f"{name}.yaml")
+        configs[-1].write_text(f"{text}qdrant: {{path: '{folder / 'index'}'}}\n", encoding="utf-8")
+    return configs[0], configs[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "batch", "job"),
+    [
+        pytest.param(["train", "--force", *NOWHERE], True, "RunJob", id="train, a batch"),
+        pytest.param(["evaluate", "--force", *NOWHERE], True, "RunJob", id="evaluate, a batch"),
+        pytest.param(["evaluate"], False, "_judge_job", id="evaluate"),
+        pytest.param(["predict", "{images}", "--json"], False, "_predict_job", id="predict"),
+        pytest.param(["index", "--shots", "1"], False, "DescribeJob", id="index"),
+        pytest.param(["classify", "{images}"], False, "_inspect_job", id="classify, after index"),
+    ],
+)
+def test_no_command_sends_the_key_to_its_workers(  # noqa: PLR0917 - four fixtures
+    command: list[str],
+    batch: bool,
+    job: str,
+    two_runs: tuple[Path, Path],
+    sample_data: Path,
+    sent: list[bytes],
+    cvad: Callable[..., Result],
+) -> None:
+    arguments = [part.format(images=sample_data / "grid" / "test" / "good") for part in command]
+    for config in two_runs[: 2 if batch else 1]:
+        arguments += ["-c", str(config)]
+    result = cvad(*arguments, "--set", f"qdrant.api_key={KEY}", "--set", "executor.workers=2")
+    assert result.exit_code == (3 if batch else 0), result.output
+    assert any(job.encode() in data for data in sent), "workers did the work, and this test heard what they got"
+    assert not [data for data in sent if KEY.encode() in data]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from cvad_cli.config.transfer import packed, unpacked
 from cvad_cli.errors import ResourceError
 
 Answer = TypeVar("Answer")
@@ -18,13 +19,14 @@ Answer = TypeVar("Answer")
 def in_fresh_process(function: Callable[..., Answer], *arguments: Any) -> Answer:
     """Call a module's function in a new Python process and return what it returns, or raise what it raises.
 
-    Function, arguments and answer are pickled between the two processes. What the child's libraries print is dropped.
+    Function, arguments and answer are pickled between the two processes, arguments without the settings' secrets.
+    What the child's libraries print is dropped.
     Raises ResourceError where the process ends without an answer, as one does that the system kills for its memory.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     # Not a daemon: those may have no children, and data loaders have.
-    child = context.Process(target=_answer, args=(sender, function, arguments))
+    child = context.Process(target=_answer, args=(sender, packed((function, arguments))))
     child.start()
     sender.close()
     try:
@@ -52,11 +54,12 @@ def _end(child: Any) -> None:
     child.close()
 
 
-def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _answer(sender: Connection, call: bytes) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")
     try:
+        function, arguments = unpacked(call)
         outcome: tuple[Any, BaseException | None] = (function(*arguments), None)
     except Exception as error:  # noqa: BLE001 - it is raised again on the other side
         outcome = (None, error)

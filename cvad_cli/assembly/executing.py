@@ -64,11 +64,6 @@ def shard_size(settings: RunConfig) -> int:
     return max(1, settings.executor.shard_images // settings.runtime.batch_size) * settings.runtime.batch_size
 
 
-def without_secrets(settings: RunConfig) -> RunConfig:
-    """The settings as they may leave this machine: workers never speak to the defect index."""
-    return replace(settings, qdrant=replace(settings.qdrant, api_key=None))
-
-
 def run_here(settings: RunConfig) -> RunConfig:
     """The settings of a run that a worker does by itself."""
     return replace(settings, executor=ExecutorConfig(), ray=RayConfig())

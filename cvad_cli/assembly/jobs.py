@@ -16,7 +16,6 @@ from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images.masks import LabelledMask
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.assembly.detectors import OpenBundle, open_detector
-from cvad_cli.assembly.executing import without_secrets
 from cvad_cli.assembly.inspecting import Inspection, Inspector
 from cvad_cli.assembly.pictures import View, read_with_view
 from cvad_cli.config.schema import RunConfig
@@ -44,7 +43,7 @@ class JudgeJob:
         self._settings, self._opened, self._view = settings, opened, view
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _judge_job, (without_secrets(self._settings), self.bundle, self._view)
+        return _judge_job, (self._settings, self.bundle, self._view)
 
     def at(self, bundle: Path) -> JudgeJob:
         """The same work, with the bundle in another place."""
@@ -83,7 +82,7 @@ class InspectJob:
         self._settings, self._inspector, self._with_pictures = settings, inspector, with_pictures
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _inspect_job, (without_secrets(self._settings), self.bundle, self._with_pictures)
+        return _inspect_job, (self._settings, self.bundle, self._with_pictures)
 
     def at(self, bundle: Path) -> InspectJob:
         """The same work, with the bundle in another place."""
@@ -120,7 +119,7 @@ class DescribeJob:
         self._settings, self._inspector = settings, inspector
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DescribeJob, (without_secrets(self._settings), self.bundle)
+        return DescribeJob, (self._settings, self.bundle)
 
     def at(self, bundle: Path) -> DescribeJob:
         """The same work, with the bundle in another place."""

@@ -9,7 +9,6 @@ from typing import Any, final
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.assembly.detectors import open_detector
-from cvad_cli.assembly.executing import without_secrets
 from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline
 from cvad_cli.assembly.results import Finished, Finisher
 from cvad_cli.assembly.shots import Shot
@@ -28,7 +27,7 @@ class PredictJob:
         self._parts: tuple[Pipeline, Loader, Finisher] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _predict_job, (without_secrets(self._settings), self.bundle, self._maps, self._overlays)
+        return _predict_job, (self._settings, self.bundle, self._maps, self._overlays)
 
     def at(self, bundle: Path) -> PredictJob:
         """The same work, with the bundle in another place."""

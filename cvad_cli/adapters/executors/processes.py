@@ -19,6 +19,7 @@ from typing import Any, final
 
 from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
+from cvad_cli.config.transfer import packed, unpacked
 from cvad_cli.ports import Job
 
 
@@ -72,7 +73,8 @@ class Processes:
         self._patience = patience
         self._lanes = [_Process(threads) for _ in range(workers)]
         self._tokens = itertools.count()
-        self._order: tuple[int, Job[Any, Any]] | None = None
+        self._last: Job[Any, Any] | None = None
+        self._order: tuple[int, bytes] | None = None
 
     def map(
         self,
@@ -84,8 +86,8 @@ class Processes:
         lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
-        if self._order is None or self._order[1] is not job:  # workers know a job again, and have it open
-            self._order = (next(self._tokens), job)
+        if self._order is None or self._last is not job:  # workers know a job again, and have it open
+            self._last, self._order = job, (next(self._tokens), packed(job))
         for lane in self._lanes:
             lane.job = self._order
         yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
@@ -107,7 +109,7 @@ class _Process:
     """A pool of one: where it breaks, it is known which shard was lost, and no other worker suffers."""
 
     def __init__(self, threads: int) -> None:
-        self.job: tuple[int, Job[Any, Any]] | None = None
+        self.job: tuple[int, bytes] | None = None
         self._threads = threads
         self._pool: ProcessPoolExecutor | None = None
         self._pid: Future[int]
@@ -117,11 +119,12 @@ class _Process:
         """Begin work on a shard, by a fresh process where there is none."""
         if self.job is None:
             raise AssertionError("a shard without a job")
+        sent = packed(shard)
         try:
-            self._shard = self._running().submit(_work, *self.job, shard)
+            self._shard = self._running().submit(_work, *self.job, sent)
         except BrokenProcessPool:  # it died idle, between two shards
             self.end()
-            self._shard = self._running().submit(_work, *self.job, shard)
+            self._shard = self._running().submit(_work, *self.job, sent)
         return self._shard
 
     def fault_of(self, error: BaseException) -> BaseException | None:
@@ -151,11 +154,11 @@ _held: dict[int, Job[Any, Any]] = {}
 """In a worker: the job it has opened, so that the next shard finds it open."""
 
 
-def _work(token: int, job: Job[Any, Any], shard: Sequence[Any]) -> list[Any]:
+def _work(token: int, job: bytes, shard: bytes) -> list[Any]:
     if token not in _held:
         _held.clear()
-        _held[token] = job
-    return list(_held[token](shard))
+        _held[token] = unpacked(job)
+    return list(_held[token](unpacked(shard)))
 
 
 def _settle(threads: int, quiet: bool) -> None:

@@ -16,6 +16,7 @@ from cvad_cli import __version__
 from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
 from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
+from cvad_cli.config.transfer import packed, unpacked
 from cvad_cli.errors import ConfigError, ResourceError
 from cvad_cli.ports import Job
 from cvad_cli.user_folders import user_cache_folder
@@ -64,7 +65,7 @@ class RayCluster:
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
         parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
-        order = _Order(next(self._tokens), self._ray.put(job), parcel)
+        order = _Order(next(self._tokens), self._ray.put(packed(job)), parcel)
         for actor in self._actors:
             actor.order = order
         yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
@@ -105,7 +106,7 @@ class _Actor:
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard, by a fresh worker where there is none."""
         self._handle = self._handle or self._started()
-        future: Future[Any] = self._handle.work.remote(self.order, shard).future()
+        future: Future[Any] = self._handle.work.remote(self.order, packed(shard)).future()
         return future
 
     def fault_of(self, error: BaseException) -> BaseException | None:
@@ -151,19 +152,19 @@ class _Worker:
         self._token = -1
         self._job: Job[Any, Any] | None = None
 
-    def work(self, order: _Order, shard: Sequence[Any]) -> list[Any]:
+    def work(self, order: _Order, shard: bytes) -> list[Any]:
         """Do a shard of a job."""
         import ray
 
         if self._version != __version__:
             raise ConfigError(f"this node has cvad {__version__}, the command {self._version}; install one everywhere")
         if self._job is None or self._token != order.token:
-            self._job = ray.get(order.job)
+            job: Job[Any, Any] = unpacked(ray.get(order.job))
             if order.parcel is not None:
                 parcel: Parcel = ray.get(order.parcel)
-                self._job = self._job.at(unpack(parcel, user_cache_folder() / BUNDLES))
-            self._token = order.token
-        return list(self._job(shard))
+                job = job.at(unpack(parcel, user_cache_folder() / BUNDLES))
+            self._job, self._token = job, order.token
+        return list(self._job(unpacked(shard)))
 
 
 def _connect(options: ClusterOptions) -> tuple[Any, bool]:
