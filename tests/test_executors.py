@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +275,78 @@ def test_a_bundle_that_is_not_seen_is_unpacked_once_and_whole(tmp_path: Path) ->
     assert (there / "manifest.json").stat().st_mtime_ns == stamp, "not written again"
     (there / "deeper" / "data.bin").write_bytes(b"short")
     assert (unpack(parcel, cache) / "deeper" / "data.bin").stat().st_size == 256, "a damaged copy is replaced"
+
+
+ROUNDS, WORKERS = 40, 6
+
+
+def _unpack_together(parcel: Parcel, root: Path, start: Any, failures: Any) -> None:
+    for number in range(ROUNDS):
+        start.wait(timeout=60)
+        try:
+            there = unpack(parcel, root / str(number))
+            wrong = [name for name, held in parcel.files.items() if (there / name).read_bytes() != held.tobytes()]
+        except Exception as error:  # noqa: BLE001 - each one is told
+            failures.put(f"round {number}: {error!r}")
+        else:
+            for name in wrong:
+                failures.put(f"round {number}: {name} differs")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_processes_that_unpack_one_parcel_at_once_all_get_it_whole(tmp_path: Path, damaged: bool) -> None:
+    origin = tmp_path / "far"
+    (origin / "deeper").mkdir(parents=True)
+    (origin / "manifest.json").write_text("{}", encoding="utf-8")
+    for number in range(3):
+        (origin / "deeper" / f"{number}.bin").write_bytes(bytes([number]) * 200_000)
+    parcel = replace(pack(origin), origin=str(tmp_path / "not seen here"))
+    if damaged:
+        for number in range(ROUNDS):
+            (unpack(parcel, tmp_path / "cache" / str(number)) / "deeper" / "1.bin").write_bytes(b"short")
+    context = multiprocessing.get_context("spawn")
+    start, failures = context.Barrier(WORKERS), context.SimpleQueue()
+    work = (parcel, tmp_path / "cache", start, failures)
+    workers = [context.Process(target=_unpack_together, args=work) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    told = []
+    while not failures.empty():
+        told.append(failures.get())
+    assert told == []
+    assert [worker.exitcode for worker in workers] == [0] * WORKERS
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.name.startswith(".")]
+    assert left == [], "no temporary file stays"
+
+
+def _unpack_in_turn(parcels: list[Parcel], cache: Path, start: Any, failures: Any) -> None:
+    start.wait(timeout=60)
+    try:
+        for parcel in parcels:
+            os.utime(unpack(parcel, cache), (1, 1))  # as if it had been unused for long: others may clear it away
+    except Exception as error:  # noqa: BLE001 - it is told
+        failures.put(repr(error))
+
+
+def test_processes_that_clear_one_cache_away_together_tolerate_each_other(tmp_path: Path) -> None:
+    import numpy as np
+
+    content = np.arange(200, dtype=np.uint8)
+    parcels = [Parcel(str(tmp_path / "nowhere"), f"{number:04x}", {"a.bin": content}) for number in range(200)]
+    context = multiprocessing.get_context("spawn")
+    start, failures = context.Barrier(4), context.SimpleQueue()
+    workers = [
+        context.Process(target=_unpack_in_turn, args=(parcels[number::4], tmp_path / "cache", start, failures))
+        for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert failures.empty(), failures.get()
+    assert len(list((tmp_path / "cache").iterdir())) <= 8 + 4
 
 
 def test_a_parcel_writes_nothing_outside_its_folder(tmp_path: Path) -> None:

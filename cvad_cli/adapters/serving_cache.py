@@ -90,8 +90,10 @@ class ServingCache:
                     shutil.copytree(made, staged, dirs_exist_ok=True)
                     entry = {"key": self._key, "facts": facts, "files": files}
                     (staged / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-            except ResourceError:  # read-only, or full: the next place may do
-                continue
+            except ResourceError:
+                if self._verified(place) is not None:  # another process put it there in the same moment
+                    return place
+                continue  # read-only, or full: the next one may do
             self._remove_stale(place)
             return place
         return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from cvad_cli.errors import BundleError, ResourceError
-from cvad_cli.files import replacing_folder
+from cvad_cli.files import replacing
 
 MANIFEST: Final = "manifest.json"
 
@@ -22,6 +25,12 @@ LEFT_OUT: Final = "cache"
 
 KEPT: Final = 8
 """Unpacked bundles that a node keeps; the one unused for longest goes first."""
+
+IN_USE_S: Final = 3600.0
+"""A bundle that was asked for within the last hour is not cleared away: a worker may be about to open it."""
+
+CLEARED: Final = ".old"
+"""Ends the name of a bundle that is being cleared away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +65,68 @@ def _left_out(parts: tuple[str, ...]) -> bool:
 def unpack(parcel: Parcel, cache: Path) -> Path:
     """The folder of a parcel on this machine: where it came from if that is seen here unchanged, else below `cache`.
 
-    A folder below `cache` is named after its content and stands there whole or not at all, so that several workers
-    of a node may ask at once. Raises ResourceError where nothing can be written there.
+    A folder below `cache` is named after its content. Several processes of a node may ask at once: a file that is
+    there and right is left alone, any other is replaced in one rename, so that whoever writes a file last writes what
+    was there. Raises ResourceError where nothing can be written there.
     """
     origin = Path(parcel.origin)
-    if _holds(origin, parcel):
+    if all(_is_there(origin, name, content) for name, content in parcel.files.items()):
         return origin
     folder = cache / parcel.digest
-    if not _holds(folder, parcel):
-        with replacing_folder(folder) as staged:
-            for name, content in parcel.files.items():
-                content.tofile(_inside(staged, name))
     try:
-        os.utime(folder)
-        for old in sorted(cache.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # first, so that no other process clears it away meanwhile
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be kept: {error.strerror}") from error
+    for name in sorted(parcel.files, key=lambda name: name == MANIFEST):  # it is the last: it stands for the rest
+        _write(folder, name, parcel.files[name])
+    _clear(cache)
     return folder
 
 
-def _holds(folder: Path, parcel: Parcel) -> bool:
-    """Whether a folder has the parcel's files. Sizes tell, and the manifest: it names the hash of each data file."""
+def _is_there(folder: Path, name: str, content: np.ndarray) -> bool:
+    """Whether a folder has this file. The size tells, and the manifest's content: it has the hash of each data file."""
+    path = _inside(folder, name)
     try:
-        manifest = parcel.files.get(MANIFEST)
-        same = manifest is None or (folder / MANIFEST).read_bytes() == manifest.tobytes()
-        return same and all((folder / name).stat().st_size == len(held) for name, held in parcel.files.items())
+        return path.read_bytes() == content.tobytes() if name == MANIFEST else path.stat().st_size == len(content)
     except OSError:
         return False
+
+
+def _write(folder: Path, name: str, content: np.ndarray) -> None:
+    if _is_there(folder, name, content):
+        return
+    try:
+        with replacing(_inside(folder, name)) as staged:
+            content.tofile(staged)
+    except ResourceError:
+        if not _is_there(folder, name, content):  # where it is, another process was quicker
+            raise
 
 
 def _inside(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or PurePosixPath(name).is_absolute():
         raise BundleError(f"{name}: leads out of the bundle's folder")
-    path = folder.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return folder.joinpath(*parts)
+
+
+def _clear(cache: Path) -> None:
+    """Remove what has been unused for longest; other processes may do the same at the same time."""
+    for old in sorted(cache.glob("[0-9a-f]*"), key=_last_use, reverse=True)[KEPT:]:
+        if time.time() - _last_use(old) > IN_USE_S:
+            with contextlib.suppress(OSError):  # in one step, so that nobody finds half of it
+                old.replace(old.with_name(f".{old.name}-{uuid.uuid4().hex}{CLEARED}"))
+    for aside in cache.glob(f".*{CLEARED}"):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _last_use(folder: Path) -> float:
+    """When the folder was last asked for; now, where it has just gone."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _digest(files: Mapping[str, np.ndarray]) -> str:
