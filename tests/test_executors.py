@@ -21,6 +21,7 @@ from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
+from cvad_cli.config.transfer import TransferError
 from cvad_cli.errors import BundleError, DataError, ResourceError
 from cvad_cli.ports import Executor
 
@@ -86,6 +87,35 @@ class RefusesThree(Job):
         if item == 3:
             raise DataError("three.png: is not a picture")
         return item
+
+
+class Unopenable:
+    """Pickled without complaint; where it arrives, opening it fails."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _not_here, ()
+
+
+def _not_here() -> None:
+    raise ValueError("not here")
+
+
+class OddError(Exception):
+    """Pickled without complaint; to open it takes an argument more than is sent."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Untravelled(Job):
+    def done(self, item: Any) -> Any:
+        if item == "outcome that cannot be sent":
+            return lambda: None
+        if item == "outcome that cannot be opened":
+            return Unopenable()
+        if item == "no memory":
+            raise MemoryError("of 3 TB")
+        raise OddError("this", "that")
 
 
 class ReadsItsBundle(Job):
@@ -169,6 +199,42 @@ def test_what_the_work_raises_is_raised_here_and_nothing_is_tried_again(executor
     with pytest.raises(DataError, match=r"three\.png"):
         list(executor.map(RefusesThree(), range(8)))
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("outcome that cannot be sent", r"outcomes of Untravelled \(function\) cannot be sent .*lambda"),
+        ("outcome that cannot be opened", r"outcomes of Untravelled cannot be opened .*ValueError: not here"),
+        ("error that cannot be opened", r"OddError: this and that"),
+    ],
+)
+def test_what_cannot_come_back_is_told_by_name_as_a_bug(
+    executor: Executor, said: list[str], kind: str, message: str
+) -> None:
+    said.clear()
+    with pytest.raises(TransferError, match=message):
+        list(executor.map(Untravelled(), [kind]))
+    assert said == [], "no worker died of it"
+    assert list(executor.map(Job(), range(3))) == [0, 1, 4], "the executor is fit for other work"
+
+
+def test_what_cannot_be_sent_is_told_by_name_as_a_bug(executor: Executor, said: list[str]) -> None:
+    said.clear()
+    with pytest.raises(TransferError, match=r"items for Job \(function\) cannot be sent .*lambda"):
+        list(executor.map(Job(), [lambda: None]))
+    with pytest.raises(TransferError, match=r"items for Job cannot be opened .*not here"):
+        list(executor.map(Job(), [Unopenable()]))
+    job = Job()
+    job.held = lambda: None
+    with pytest.raises(TransferError, match=r"the job \(Job\) cannot be sent .*lambda"):
+        list(executor.map(job, range(3)))
+    assert said == [], "no worker died of it"
+
+
+def test_a_worker_that_is_out_of_memory_says_so(executor: Executor) -> None:
+    with pytest.raises(MemoryError, match="of 3 TB"):
+        list(executor.map(Untravelled(), ["no memory"]))
 
 
 def test_who_stops_listening_stops_the_work(executor: Executor) -> None:

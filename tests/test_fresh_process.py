@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cvad_cli.adapters.fresh_process import in_fresh_process
 from cvad_cli.adapters.machine import memory_bytes, peak_memory_bytes
+from cvad_cli.config.transfer import TransferError
 from cvad_cli.errors import BundleError, ResourceError
 
 
@@ -32,6 +34,44 @@ def give_what_cannot_travel() -> object:
     return lambda: None
 
 
+class Unpackable:
+    """Pickled without complaint; where it arrives, opening it fails."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return refuse, ()
+
+
+def refuse() -> None:
+    raise ValueError("cannot be opened here")
+
+
+def give_what_cannot_be_opened() -> object:
+    return Unpackable()
+
+
+def give_another_of_the_same_name() -> object:
+    return type("Unpackable", (), {"__module__": __name__})()
+
+
+class OddError(Exception):
+    """Pickled without complaint; to open it takes an argument more than is sent."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly() -> None:
+    raise OddError("this", "that")
+
+
+def run_out_of_memory() -> None:
+    raise MemoryError("of 3 TB")
+
+
+def end_with_status_three() -> None:
+    os._exit(3)
+
+
 def test_it_is_another_process_and_our_memory_is_not_counted_in_its_peak() -> None:
     ballast = bytearray(400_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
@@ -47,13 +87,36 @@ def test_an_error_comes_back_as_what_it_is() -> None:
 
 
 def test_a_process_that_is_killed_is_told() -> None:
-    with pytest.raises(ResourceError, match="die ended with status -9 and no answer"):
+    with pytest.raises(ResourceError, match=r"the process for die was ended by SIGKILL .*out of memory"):
         in_fresh_process(die)
 
 
-def test_an_answer_that_cannot_travel_is_an_error_not_a_hang() -> None:
-    with pytest.raises(RuntimeError, match="pickle"):
-        in_fresh_process(give_what_cannot_travel)
+def test_memory_that_runs_out_is_told_as_such() -> None:
+    with pytest.raises(MemoryError, match="of 3 TB"):
+        in_fresh_process(run_out_of_memory)
+
+
+def test_a_process_that_ends_by_itself_is_not_told_as_want_of_memory() -> None:
+    with pytest.raises(RuntimeError, match=r"end_with_status_three ended with status 3 and no answer$"):
+        in_fresh_process(end_with_status_three)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (print, [lambda: None], r"the arguments of print \(.*function\) cannot be sent .*pickle.*lambda"),
+        (print, [Unpackable()], r"the arguments of print cannot be opened .*ValueError: cannot be opened here"),
+        (give_what_cannot_travel, [], r"the answer of give_what_cannot_travel \(function\) cannot be sent .*lambda"),
+        (give_another_of_the_same_name, [], r"the answer of .* \(Unpackable\) cannot be sent .*not the same object"),
+        (give_what_cannot_be_opened, [], r"the answer of give_what_cannot_be_opened cannot be opened .*ValueError"),
+        (fail_oddly, [], r"OddError: this and that"),
+    ],
+)
+def test_what_cannot_travel_is_told_by_name_as_a_bug(
+    function: Callable[..., object], arguments: list[object], message: str
+) -> None:
+    with pytest.raises(TransferError, match=message):
+        in_fresh_process(function, *arguments)
 
 
 def test_interrupting_the_parent_ends_the_child(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, final
 
 from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
-from cvad_cli.config.transfer import packed, unpacked
+from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.ports import Job
 
 
@@ -74,7 +75,7 @@ class Processes:
         self._lanes = [_Process(threads) for _ in range(workers)]
         self._tokens = itertools.count()
         self._last: Job[Any, Any] | None = None
-        self._order: tuple[int, bytes] | None = None
+        self._order: _Order | None = None
 
     def map(
         self,
@@ -87,9 +88,9 @@ class Processes:
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
         if self._order is None or self._last is not job:  # workers know a job again, and have it open
-            self._last, self._order = job, (next(self._tokens), packed(job))
+            self._last, self._order = job, _Order(next(self._tokens), packed(job, "the job"), type(job).__name__)
         for lane in self._lanes:
-            lane.job = self._order
+            lane.order = self._order
         yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
 
     def close(self) -> None:
@@ -104,12 +105,21 @@ class Processes:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A job as a worker gets it."""
+
+    token: int
+    job: bytes
+    name: str
+
+
 @final
 class _Process:
     """A pool of one: where it breaks, it is known which shard was lost, and no other worker suffers."""
 
     def __init__(self, threads: int) -> None:
-        self.job: tuple[int, bytes] | None = None
+        self.order: _Order | None = None
         self._threads = threads
         self._pool: ProcessPoolExecutor | None = None
         self._pid: Future[int]
@@ -117,15 +127,20 @@ class _Process:
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard, by a fresh process where there is none."""
-        if self.job is None:
+        if self.order is None:
             raise AssertionError("a shard without a job")
-        sent = packed(shard)
+        sent = packed(shard, f"items for {self.order.name}")
         try:
-            self._shard = self._running().submit(_work, *self.job, sent)
+            self._shard = self._running().submit(_work, self.order, sent)
         except BrokenProcessPool:  # it died idle, between two shards
             self.end()
-            self._shard = self._running().submit(_work, *self.job, sent)
+            self._shard = self._running().submit(_work, self.order, sent)
         return self._shard
+
+    def outcomes(self, result: Any) -> list[Any]:
+        """What `_work` has packed."""
+        found: list[Any] = unpacked(result, f"outcomes of {self.order.name if self.order else 'a job'}")
+        return found
 
     def fault_of(self, error: BaseException) -> BaseException | None:
         """None for a process that is gone, or was told to go."""
@@ -154,11 +169,13 @@ _held: dict[int, Job[Any, Any]] = {}
 """In a worker: the job it has opened, so that the next shard finds it open."""
 
 
-def _work(token: int, job: bytes, shard: bytes) -> list[Any]:
-    if token not in _held:
-        _held.clear()
-        _held[token] = unpacked(job)
-    return list(_held[token](unpacked(shard)))
+def _work(order: _Order, shard: bytes) -> bytes:
+    with portable_errors():
+        if order.token not in _held:
+            _held.clear()
+            _held[order.token] = unpacked(order.job, f"the job {order.name}")
+        outcomes = list(_held[order.token](unpacked(shard, f"items for {order.name}")))
+        return packed(outcomes, f"outcomes of {order.name}")
 
 
 def _settle(threads: int, quiet: bool) -> None:

@@ -16,7 +16,7 @@ from cvad_cli import __version__
 from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
 from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
-from cvad_cli.config.transfer import packed, unpacked
+from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.errors import ConfigError, ResourceError
 from cvad_cli.ports import Job
 from cvad_cli.user_folders import user_cache_folder
@@ -65,7 +65,7 @@ class RayCluster:
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
         parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
-        order = _Order(next(self._tokens), self._ray.put(packed(job)), parcel)
+        order = _Order(next(self._tokens), self._ray.put(packed(job, "the job")), parcel, type(job).__name__)
         for actor in self._actors:
             actor.order = order
         yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
@@ -92,6 +92,7 @@ class _Order:
     token: int
     job: Any
     parcel: Any
+    name: str
 
 
 @final
@@ -105,9 +106,17 @@ class _Actor:
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard, by a fresh worker where there is none."""
+        if self.order is None:
+            raise AssertionError("a shard without a job")
+        sent = packed(shard, f"items for {self.order.name}")
         self._handle = self._handle or self._started()
-        future: Future[Any] = self._handle.work.remote(self.order, packed(shard)).future()
+        future: Future[Any] = self._handle.work.remote(self.order, sent).future()
         return future
+
+    def outcomes(self, result: Any) -> list[Any]:
+        """What the worker has packed."""
+        found: list[Any] = unpacked(result, f"outcomes of {self.order.name if self.order else 'a job'}")
+        return found
 
     def fault_of(self, error: BaseException) -> BaseException | None:
         """What the work raised, without Ray's wrapping; None where the worker, its node or its memory is gone."""
@@ -152,19 +161,25 @@ class _Worker:
         self._token = -1
         self._job: Job[Any, Any] | None = None
 
-    def work(self, order: _Order, shard: bytes) -> list[Any]:
+    def work(self, order: _Order, shard: bytes) -> bytes:
         """Do a shard of a job."""
-        import ray
-
         if self._version != __version__:
             raise ConfigError(f"this node has cvad {__version__}, the command {self._version}; install one everywhere")
-        if self._job is None or self._token != order.token:
-            job: Job[Any, Any] = unpacked(ray.get(order.job))
-            if order.parcel is not None:
-                parcel: Parcel = ray.get(order.parcel)
-                job = job.at(unpack(parcel, user_cache_folder() / BUNDLES))
-            self._job, self._token = job, order.token
-        return list(self._job(unpacked(shard)))
+        with portable_errors():
+            if self._job is None or self._token != order.token:
+                self._job, self._token = self._opened(order), order.token
+            outcomes = list(self._job(unpacked(shard, f"items for {order.name}")))
+            return packed(outcomes, f"outcomes of {order.name}")
+
+    @staticmethod
+    def _opened(order: _Order) -> Job[Any, Any]:
+        import ray
+
+        job: Job[Any, Any] = unpacked(ray.get(order.job), f"the job {order.name}")
+        if order.parcel is None:
+            return job
+        parcel: Parcel = ray.get(order.parcel)
+        return job.at(unpack(parcel, user_cache_folder() / BUNDLES))
 
 
 def _connect(options: ClusterOptions) -> tuple[Any, bool]:

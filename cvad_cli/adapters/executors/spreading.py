@@ -27,6 +27,9 @@ class Lane(Protocol):
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
         """Begin work on a shard, by a fresh worker where there is none."""
 
+    def outcomes(self, result: Any) -> list[Any]:
+        """The outcomes of a shard, from what its future holds."""
+
     def fault_of(self, error: BaseException) -> BaseException | None:
         """What the work itself raised; None where the worker is gone, so that another can do the shard."""
 
@@ -108,7 +111,7 @@ class _Spread:
             place, shard, lane = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self._finish(place, shard, future.result())
+                self._finish(place, shard, lane.outcomes(future.result()))
             else:
                 self._again_or_lost(place, shard, lane, error)
             self._idle.append(lane)
