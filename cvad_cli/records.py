@@ -65,9 +65,24 @@ class Prediction:
             raise ValueError(f"anomaly_map: expected (h, w), got shape {self.anomaly_map.shape}")
 
 
+RateKind = Literal["promised", "expected", "estimated"]
+"""How far a stated rate can be relied on, and the word for it everywhere.
+
+`promised`: a theorem holds the deployed model's rate to it. `expected`: the usual rate, while the theorem allows more.
+`estimated`: no theorem applies.
+"""
+
+_RATE_KINDS: Final[Mapping[str, RateKind]] = {"split_conformal": "promised", "cross_conformal": "expected"}
+
+
+def rate_kind_of(method: str) -> RateKind:
+    """What a calibration by this method says of its rate."""
+    return _RATE_KINDS.get(method, "estimated")
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The image-score threshold and what it promises. A part is rejected when its score is above `threshold`."""
+    """The image-score threshold and its false-alarm rate. A part is rejected when its score is above `threshold`."""
 
     threshold: float
     pixel_threshold: float
@@ -76,11 +91,19 @@ class Calibration:
     requested_rate: float
     """The false-alarm rate that the config asked for."""
     stated_rate: float
-    """The rate that the calibration images can promise: never under 1 / (n + 1)."""
+    """The false-alarm rate at this threshold, never under 1 / (n + 1); `rate_kind` says how far it can be relied on."""
     images: int
     """How many good images the threshold was taken from, n."""
+    rate_kind: RateKind
+    rate_bound: float | None = None
+    """What the rate cannot exceed by the method's theorem (cross-conformal: all folds' models together), if known."""
     caveat: str | None = None
-    """Why the requested rate cannot be promised; None where it can."""
+    """Why the requested rate is out of reach; None where it is not."""
+
+    @classmethod
+    def saved(cls, record: Mapping[str, Any]) -> Calibration:
+        """From a manifest. Bundles of before say the method alone: the kind of the rate follows from it."""
+        return cls(**{"rate_kind": rate_kind_of(record["method"]), **record})
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def drawn(
     metrics = as_metrics(records, scores, pixels, seed)
     if "naming" in found:
         metrics["classification"] = naming_metrics(records)
-    calibration = Calibration(THRESHOLD, THRESHOLD, "cross_conformal", 0.02, 0.019, 264)
+    calibration = Calibration(THRESHOLD, THRESHOLD, "cross_conformal", 0.02, 0.019, 264, "expected", 0.068)
     return Findings(metrics, MANIFEST, calibration, pixels, **found), pictures
 
 

@@ -1,4 +1,4 @@
-"""Conformal thresholds: the order statistic, the promise, and what is said where it cannot be kept."""
+"""Conformal thresholds: the order statistic, how far its rate can be relied on, and what is said where it cannot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from cvad_cli.core.calibration import conformal_threshold, cross_conformal_threshold, fold_assignment
+from cvad_cli.core.calibration import (
+    conformal_threshold,
+    cross_conformal_bound,
+    cross_conformal_threshold,
+    fold_assignment,
+)
+from cvad_cli.records import rate_kind_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ def test_exactly_the_needed_number_of_images_makes_a_rate_attainable(denominator
     assert not conformal_threshold(np.arange(needed - 1), false_alarm_rate=rate).attainable
 
 
-def test_too_few_images_state_the_rate_they_can_promise():
+def test_too_few_images_promise_a_higher_rate():
     found = conformal_threshold([3.0, 1.0, 2.0], false_alarm_rate=0.01)
     assert found.threshold == 3.0
     assert found.stated_rate == 0.25
@@ -56,7 +62,7 @@ def test_too_few_images_state_the_rate_they_can_promise():
 
 
 @pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.1), (12, 0.01)])
-def test_false_alarms_come_at_the_stated_rate_for_exchangeable_scores(n, rate):
+def test_false_alarms_come_at_the_promised_rate_for_exchangeable_scores(n, rate):
     draws = np.random.default_rng(1).gamma(2.0, size=(20_000, n + 1))
     stated = conformal_threshold(draws[0, :n], false_alarm_rate=rate).stated_rate
     alarms = np.mean([row[n] > conformal_threshold(row[:n], false_alarm_rate=rate).threshold for row in draws])
@@ -72,11 +78,63 @@ def test_ties_only_lower_the_false_alarm_rate():
 def test_pooled_folds_give_the_quantile_of_all_their_scores():
     scores = np.random.default_rng(3).normal(size=60)
     pooled = cross_conformal_threshold([scores[:25], scores[25:40], scores[40:]], false_alarm_rate=0.05)
-    assert pooled == conformal_threshold(scores, false_alarm_rate=0.05)
-    assert pooled.images == 60
+    split = conformal_threshold(scores, false_alarm_rate=0.05)
+    assert (pooled.threshold, pooled.stated_rate, pooled.images) == (split.threshold, split.stated_rate, 60)
 
 
-def test_pooled_folds_keep_the_promise_when_distances_can_only_shrink():
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("split_conformal", "promised"), ("cross_conformal", "expected"), ("a later method", "estimated")],
+)
+def test_each_method_has_its_word_for_the_rate(method, kind):
+    assert rate_kind_of(method) == kind
+
+
+def test_split_conformal_promises_its_rate_and_cross_conformal_expects_it():
+    scores = np.arange(60.0)
+    split = conformal_threshold(scores, false_alarm_rate=0.05)
+    assert (split.rate_kind, split.rate_bound) == ("promised", split.stated_rate)
+    cross = cross_conformal_threshold(scores.reshape(5, 12), false_alarm_rate=0.05)
+    assert cross.rate_kind == "expected"
+    assert cross.rate_bound == pytest.approx(2 * cross.stated_rate + 2 * 4 / 65)
+    tight = cross_conformal_threshold(np.arange(12.0).reshape(3, 4), false_alarm_rate=0.01)
+    assert tight.caveat is not None
+    assert "0.01 cannot be expected with 12 good" in tight.caveat
+
+
+@pytest.mark.parametrize(
+    ("sizes", "extra"),
+    [
+        pytest.param([12] * 5, 2 * (1 - 1 / 5) / (12 + 1), id="few large folds: the first term of the theorem"),
+        pytest.param([2] * 50, (1 - 50 / 100) / 51, id="many small folds: the second term"),
+        pytest.param([1] * 40, 0.0, id="leave-one-out: twice the rate and no more"),
+        pytest.param([13, 13, 12, 11, 11], 2 * (1 - 1 / 5) / (12 + 1), id="unequal folds"),
+    ],
+)
+def test_the_bound_is_that_of_the_theorem(sizes, extra):
+    assert cross_conformal_bound(0.02, sizes) == pytest.approx(0.04 + extra)
+    assert cross_conformal_bound(0.02, sizes) <= 0.04 + math.sqrt(2 / sum(sizes))
+    assert cross_conformal_bound(0.7, sizes) == 1.0
+
+
+def test_fold_detectors_together_keep_the_bound_where_the_refitted_detector_does_not():
+    """Scores grow with the number of images fitted on, cubed: a detector of all images scores everything higher."""
+    rng = np.random.default_rng(9)
+    together, refitted = [], []
+    for _ in range(400):
+        parts, new = rng.exponential(size=40), rng.exponential(size=25)
+        fold = fold_assignment(40, 5, rng=rng)
+        detectors = [rng.uniform(0.5, 2.0) * np.median(parts[fold != k]) * 32**3 for k in range(5)]
+        held_out = [parts[fold == k] * detectors[k] for k in range(5)]
+        found = cross_conformal_threshold(held_out, false_alarm_rate=0.1)
+        lower = sum((scores[:, None] < new * detectors[k]).sum(0) for k, scores in enumerate(held_out))
+        together.append(np.mean(lower >= round(41 * (1 - found.stated_rate))))
+        refitted.append(np.mean(new * np.median(parts) * 2 * 40**3 > found.threshold))
+    bound = cross_conformal_bound(0.1, [8] * 5)
+    assert np.mean(together) < bound < np.mean(refitted)
+
+
+def test_pooled_folds_keep_the_expected_rate_when_distances_can_only_shrink():
     rng = np.random.default_rng(4)
     alarms = []
     for _ in range(400):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cvad_cli.adapters.bundles import read_bundle
+from cvad_cli.records import Calibration
 
 
 def bundle_of(config: Path) -> Path:
@@ -42,6 +44,37 @@ def test_the_threshold_comes_from_the_good_training_images(trained: Path) -> Non
     assert calibration["stated_rate"] == pytest.approx(1 / 13)
 
 
+@pytest.mark.parametrize(
+    ("method", "word", "other"), [("cross_conformal", "expected", "promise"), ("split_conformal", "promised", "expect")]
+)
+def test_the_rate_has_the_word_of_its_method_everywhere(
+    small_config: Path, metrics_of, cvad, method: str, word: str, other: str
+) -> None:
+    here = ("-c", small_config, "--set", f"calibration.method={method}")
+    trained = cvad("train", *here)
+    assert f"{word} false-alarm rate" in trained.stdout
+    assert f"cannot be {word} with" in trained.stderr or method == "cross_conformal"
+    calibration = read_bundle(bundle_of(small_config)).manifest["calibration"]
+    assert calibration["rate_kind"] == word
+    evaluated = cvad("evaluate", *here)
+    decision = metrics_of(small_config)["decision"]
+    assert f"; {word} {decision['stated_false_alarm_rate']:.4f}" in evaluated.stdout
+    assert decision["stated_rate_kind"] == word
+    report = (small_config.parent / "runs" / "small" / "evaluation" / "report.html").read_text("utf-8")
+    text = " ".join(re.sub("<(style|script).*?</\\1>|<[^>]+>", " ", report, flags=re.DOTALL).split())
+    assert f"false-alarm rate 10 %, {word}" in text
+    for said in (text, trained.output, evaluated.output):
+        assert other not in said
+
+
+def test_a_bundle_of_before_gets_the_word_of_its_method(trained: Path, tmp_path: Path) -> None:
+    saved = read_bundle(bundle_of(trained)).manifest["calibration"]
+    before = {key: value for key, value in saved.items() if key not in {"rate_kind", "rate_bound"}}
+    assert Calibration.saved(before).rate_kind == "expected"
+    assert Calibration.saved({**before, "method": "split_conformal"}).rate_kind == "promised"
+    assert Calibration.saved(saved) == Calibration(**saved)
+
+
 def test_the_same_seed_gives_the_same_detector(trained: Path, small_config: Path, cvad) -> None:
     assert cvad("train", "-c", small_config, "-q").exit_code == 0
     again, first = (read_bundle(bundle_of(config)) for config in (small_config, trained))
@@ -54,7 +87,7 @@ def test_another_seed_gives_another_bank(trained: Path, small_config: Path, cvad
     assert read_bundle(bundle_of(small_config)).fingerprint != read_bundle(bundle_of(trained)).fingerprint
 
 
-def test_metrics_hold_every_part_that_is_promised(trained: Path, metrics_of) -> None:
+def test_metrics_hold_every_documented_part(trained: Path, metrics_of) -> None:
     metrics = metrics_of(trained)
     assert set(metrics["image"]) >= {"auroc", "average_precision", "f1_max"}
     assert set(metrics["pixel"]) >= {"auroc", "average_precision", "aupro"}
@@ -133,10 +166,10 @@ def test_split_conformal_holds_images_out_of_the_bank(small_config: Path, cvad) 
     assert summary["details"]["memory_bank"][0] == int(10 * 16 * 16 * 0.05)
 
 
-def test_a_rate_that_cannot_be_promised_is_said(small_config: Path, cvad) -> None:
+def test_a_rate_that_the_images_cannot_give_is_said(small_config: Path, cvad) -> None:
     result = cvad("train", "-c", small_config, "--set", "calibration.false_alarm_rate=0.01", "--quiet")
     assert result.exit_code == 0
-    assert "a false-alarm rate of 0.01 cannot be promised with 12 good calibration images" in result.stderr
+    assert "a false-alarm rate of 0.01 cannot be expected with 12 good calibration images" in result.stderr
 
 
 def test_features_beyond_the_memory_bound_are_merged_from_chunks(

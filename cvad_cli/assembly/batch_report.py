@@ -52,7 +52,11 @@ EVALUATED: Final = (
 )
 
 TRAINED: Final = (
-    Figure("calibration.stated_rate", "Stated false-alarm rate", "What the threshold promises of good parts."),
+    Figure(
+        "calibration.stated_rate",
+        "False-alarm rate of the threshold",
+        "Of good parts: promised by split-conformal calibration, expected with cross-conformal.",
+    ),
     Figure("images", "Training images", "Good parts that the model learnt from."),
     Figure("seconds", "Seconds", "Of training; none where an earlier bundle still holds."),
 )

@@ -77,5 +77,7 @@ def calibrate(held_out: Sequence[tuple[np.ndarray, np.ndarray]], *, false_alarm_
         requested_rate=false_alarm_rate,
         stated_rate=image.stated_rate,
         images=image.images,
+        rate_kind=image.rate_kind,
+        rate_bound=image.rate_bound,
         caveat=image.caveat,
     )

@@ -62,7 +62,7 @@ def open_detector(settings: RunConfig, device: str, folder: Path | None = None) 
     """
     bundle = open_bundle(settings, folder)
     try:
-        calibration = Calibration(**bundle.manifest["calibration"])
+        calibration = Calibration.saved(bundle.manifest["calibration"])
         detector, serving = _serve(bundle, settings, device)
     except (KeyError, TypeError) as error:
         raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error

@@ -35,7 +35,7 @@ def earlier_training(settings: RunConfig) -> TrainSummary | None:
         bundle=bundle.folder,
         images=manifest["data"]["train_images"],
         skipped=(),
-        calibration=Calibration(**manifest["calibration"]),
+        calibration=Calibration.saved(manifest["calibration"]),
         weights=manifest["model"]["weights"],
         seconds=0.0,
         details=manifest["training"],

@@ -121,7 +121,7 @@ class OpenSet:
     auroc: np.ndarray
     """(C,): picture strangeness, the held-out type's against the others'; each known picture is left out too."""
     unknown_flagged: float
-    """Share of pictures of the held-out types that are called unknown at the stated rate."""
+    """Share of pictures of the held-out types that are called unknown at the rate asked for."""
     known_flagged: float
     """Share of pictures of known types that are."""
 

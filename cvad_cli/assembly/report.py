@@ -152,18 +152,18 @@ def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The outcome at the calibrated threshold, and whether the stated false-alarm rate was kept.
+    """The outcome at the calibrated threshold, and how the measured false-alarm rate compares with the stated one.
 
-    `promise`: 'kept' where the interval of the measured rate holds the stated one or lies below it, 'broken' where it
+    `rate`: 'kept' where the interval of the measured rate holds the stated one or lies below it, 'exceeded' where it
     lies above, None without good images.
     """
     decision = metrics["decision"]
     interval = decision["false_alarm_interval"]
-    promise = None
+    rate = None
     if interval is not None:
-        promise = "broken" if interval[0] > decision["stated_false_alarm_rate"] else "kept"
+        rate = "exceeded" if interval[0] > decision["stated_false_alarm_rate"] else "kept"
     return {
         "defective": decision["true_positives"] + decision["false_negatives"],
         "good": decision["true_negatives"] + decision["false_positives"],
-        "promise": promise,
+        "rate": rate,
     }

@@ -26,7 +26,7 @@ TRAIN_IMAGES: Final = 40
 GOOD_TEST_IMAGES: Final = 20
 IMAGES_PER_DEFECT: Final = 4
 FALSE_ALARM_RATE: Final = 0.05
-"""What 40 good images can promise: no less than 1 / 41."""
+"""40 good images allow no less than 1 / 41."""
 
 BACKBONE: Final = "pdn_small"
 EFFICIENT_AD_CATEGORY: Final = "grid"
@@ -34,7 +34,7 @@ EFFICIENT_AD_STEPS: Final = 60
 """A taste: a minute on a CPU. The quick preset takes ten times as many."""
 
 EFFICIENT_AD_RATE: Final = 0.12
-"""It holds 8 good images out, which can promise no less than 1 / 9."""
+"""It holds 8 good images out, which can promise no less than 1 / 9: split-conformal."""
 
 PLAIN_WORDS: Final = (
     "the patch description network that comes with cvad; no internet is needed. EfficientAD was trained for "

@@ -191,7 +191,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
     return {
         "image": images["image"],
         "pixel": pixels["pixel"],
-        "decision": images["decision"],
+        "decision": {**images["decision"], "stated_rate_kind": calibration.rate_kind},
         "defect_types": images["defect_types"],
         "counts": _counts(opened, scored),
         "unavailable": {**images["unavailable"], **pixels["unavailable"]},
@@ -207,7 +207,11 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
             "serving": _serving_of(opened),
             "image_size": settings.data.image_size,
             "pixel_metrics_at": settings.evaluation.resolution,
-            "calibration": {"method": calibration.method, "images": calibration.images},
+            "calibration": {
+                "method": calibration.method,
+                "images": calibration.images,
+                "rate_bound": calibration.rate_bound,
+            },
             "auroc_interval": "95 % stratified percentile bootstrap over test images",
             "false_alarm_interval": "95 % Clopper-Pearson",
             "cvad_version": __version__,

@@ -90,7 +90,7 @@ def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> Tra
 
 
 def _warnings(fitted: FittedModel, calibration: Calibration) -> list[str]:
-    """What the user should know of pictures that were passed over, and of a rate that cannot be promised."""
+    """What the user should know of pictures that were passed over, and of a rate that the images cannot give."""
     skipped = [f"skipped {image.key}: {image.reason}" for image in fitted.skipped]
     return skipped if calibration.caveat is None else [*skipped, calibration.caveat]
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from cvad_cli.assembly.batch_outcomes import BatchSummary, RunOutcome
     from cvad_cli.assembly.batch_plan import PlannedRun
 
-MAIN_FIGURE: Final = {"evaluate": ("image.auroc", "image AUROC"), "train": ("calibration.stated_rate", "stated rate")}
+MAIN_FIGURE: Final = {
+    "evaluate": ("image.auroc", "image AUROC"),
+    "train": ("calibration.stated_rate", "false-alarm rate of the threshold"),
+}
 STYLES: Final = {"waiting": "dim", "running": "bold", "done": "green", "kept": "cyan", "failed": "red"}
 
 

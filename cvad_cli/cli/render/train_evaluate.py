@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show_training(summary: TrainSummary) -> None:
-    """What was trained, on how much, and what its threshold promises."""
+    """What was trained, on how much, and the false-alarm rate of its threshold."""
     calibration = summary.calibration
     table = titled_table(f"{summary.name}: {summary.model} trained in {summary.seconds:.1f} s")
     table.add_row("images", f"{summary.images}" + (f" ({len(summary.skipped)} skipped)" if summary.skipped else ""))
@@ -21,7 +21,10 @@ def show_training(summary: TrainSummary) -> None:
         if value is not None:
             table.add_row(name.replace("_", " "), figure_text(value))
     table.add_row("threshold", f"{calibration.threshold:.4g}, from {calibration.images} held-out good images")
-    table.add_row("stated false-alarm rate", f"{calibration.stated_rate:.2%} ({calibration.method.replace('_', '-')})")
+    bound = calibration.rate_bound
+    limit = "" if bound in (None, calibration.stated_rate) else f", proven for the folds together: {bound:.2%} at most"
+    rate = f"{calibration.stated_rate:.2%} ({calibration.method.replace('_', '-')}{limit})"
+    table.add_row(f"{calibration.rate_kind} false-alarm rate", rate)
     table.add_row("bundle", str(summary.bundle))
     print_parts(table)
 
@@ -45,7 +48,9 @@ def show_evaluation(summary: EvaluationSummary) -> None:
     table.add_row("precision", figure_text(decision["precision"]))
     table.add_row("recall", figure_text(decision["recall"]))
     rate = _with_interval(decision["false_alarm_rate"], decision["false_alarm_interval"])
-    table.add_row("false-alarm rate", f"{rate}; stated {decision['stated_false_alarm_rate']:.4f}")
+    table.add_row(
+        "false-alarm rate", f"{rate}; {decision['stated_rate_kind']} {decision['stated_false_alarm_rate']:.4f}"
+    )
     print_parts(table, _types_table(metrics))
     if "classification" in metrics:
         print_parts(_naming_table(metrics["classification"]))

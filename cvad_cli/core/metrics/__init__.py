@@ -97,7 +97,7 @@ def measure_images(
         scores: (n,) finite image scores, larger = stranger.
         defect_types: n names, `GOOD` for a good part.
         threshold: the calibrated one; a part is rejected when its score is above it.
-        stated_false_alarm_rate: what the calibration promised, 0..1.
+        stated_false_alarm_rate: the rate that the calibration states, 0..1.
         rng: draws the bootstrap resamples.
 
     Raises:
@@ -224,7 +224,7 @@ def _best_f1(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> tuple
 def _decision(
     rejected: NDArray[np.bool_],
     defective: NDArray[np.bool_],
-    promise: tuple[float, float],
+    calibrated: tuple[float, float],
     unavailable: dict[str, str],
 ) -> DecisionMetrics:
     from sklearn.metrics import confusion_matrix
@@ -240,8 +240,8 @@ def _decision(
     if not found + false_alarms:
         unavailable["decision.precision"] = "no image scores above the threshold"
     return DecisionMetrics(
-        threshold=float(promise[0]),
-        stated_false_alarm_rate=float(promise[1]),
+        threshold=float(calibrated[0]),
+        stated_false_alarm_rate=float(calibrated[1]),
         false_alarm_rate=false_alarms / good if good else None,
         false_alarm_interval=_proportion_interval(false_alarms, good) if good else None,
         precision=found / (found + false_alarms) if found + false_alarms else None,
