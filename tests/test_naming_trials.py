@@ -64,7 +64,7 @@ def test_the_same_seed_draws_the_same_shots() -> None:
     assert (first.predicted == second.predicted).all()
 
 
-def test_the_stated_rate_of_known_pictures_is_called_unknown_at_most() -> None:
+def test_known_pictures_are_called_unknown_at_the_given_rate_at_most() -> None:
     result = open_set(trials(spread=0.8, pictures=30, regions=1), rate=0.1)
     assert result.known_flagged <= 0.15
     assert result.unknown_flagged > result.known_flagged

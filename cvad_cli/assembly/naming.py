@@ -31,39 +31,69 @@ MOST_READ: Final = 50_000
 class Namer:
     """Names regions after the labelled ones of an index."""
 
-    def __init__(self, store: DefectStore, settings: RunConfig, config: str) -> None:
-        """Read the index once, `MOST_READ` regions of it. Raises StoreError where it holds nothing to name after."""
-        points = list(islice(store.scroll(), MOST_READ))
+    def __init__(
+        self,
+        store: DefectStore,
+        settings: RunConfig,
+        config: str,
+        *,
+        max_learnt: int = MOST_LEARNT,
+        max_read: int = MOST_READ,
+    ) -> None:
+        """Read the index once, `max_read` regions of it, and learn from `max_learnt` of them.
+
+        Raises StoreError where it holds nothing to name after.
+        """
+        points = list(islice(store.scroll(), max_read))
         if not points:
             raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
-        self.types, labelled = labelled_regions(thinned(points))
+        self.types, labelled = labelled_regions(thinned(points, max_learnt))
         self._classifier = TypeClassifier.learn(labelled)
         self._store = store
         self._home = dataset_home(settings.data)
         self._config = settings.classify
         self.pictures = len(np.unique(labelled.pictures))
-        self.regions = store.count() if len(points) == MOST_READ else len(points)
+        self.regions = store.count() if len(points) == max_read else len(points)
+        self._max_learnt, self._read = max_learnt, len(points)
 
     @property
     def caveats(self) -> list[str]:
-        """What the labelled set cannot promise, in words."""
+        """What the labelled set does not allow, in words."""
         found = []
-        least = math.ceil(1 / self._config.unknown_rate) - 1
-        if self.regions < least:
+        if self._classifier.lowest_p > self._config.unknown_rate:
+            found.append(self._never_unknown())
+        if self.regions > self._read:
             found.append(
-                f"{self.regions} labelled regions are too few to call anything unknown at a rate of "
-                f"{self._config.unknown_rate:g}: label at least {least}, or raise classify.unknown_rate"
+                f"names are learnt from {self._learnt} of the {self.regions} labelled regions, chosen among "
+                f"{self._read}: a type that none of these has cannot be named"
             )
-        if self.regions > MOST_READ:
+        if not self._classifier.labelled.has_mate.any():
             found.append(
-                f"names are learnt from {MOST_READ} of the {self.regions} labelled regions: a type that none of these "
-                "has cannot be named"
-            )
-        if not _can_hold_out(self._classifier.labelled):
-            found.append(
-                "confidences are not calibrated: no type has two labelled pictures, so that one could be held out"
+                "confidences are not calibrated: no type has two labelled images, so that one could be held out"
             )
         return found
+
+    @property
+    def _learnt(self) -> int:
+        return len(self._classifier.labelled.types)
+
+    def _never_unknown(self) -> str:
+        """Why no region can be called unknown at the rate that was asked for, and what to do."""
+        rate, compared = self._config.unknown_rate, len(self._classifier.own)
+        needed = math.ceil(1 / rate) - 1
+        told = (
+            f"no region can be called unknown at a rate of {rate:g}: {compared} labelled regions allow "
+            f"1/{compared + 1} = {self._classifier.lowest_p:.3g} and no less"
+        )
+        if needed > self._max_learnt:
+            return (
+                f"{told}, and names are learnt from {self._learnt} of the {self.regions} labelled regions: raise "
+                f"classify.unknown_rate to 1/{self._max_learnt + 1} or more"
+            )
+        return (
+            f"{told}; label at least {needed} regions of types that two or more images show, or raise "
+            "classify.unknown_rate"
+        )
 
     def verdict(self, image: str, inspection: Inspection, threshold: float) -> PictureVerdict:
         """What is said of a picture: a name for each region, and for the picture the vote of its regions."""
@@ -127,12 +157,6 @@ class Namer:
         """Where a neighbour's picture should lie; None for a name, of an imported index, that leads elsewhere."""
         inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
         return str(self._home / source) if inside else None
-
-
-def _can_hold_out(labelled: LabelledRegions) -> bool:
-    """Whether some type has two pictures, so that one can be judged by the other."""
-    pairs = np.unique(np.stack([labelled.types, labelled.pictures]), axis=1)
-    return bool((np.bincount(pairs[0]) > 1).any())
 
 
 def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[DefectPoint]:

@@ -143,7 +143,7 @@ def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
         by_picture, called = np.empty(len(everyone)), np.empty(len(everyone), dtype=bool)
         for picture in everyone:
             mine = trials.pictures == picture
-            p_values = conformal_p(own[labelled.pictures != picture], strange[mine])
+            p_values = conformal_p(own[labelled.has_mate & (labelled.pictures != picture)], strange[mine])
             shares = np.stack([strange[mine], p_values <= rate], axis=1)
             by_picture[picture], share = vote(shares, trials.masses[mine])
             called[picture] = share > 0.5

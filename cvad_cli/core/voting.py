@@ -87,6 +87,12 @@ class LabelledRegions:
         return np.asarray(np.maximum(spreads, LEAST_SPREAD))
 
     @cached_property
+    def has_mate(self) -> np.ndarray:
+        """bool (n,): whether another picture shows the region's type too, so that it can be judged without its own."""
+        types_of_pictures = np.unique(np.stack([self.types, self.pictures]), axis=1)[0]
+        return np.asarray(np.bincount(types_of_pictures)[self.types] > 1)
+
+    @cached_property
     def ridge(self) -> Ridge:
         """The regression on every orientation of every region."""
         return Ridge.learn(*_flat(self.views, self.types))
@@ -197,15 +203,19 @@ def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_pictures: 
 
 
 def own_strangeness(labelled: LabelledRegions) -> np.ndarray:
-    """(n,) strangeness of the labelled regions, each against those of other pictures: what p-values compare with."""
+    """(n,) strangeness of the labelled regions, each against those of other pictures.
+
+    P-values compare with those that have a mate. Any other is judged as a region of an unknown type is, while its
+    picture is left out, and says nothing of known ones.
+    """
     return strangeness(labelled.centres, labelled, labelled.pictures)
 
 
 def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """(q,) p-values of strangeness (q,) against that of the labelled regions, `own` (n,): unknown where p <= rate.
+    """(q,) p-values of strangeness (q,) against that of labelled regions, `own` (n,): unknown where p <= rate.
 
-    If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. No
-    rate under 1 / (n + 1) can be promised: p is never lower.
+    If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. They
+    are nearly so (docs/derivations.md), hence the rate is an estimate. p is never under 1 / (n + 1).
     """
     at_least = len(own) - np.searchsorted(np.sort(own), queries, side="left")
     p: np.ndarray = (1 + at_least) / (len(own) + 1)
@@ -255,13 +265,18 @@ class TypeClassifier:
     labelled: LabelledRegions
     temperature: float
     own: np.ndarray
-    """(n,) strangeness of the labelled regions."""
+    """(m,) strangeness of the labelled regions that have a mate."""
 
     @classmethod
     def learn(cls, labelled: LabelledRegions) -> TypeClassifier:
         """Calibrate on the labelled regions alone."""
-        scores = leave_one_out_scores(labelled)
-        return cls(labelled, calibrate_temperature(scores, labelled.types), own_strangeness(labelled))
+        temperature = calibrate_temperature(leave_one_out_scores(labelled), labelled.types)
+        return cls(labelled, temperature, own_strangeness(labelled)[labelled.has_mate])
+
+    @property
+    def lowest_p(self) -> float:
+        """The lowest p-value that any region can get, 1 / (m + 1): no region is unknown at a lower rate."""
+        return 1 / (len(self.own) + 1)
 
     def judge(self, queries: np.ndarray) -> Verdicts:
         """Type, confidence and strangeness of queries (q, d), unit vectors."""
