@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 PdnSize = Literal["small", "medium"]
 TEACHER_CHANNELS: Final = 384  # EfficientAD, and anomalib's default
-PDN_STRIDE: Final = 4  # input pixels a step of the output, both sizes
 
 
 @dataclass(frozen=True, slots=True)

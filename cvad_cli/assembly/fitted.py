@@ -17,7 +17,7 @@ class FittedModel:
     """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
 
     kind: str
-    """Which runtime opens it: 'patchcore' or 'anomalib'."""
+    """Which runtime opens it: 'patchcore', 'efficient_ad', or 'anomalib' for every other model."""
     description: Mapping[str, Any]
     """What the manifest keeps under `model`, enough to build the network again."""
     writers: Mapping[str, tuple[str, Callable[[Path], None]]]

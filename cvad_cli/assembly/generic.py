@@ -1,4 +1,4 @@
-"""Any anomalib model other than PatchCore, from good pictures to a checkpoint and held-out scores."""
+"""Any anomalib model other than PatchCore and EfficientAD, from good pictures to a checkpoint and held-out scores."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def measure_naming(
 def _by_picture(
     outcome: Outcome, trials: TrialSet, names: Sequence[str], keys: Sequence[str], settings: RunConfig
 ) -> dict[str, dict[str, Any]]:
-    """How each picture was named while it was left out, and what its strangest region is nearest to."""
+    """How each picture was named while it was left out, and what its region of most mass is nearest to."""
     told = {}
     for picture, predicted, confidence in zip(outcome.pictures, outcome.predicted, outcome.confidence, strict=True):
         mine = np.flatnonzero(trials.pictures == picture)

@@ -1,6 +1,6 @@
 """The curves that a report draws: all thresholds at once, in as few points as a picture can show.
 
-scikit-learn counts. Nothing here is a figure to quote: areas come from core/metrics.py and core/pixel_metrics.py.
+scikit-learn counts. Nothing here is a figure to quote: areas come from core/metrics/ and core/pixel_metrics.py.
 """
 
 from __future__ import annotations

@@ -197,7 +197,3 @@ def thread(part: Mesh, rng: np.random.Generator) -> Surface:
         hair = canvas.edge(width - distance, 1.0)
         surface = surface.painted(hair * rng.uniform(0.6, 0.95), (tone,))
     return surface
-
-
-def _turn(rng: np.random.Generator) -> float:
-    return float(rng.uniform(0.0, 2.0 * math.pi))
