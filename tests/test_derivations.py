@@ -124,7 +124,7 @@ def test_the_student_is_taught_by_its_hardest_thousandth_and_the_penalty(model) 
     taught = differences.numpy() >= entries[-kept]
     np.testing.assert_allclose(gradient, taught / kept, rtol=1e-5)
     paper = 384 * 56 * 56
-    assert (paper, paper - math.ceil(0.999 * (paper - 1))) == (1_204_224, 1_205)
+    assert f"{paper - math.ceil(0.999 * (paper - 1)):,} of {paper:,}" in PAGE
 
 
 def test_the_autoencoder_and_the_student_are_taught_on_one_changed_picture(model) -> None:
@@ -229,4 +229,4 @@ def test_the_rate_of_one_calibration_set_follows_its_beta_distribution(n: int, r
     k = math.ceil(round((n + 1) * (1 - rate), 9))
     assert kstest(rates, beta(n + 1 - k, k).cdf).pvalue > 0.01
     if n == 100:
-        assert beta(n + 1 - k, k).sf(0.04) == pytest.approx(0.087, abs=0.0005)
+        assert f"probability {beta(n + 1 - k, k).sf(0.04):.3f}." in PAGE

@@ -87,15 +87,6 @@ def test_figures_follow_their_definitions() -> None:
     assert outcome.macro_f1(3) == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
 
 
-def test_macro_f1_is_that_of_scikit_learn() -> None:
-    from sklearn.metrics import f1_score
-
-    rng = np.random.default_rng(1)
-    truth, predicted = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
-    expected = f1_score(truth, predicted, average="macro", labels=range(4), zero_division=0)
-    assert Outcome(np.arange(50), truth, predicted, np.ones(50)).macro_f1(4) == pytest.approx(expected)
-
-
 def test_calibration_error_is_the_gap_of_each_bin_weighed_by_its_pictures() -> None:
     confidence = np.array([0.95, 0.95, 0.55, 0.55, 0.55, 1.0])
     right = np.array([1, 1, 0, 1, 0, 1])

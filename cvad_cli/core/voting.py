@@ -139,16 +139,16 @@ def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -
     return Ridge.learn(labelled, types).scores(queries)
 
 
-def leave_one_out_scores(labelled: LabelledRegions) -> np.ndarray:
+def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MOST_REFITS) -> np.ndarray:
     """(n, C) scores of the labelled regions, each from the pictures other than its own; minus infinity: type unseen.
 
-    With more than `MOST_REFITS` pictures, a share of them is left out at a time. A row is minus infinity throughout
+    With more than `max_refits` pictures, a share of them is left out at a time. A row is minus infinity throughout
     where nothing is left to learn from.
     """
     _, picture = np.unique(labelled.pictures, return_inverse=True)
     scores = np.full((len(labelled.types), labelled.count), -np.inf)
-    for fold in range(min(picture.max() + 1, MOST_REFITS)):
-        out = picture % MOST_REFITS == fold
+    for fold in range(min(picture.max() + 1, max_refits)):
+        out = picture % max_refits == fold
         if out.all():
             continue
         seen, types = np.unique(labelled.types[~out], return_inverse=True)
