@@ -175,13 +175,29 @@ def test_a_closed_store_opens_again_at_the_next_call(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_a_killed_run_left_is_cleared_and_neighbours_are_not(tmp_path: Path) -> None:
-    for name in (".defects-a1b2c3d4.tmp", ".defects-dropping.tmp", ".defects-new-a1b2c3d4.tmp"):
-        (tmp_path / name / "shard").mkdir(parents=True)
-    with EmbeddedStore(tmp_path, "defects") as store:
-        store.create(DIMENSION, METADATA)
-        store.drop()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".defects-new-a1b2c3d4.tmp", ".defects.lock"]
+CREATOR = """
+import sys
+from pathlib import Path
+from cvad_cli.files import replacing_folder
+with replacing_folder(Path(sys.argv[1]) / sys.argv[2]) as fresh:
+    (fresh / "shard").mkdir()
+    print("creating", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_makes_is_not(tmp_path: Path) -> None:
+    with start(CREATOR, tmp_path, "defects") as killed_one, start(CREATOR, tmp_path, "neighbour") as living:
+        for each in (killed_one, living):
+            assert each.stdout is not None
+            assert each.stdout.readline() == "creating\n"
+        killed_one.kill()
+        killed_one.wait()
+        with EmbeddedStore(tmp_path, "defects") as store:
+            store.create(DIMENSION, METADATA)
+            store.drop()
+        living.communicate("go on\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".defects.lock", "neighbour"]
 
 
 @pytest.mark.parametrize(

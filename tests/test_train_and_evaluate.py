@@ -296,7 +296,7 @@ def test_a_stopped_training_leaves_the_former_bundle_and_no_temporary_file(
         assert process.returncode == status, errors
         assert "Traceback" not in errors
         assert read_bundle(runs / "small" / "bundle").fingerprint == before
-    assert not list(runs.rglob("*.tmp*"))
+    assert not list(runs.rglob(".cvad-tmp*"))
 
 
 def test_skipped_test_images_are_listed_and_pictures_of_one_name_keep_apart(

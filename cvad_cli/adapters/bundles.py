@@ -18,7 +18,7 @@ from typing import Any, Final
 from cvad_cli import __version__
 from cvad_cli.digests import file_sha256
 from cvad_cli.errors import BundleError, ResourceError
-from cvad_cli.files import replacing
+from cvad_cli.files import recover, replacing
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -78,6 +78,7 @@ def write_bundle(folder: Path, contents: Mapping[str, Any], writers: Mapping[str
 
 def read_bundle(folder: Path) -> Bundle:
     """Open and verify a bundle. Raises BundleError, with a message of its own for each way in which it can be unfit."""
+    recover(folder)
     manifest = _read_manifest(folder)
     for role, entry in manifest["files"].items():
         if not isinstance(entry, dict):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final, final
 
 from cvad_cli.errors import ResourceError
-from cvad_cli.files import LockedError, ProcessLock, json_line
+from cvad_cli.files import LockedError, ProcessLock, json_line, sync_folder
 
 FILE: Final = "file"
 """The key of a line that says which content of which file it is about."""
@@ -86,7 +86,7 @@ class ResultJournal:
         if whole < file.seek(0, os.SEEK_END):
             file.truncate(whole)
             os.fsync(file.fileno())
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         return file
 
     def _read(self, warn: Callable[[str], None]) -> int:
@@ -115,17 +115,6 @@ def _key_of(file: Mapping[str, Any]) -> bytes:
 def _key(name: str, size: int, mtime_ns: int) -> bytes:
     content = b"\0".join([os.fsencode(name), str(size).encode(), str(mtime_ns).encode()])
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """A file's name is durable once its folder is; Windows has no such call."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> ResourceError:

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ResourceError
-from cvad_cli.files import replacing_folder
+from cvad_cli.files import recover, replacing_folder
 from cvad_cli.user_folders import user_cache_folder
 
 ENTRY_FILE: Final = "entry.json"
@@ -69,6 +69,7 @@ class ServingCache:
 
     def _verified(self, place: Path) -> Mapping[str, Any] | None:
         """The facts of an entry that is whole and made from just this; else None."""
+        recover(place)
         try:
             entry = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))
             whole = entry["key"] == self._key and all(

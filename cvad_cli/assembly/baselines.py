@@ -14,6 +14,7 @@ import numpy as np
 
 from cvad_cli.core.metrics import auroc_along
 from cvad_cli.errors import ConfigError
+from cvad_cli.files import recover
 from cvad_cli.records import GOOD
 
 METRICS_FILE: Final = "metrics.json"
@@ -76,9 +77,13 @@ def require_same_images(baseline: Baseline, fingerprint: str, data: str) -> None
 
 
 def _find(path: Path, run: str) -> Path:
+    if path.name == METRICS_FILE:
+        recover(path.parent)
     if path.is_file():
         return path
     tried = [path / part / METRICS_FILE for part in ("", "evaluation", f"{run}/evaluation", run)]
+    for file in tried:
+        recover(file.parent)
     found = next((file for file in tried if file.is_file()), None)
     if found is None:
         places = ", ".join(str(file.relative_to(path)) for file in tried)

@@ -14,6 +14,7 @@ from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import BundleError, DataError
+from cvad_cli.files import recover
 from cvad_cli.records import Calibration, EvaluationSummary, TrainSummary
 
 ELSEWHERE: Final = ("executor", "output", "qdrant", "ray")
@@ -45,6 +46,7 @@ def earlier_training(settings: RunConfig) -> TrainSummary | None:
 def earlier_evaluation(settings: RunConfig, *, classification: bool = False) -> EvaluationSummary | None:
     """What `cvad evaluate` would find again, from its own files; None where it would find something else."""
     folder = evaluation_folder(settings)
+    recover(folder)
     bundle = _sound_bundle(settings)
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

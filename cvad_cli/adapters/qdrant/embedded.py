@@ -11,8 +11,6 @@ labels (docs/benchmarks.md). What outgrows that moves to a server.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +31,7 @@ from cvad_cli.adapters.qdrant.contract import (
 )
 from cvad_cli.adapters.qdrant.packing import create_field_indexes, engine_filter, identifier_of, packed_rows, payload_of
 from cvad_cli.errors import CvadError, ResourceError, StoreError
-from cvad_cli.files import LockedError, ProcessLock, replacing, replacing_folder
+from cvad_cli.files import LockedError, ProcessLock, remove_folder, replacing, replacing_folder
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
@@ -73,7 +71,6 @@ class EmbeddedStore:
         self._hold()
         if self._opened():
             raise exists_already(self._place)
-        self._clear_leftovers()
         memory = edge.Memory.Cold if self._on_disk else edge.Memory.Cached
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
         with replacing_folder(self._folder) as fresh, self._engine():
@@ -182,13 +179,10 @@ class EmbeddedStore:
             return
         self._hold()
         self._close_shard()
-        grave = self._folder.with_name(f".{self._folder.name}-dropping.tmp")
         try:
-            shutil.rmtree(grave, ignore_errors=True)
-            self._folder.replace(grave)
+            remove_folder(self._folder)
         except OSError as error:
             raise StoreError(f"{self._place}: cannot be removed: {error.strerror}") from error
-        shutil.rmtree(grave, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of the shard and of the lock."""
@@ -236,13 +230,6 @@ class EmbeddedStore:
         with self._engine():
             self._shard = edge.EdgeShard.load(str(self._folder / "shard"))
         return True
-
-    def _clear_leftovers(self) -> None:
-        """What runs that were killed left of this collection; only called with the lock held."""
-        name = rf"\.{re.escape(self._folder.name)}-([a-z0-9_]{{8}}|dropping)\.(tmp|old)"
-        for path in self._folder.parent.iterdir():
-            if re.fullmatch(name, path.name):
-                shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _engine(self) -> Iterator[None]:

@@ -1,0 +1,130 @@
+"""One process at a time, by an advisory lock that the system lets go of when the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, final
+
+_HOLDER_AT: Final = 1
+"""Where the holder's number begins: on Windows the first byte is what is locked, and cannot be read."""
+_NO_LOCKS: Final = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+"""How file systems answer that have no locks."""
+_HELD: Final = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
+_POLL_S: Final = 0.02
+
+
+class LockedError(Exception):
+    """Another process holds the lock; says which where it is known."""
+
+
+@final
+class ProcessLock:
+    """One process at a time: held from construction to `release`; the system lets go of it when a process dies.
+
+    Raises LockedError where another process holds it, OSError where the file cannot be written or locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _opened(path)
+        try:
+            if not try_lock(self._file):
+                raise LockedError(f"in use by another process{_holder(self._file)}")
+            # Written over, not cut off first: ext4 flushes a file that was emptied when it is closed (4 ms).
+            self._file.seek(_HOLDER_AT)
+            self._file.write(f"{os.getpid():<16}".encode())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def release(self) -> None:
+        """Let go; doing so twice does no harm."""
+        if not self._file.closed:
+            _unlock(self._file)
+            self._file.close()
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed; False where another has it. Raises OSError where there are no locks."""
+    try:
+        _lock(file)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def taking_turns(path: Path, *, patience_s: float = 60.0) -> Iterator[None]:
+    """Wait until no other process is in such a block with the same `path`, which is a file for the lock.
+
+    On a file system without locks nobody waits. Raises LockedError when `patience_s` has passed.
+    """
+    lock = _taken(path, time.monotonic() + patience_s)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _taken(path: Path, deadline: float) -> ProcessLock | None:
+    """The lock, as soon as it is free; None where the file system has none."""
+    while True:
+        with contextlib.suppress(LockedError):
+            return _taken_at_once(path)
+        if time.monotonic() > deadline:
+            return _taken_at_once(path)
+        time.sleep(_POLL_S)
+
+
+def _taken_at_once(path: Path) -> ProcessLock | None:
+    try:
+        return ProcessLock(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open for reading and writing, made where it is missing, with nothing cut off and no buffer."""
+    return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: PTH123 - a descriptor
+
+
+def _holder(file: IO[bytes]) -> str:
+    with contextlib.suppress(OSError):
+        file.seek(_HOLDER_AT)
+        text = file.read(16).decode("ascii", "replace").strip()
+        return f" (process {text})" if text.isdigit() else ""
+    return ""
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: IO[bytes]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: IO[bytes]) -> None:
+        # Explicitly: a forked child may hold the same open file, and would keep the lock.
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
