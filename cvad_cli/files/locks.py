@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ _HOLDER_AT: Final = 1
 """Where the holder's number begins: on Windows the first byte is what is locked, and cannot be read."""
 _NO_LOCKS: Final = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 """How file systems answer that have no locks."""
-_HELD: Final = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _POLL_S: Final = 0.02
 
 
@@ -47,19 +45,17 @@ class ProcessLock:
     def release(self) -> None:
         """Let go; doing so twice does no harm."""
         if not self._file.closed:
-            _unlock(self._file)
+            from filelock import unlock_descriptor
+
+            unlock_descriptor(self._file.fileno())  # explicitly: a forked child may hold the same open file
             self._file.close()
 
 
 def try_lock(file: IO[bytes]) -> bool:
     """Lock an open file until it is closed; False where another has it. Raises OSError where there are no locks."""
-    try:
-        _lock(file)
-    except OSError as error:
-        if error.errno in _HELD:
-            return False
-        raise
-    return True
+    from filelock import lock_descriptor
+
+    return lock_descriptor(file.fileno(), blocking=False)
 
 
 @contextmanager
@@ -106,25 +102,3 @@ def _holder(file: IO[bytes]) -> str:
         text = file.read(16).decode("ascii", "replace").strip()
         return f" (process {text})" if text.isdigit() else ""
     return ""
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock(file: IO[bytes]) -> None:
-        # Explicitly: a forked child may hold the same open file, and would keep the lock.
-        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
