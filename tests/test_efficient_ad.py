@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from cvad_cli.adapters.bundles import read_bundle
 from cvad_cli.adapters.pdn import build_pdn, fold_linear, load_teacher, save_teacher
 from cvad_cli.adapters.torch_training.muon import Muon
 from cvad_cli.assembly.teachers import PACKAGED, choose_teacher
-from cvad_cli.errors import ModelError
+from cvad_cli.errors import BundleError, ModelError
 
 with warnings.catch_warnings():  # anomalib imports deprecated modules
     warnings.simplefilter("ignore")
@@ -35,6 +36,7 @@ with warnings.catch_warnings():  # anomalib imports deprecated modules
         teacher_moments,
         training_losses,
     )
+    from cvad_cli.adapters.runtime_torch.networks import map_scale
 
 CHANNELS = 6
 
@@ -152,6 +154,30 @@ def test_maps_are_brought_to_0_and_a_tenth_at_their_quantiles(pictures: list[tor
         values = torch.cat(maps).detach().flatten()
         assert float(torch.quantile(values, 0.9)) == pytest.approx(0, abs=1e-5)
         assert float(torch.quantile(values, 0.995)) == pytest.approx(0.1, abs=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_images_of_one_colour_give_maps_no_scale(level: float) -> None:
+    with pytest.raises(ValueError, match=r"student's map .* has no scale"):
+        set_quantiles(small_model().eval(), iter([torch.full((1, 3, 256, 256), level)] * 2))
+
+
+def test_a_model_with_equal_quantiles_is_refused_with_the_remedy() -> None:
+    model = small_model().eval()
+    for name, value in (("qa_st", 0.2), ("qb_st", 0.3), ("qa_ae", 0.4), ("qb_ae", 0.4)):
+        model.quantiles[name].data.fill_(value)
+    with pytest.raises(BundleError, match=r"autoencoder's map .*run `cvad train` again"):
+        map_scale(model)
+
+
+def test_training_on_images_of_one_colour_says_so(cvad, config: Path, sample_data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(sample_data, tmp_path / "data")
+    for path in (root / "grid" / "train" / "good").iterdir():
+        Image.new("RGB", (128, 128), (3, 3, 3)).save(path)
+    result = cvad("train", "-c", config, "-q", "--set", f"data.root={root}", "--set", "trainer.max_steps=2")
+    assert result.exit_code == 3, result.output
+    assert "check that the good images show the part" in result.stderr
+    assert not (config.parent / "runs" / "small" / "bundle").exists()
 
 
 def test_muon_moves_kernels_by_orthogonal_steps_and_biases_like_adam() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvad_cli.core.maps import MAP_SIGMA_PX, anomaly_map, interpolated, smoothed
+from cvad_cli.core.maps import MAP_SIGMA_PX, MapScale, anomaly_map, interpolated, smoothed
 
 SIDES = pytest.mark.parametrize(
     ("grid", "size"),
@@ -48,3 +48,28 @@ def test_a_flat_map_stays_flat() -> None:
 def test_a_map_that_does_not_fit_its_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 4 x 4 values, got 15"):
         anomaly_map(np.zeros(15, np.float32), (4, 4), (32, 32))
+
+
+def test_efficient_ads_maps_are_scaled_to_their_quantiles() -> None:
+    scale = MapScale.of(1.0, 3.0, 2.0, 2.5)
+    assert (scale.student, scale.autoencoder) == pytest.approx((0.025, 0.1))
+    assert scale.student * 1.0 + scale.autoencoder * 2.0 + scale.offset == pytest.approx(0.0)
+    assert scale.student * 3.0 + scale.autoencoder * 2.5 + scale.offset == pytest.approx(0.1)
+    assert MapScale.of(0.0, 0.0, 0.0, 0.0) == MapScale(0.5, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "named"),
+    [
+        pytest.param((0.5, 0.5, 0.1, 0.2), "student", id="equal"),
+        pytest.param((0.0, 0.0, 0.1, 0.2), "student", id="equal to 0, while the other was taken"),
+        pytest.param((0.1, 0.2, 7.0, 7.0), "autoencoder", id="the other map"),
+        pytest.param((0.1, 0.2, 7.0, np.nextafter(np.float32(7.0), np.float32(8.0))), "autoencoder", id="by rounding"),
+        pytest.param((0.1, 0.2, 0.4, 0.3), "autoencoder", id="the wrong way round"),
+        pytest.param((0.1, float("nan"), 0.3, 0.4), "student", id="not a number"),
+        pytest.param((0.1, 0.2, 0.3, float("inf")), "autoencoder", id="not finite"),
+    ],
+)
+def test_maps_that_are_the_same_everywhere_have_no_scale(quantiles: tuple[float, ...], named: str) -> None:
+    with pytest.raises(ValueError, match=rf"the {named}'s map .* 90 % and 99\.5 %"):
+        MapScale.of(*map(float, quantiles))

@@ -195,9 +195,20 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
             module, course, options, (_subset(run, learning), _subset(run, held_out)), advance, first=done
         )
     model = model.to(run.device).eval()
-    with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
-        efficient_ad.set_quantiles(model, _tensors(run, held_out, advance))
+    _take_quantiles(run, model, held_out)
     return model, {"steps": steps, "fitted_on": len(learning), "validated_on": len(held_out)}
+
+
+def _take_quantiles(run: _Run, model: Any, held_out: np.ndarray) -> None:
+    from cvad_cli.adapters.anomalib_models.efficient_ad import set_quantiles
+
+    with run.reporter.stage("Taking the maps' quantiles", len(held_out)) as advance:
+        try:
+            set_quantiles(model, _tensors(run, held_out, advance))
+        except ValueError as error:
+            raise DataError(
+                f"{run.settings.data.root}: {error}; check that the good images show the part, then train again"
+            ) from error
 
 
 def _split(images: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

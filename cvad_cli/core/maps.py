@@ -18,6 +18,8 @@ MAP_SIGMA_PX: Final = 4.0
 GAUSSIAN_REACH: Final = 4.0
 """Where the Gaussian is cut, in sigmas: kornia's and SciPy's default, and so anomalib's."""
 
+FLOAT32: Final = np.finfo(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Enlargement:
@@ -47,11 +49,29 @@ class MapScale:
         """The mean of both, each scaled so that its quantiles a, b lie at 0 and 0.1 (Batzner et al., algorithm 2).
 
         Quantiles that are all 0 were never taken: anomalib then leaves the maps as they are.
+
+        Raises:
+            ValueError: the quantiles of one map are equal to rounding, in the wrong order or not finite.
         """
         if not any((qa_st, qb_st, qa_ae, qb_ae)):
             return cls(0.5, 0.5, 0.0)
-        student, autoencoder = 0.05 / (qb_st - qa_st), 0.05 / (qb_ae - qa_ae)
+        student = 0.05 / quantile_range("student", qa_st, qb_st)
+        autoencoder = 0.05 / quantile_range("autoencoder", qa_ae, qb_ae)
         return cls(student, autoencoder, -student * qa_st - autoencoder * qa_ae)
+
+
+def quantile_range(name: str, low: float, high: float) -> float:
+    """How far the 90 % and the 99.5 % quantile of the map `name` are apart.
+
+    Raises ValueError where they are equal to rounding or not finite. What is the same nearly everywhere on good images
+    has no scale, and any that one made up would decide how much this map counts against the other.
+    """
+    where = f"the {name}'s map of good images goes from {low:g} to {high:g} between 90 % and 99.5 % of its pixels"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{where}: the training has diverged")
+    if high - low <= 2 * FLOAT32.eps * max(abs(low), abs(high)) or high - low < FLOAT32.tiny:
+        raise ValueError(f"{where}: it is the same nearly everywhere and has no scale")
+    return high - low
 
 
 def anomaly_map(patch_scores: Any, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cvad_cli.core.feature_targets import Moments
+from cvad_cli.core.maps import quantile_range
 
 HARD_SHARE: Final = 0.999
 """Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
@@ -228,11 +229,18 @@ def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.nda
 
 @torch.no_grad()
 def set_quantiles(model: EfficientAdModel, pictures: Iterator[torch.Tensor]) -> None:
-    """Take the 90 % and 99.5 % quantiles of both maps over good pictures (paper algorithm 2); keep them in `model`."""
+    """Take the 90 % and 99.5 % quantiles of both maps over good pictures (paper algorithm 2); keep them in `model`.
+
+    Raises ValueError where those of a map are equal.
+    """
     from anomalib.models.image.efficient_ad.torch_model import reduce_tensor_elems
 
     pairs = [model.get_maps(picture, normalize=False) for picture in pictures]
-    for name, maps in zip(("st", "ae"), zip(*pairs, strict=True), strict=True):
+    for (name, full_name), maps in zip(
+        (("st", "student"), ("ae", "autoencoder")), zip(*pairs, strict=True), strict=True
+    ):
         values = reduce_tensor_elems(torch.cat([each.float().cpu() for each in maps]))
-        for bound, share in (("qa", 0.9), ("qb", 0.995)):
-            model.quantiles[f"{bound}_{name}"].data.copy_(torch.quantile(values, share))
+        low, high = (torch.quantile(values, share) for share in (0.9, 0.995))
+        quantile_range(full_name, float(low), float(high))
+        for bound, quantile in (("qa", low), ("qb", high)):
+            model.quantiles[f"{bound}_{name}"].data.copy_(quantile)

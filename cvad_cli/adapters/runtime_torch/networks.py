@@ -18,6 +18,7 @@ from cvad_cli.adapters.runtime_torch.pdn_features import describe
 from cvad_cli.adapters.runtime_torch.pooling import joined, local_means
 from cvad_cli.core.maps import Enlargement, MapScale
 from cvad_cli.core.scoring import reweighted
+from cvad_cli.errors import BundleError
 
 MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
@@ -194,6 +195,9 @@ def border_cells(model: Any) -> int:
 
 
 def map_scale(model: Any) -> MapScale:
-    """How anomalib's torch model puts its two maps together, from its quantiles."""
+    """How anomalib's torch model puts its two maps together, from its quantiles. Raises BundleError for equal ones."""
     found = {name: float(value.detach()) for name, value in model.quantiles.items()}
-    return MapScale.of(found["qa_st"], found["qb_st"], found["qa_ae"], found["qb_ae"])
+    try:
+        return MapScale.of(found["qa_st"], found["qb_st"], found["qa_ae"], found["qb_ae"])
+    except ValueError as error:
+        raise BundleError(f"efficient_ad: {error}; check the good images and run `cvad train` again") from error
