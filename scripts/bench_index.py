@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
+from cvad_cli.config.processors import usable_processors
 from cvad_cli.records import DefectPoint
 
 BATCH = 500
@@ -124,7 +124,7 @@ def main() -> None:
         "dimension": arguments.dimension,
         "queries": arguments.queries,
         "same_answers": same,
-        "processors": os.cpu_count(),
+        "processors": usable_processors(),
         "machine": platform.machine(),
         "versions": {name: version(name) for name in ("qdrant-client", "qdrant-edge-py")},
         "seconds": {"cvad": ours, "local_mode": theirs},
@@ -133,7 +133,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{arguments.points} points of {arguments.dimension} values, {os.cpu_count()} processors")
+        print(f"{arguments.points} points of {arguments.dimension} values, {usable_processors()} processors")
         for key, unit, scale in (("upsert", "s", 1), ("query", "ms", 1000)):
             mine, other = ours[key] * scale, theirs[key] * scale
             print(f"{key:7s} local mode {other:8.2f} {unit}   cvad {mine:8.2f} {unit}   ratio {other / mine:6.1f}x")

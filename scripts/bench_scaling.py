@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cvad_cli.config.processors import usable_processors
 
 AHEAD = 2
 """Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.spreading.AHEAD`."""
@@ -151,7 +152,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 with open_executor(spread, warnings.warn) as executor:
                     measured.setdefault(kind, {})[workers] = measure(executor, job, records, options.shard)
     return {
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor(), "python": platform.python_version()},
+        "machine": {
+            "cores": usable_processors(),
+            "processor": platform.processor(),
+            "python": platform.python_version(),
+        },
         "pictures": options.pictures,
         "side": options.side,
         "shard": options.shard,

@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cvad_cli.config.processors import usable_processors
+
 warnings.simplefilter("ignore")
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +139,7 @@ def main() -> None:
     result = {
         "images": images,
         "coreset_ratio": settings.model.coreset_ratio,
-        "processors": os.cpu_count(),
+        "processors": usable_processors(),
         "machine": platform.machine(),
         "anomalib": theirs,
         "cvad": ours,
@@ -146,7 +148,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{images} images, {settings.model.coreset_ratio:.0%} coreset, {os.cpu_count()} processors")
+    print(f"{images} images, {settings.model.coreset_ratio:.0%} coreset, {usable_processors()} processors")
     for key in ("total", "coreset"):
         ratio = result["ratio"][key]  # type: ignore[index]
         print(f"{key:8s} anomalib {theirs[key]:8.1f} s   cvad {ours[key]:8.2f} s   ratio {ratio:6.1f}x")

@@ -10,6 +10,8 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar, final
 
+from cvad_cli.config.processors import usable_processors
+
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
@@ -36,7 +38,7 @@ class Prefetch(Generic[Item, Loaded]):
         load: Callable[[Item], Loaded],
         *,
         ahead: int = 16,
-        workers: int = 2,
+        workers: int | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._load = load
@@ -45,7 +47,7 @@ class Prefetch(Generic[Item, Loaded]):
         self._room = threading.Semaphore(ahead)
         self._waiting: SimpleQueue[Future[Loaded] | None] = SimpleQueue()
         self._next: Future[Loaded] | None = None
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cvad-load")
+        self._pool = ThreadPoolExecutor(workers or min(2, usable_processors()), thread_name_prefix="cvad-load")
         self._feeder = threading.Thread(target=self._feed, args=(items,), name="cvad-feed", daemon=True)
         self._feeder.start()
 
@@ -134,9 +136,12 @@ class Prefetch(Generic[Item, Loaded]):
 
 
 def prefetch(
-    items: Iterable[Item], load: Callable[[Item], Loaded], *, ahead: int = 16, workers: int = 2
+    items: Iterable[Item], load: Callable[[Item], Loaded], *, ahead: int = 16, workers: int | None = None
 ) -> Iterator[Loaded]:
-    """Yield `load(item)` for each item, in order, at most `ahead` begun. Leaving the loop early ends its threads."""
+    """Yield `load(item)` for each item, in order, at most `ahead` begun. Leaving the loop early ends its threads.
+
+    `workers` left None: two threads, or one where there is one processor.
+    """
     with Prefetch(items, load, ahead=ahead, workers=workers) as loaded:
         yield from loaded
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
 from cvad_cli.adapters.executors.spreading import Patience
 from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.config.execution import ExecutorConfig, RayConfig
+from cvad_cli.config.processors import usable_processors
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Executor
 
@@ -35,7 +35,7 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     workers = config.workers or 1
     if workers == 1:
         return InProcess(threads=config.threads)
-    return Processes(workers, threads=config.threads or max(1, (os.cpu_count() or 1) // workers), patience=patience)
+    return Processes(workers, threads=config.threads or max(1, usable_processors() // workers), patience=patience)
 
 
 def is_spread(settings: RunConfig) -> bool:
@@ -43,18 +43,19 @@ def is_spread(settings: RunConfig) -> bool:
     return settings.executor.kind == "ray" or (settings.executor.workers or 1) > 1
 
 
-def keeping_threads(
-    task: Callable[Concatenate[RunConfig, Given], Made],
-) -> Callable[Concatenate[RunConfig, Given], Made]:
+def keeping_threads(task: Callable[Given, Made]) -> Callable[Given, Made]:
     """The task, during which its own process keeps to `executor.threads` where it does the work itself.
 
-    What a task opens takes its threads when it is opened, so the limit holds from its beginning.
+    One of the task's arguments is its settings. Where they name no number, or others do the work, the
+    limit is the number of processors. What a task opens takes its threads when it is opened, so the limit holds from
+    its beginning.
     """
 
     @wraps(task)
-    def kept(settings: RunConfig, /, *arguments: Given.args, **named: Given.kwargs) -> Made:
+    def kept(*arguments: Given.args, **named: Given.kwargs) -> Made:
+        (settings,) = (given for given in (*arguments, *named.values()) if isinstance(given, RunConfig))
         with limited_threads(None if is_spread(settings) else settings.executor.threads):
-            return task(settings, *arguments, **named)
+            return task(*arguments, **named)
 
     return kept
 
@@ -65,5 +66,5 @@ def shard_size(settings: RunConfig) -> int:
 
 
 def run_here(settings: RunConfig) -> RunConfig:
-    """The settings of a run that a worker does by itself."""
-    return replace(settings, executor=ExecutorConfig(), ray=RayConfig())
+    """The settings of a run that a worker does by itself, with the threads that it was given."""
+    return replace(settings, executor=ExecutorConfig(threads=settings.executor.threads), ray=RayConfig())

@@ -36,9 +36,7 @@ def training_batches(
     """
     count = min(usable_processors(), MOST_PROCESSES) if processes is None else processes
     if count == 0:
-        yield from prefetch(
-            steps, lambda step: source.batch("training", step, batch_size), ahead=BATCHES_AHEAD, workers=2
-        )
+        yield from prefetch(steps, lambda step: source.batch("training", step, batch_size), ahead=BATCHES_AHEAD)
         return
     # Fresh processes: one that is forked would inherit the locks of the network's threads.
     fresh = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""How many processors there are for us: fewer than the machine has in most containers."""
+"""How many processors there are for us: fewer than the machine has in most containers. Nothing else counts them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 
 
 def usable_processors() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use: its affinity, its container's quota and LOKY_MAX_CPU_COUNT count."""
+    import loky
+
+    count: int = loky.cpu_count(only_physical_cores=False)
+    return count
 
 
 def computing_threads() -> int:

@@ -14,6 +14,7 @@ from cvad_cli import __version__
 from cvad_cli.adapters.charts.receptive_field import coverage_curves, field_heat, nested_fields
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.assembly.detectors import bundle_folder
+from cvad_cli.assembly.executing import keeping_threads
 from cvad_cli.assembly.field_advice import advise, layer_views, parse_defect, require_fitting
 from cvad_cli.assembly.field_analysis import CENTRE, Findings, analyse_network, as_report
 from cvad_cli.assembly.field_networks import Subjects, find_networks
@@ -37,6 +38,7 @@ class AnalyzeRfRequest:
     """The camera's picture: it is drawn on, and its size counts as the original one."""
 
 
+@keeping_threads
 def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporter) -> FieldSummary:
     """Read, probe and differentiate the networks that the config names; write the derivation, figures and JSON.
 

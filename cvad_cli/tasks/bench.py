@@ -19,6 +19,7 @@ from cvad_cli.adapters.machine import describe_machine
 from cvad_cli.assembly.bench_tables import as_markdown, tables_of
 from cvad_cli.assembly.contenders import BenchmarkJob, as_figures, measure, time_stages
 from cvad_cli.assembly.detectors import bench_folder, open_bundle
+from cvad_cli.assembly.executing import keeping_threads
 from cvad_cli.assembly.pictures import open_dataset
 from cvad_cli.assembly.scaling import grow
 from cvad_cli.config.schema import RunConfig
@@ -51,6 +52,7 @@ class BenchRequest:
     """Also measure other image sizes, memory banks and numbers of images."""
 
 
+@keeping_threads
 def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> BenchSummary:
     """Measure the bundle of the config in processes of its own; write bench.json, bench.md and charts.
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from cvad_cli import __version__
 from cvad_cli.adapters.backbones import Backbone
 from cvad_cli.adapters.devices import choose_device
+from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
 from cvad_cli.assembly.distilling import CheckpointPlace, Distilled, TrainingPlan, distil
 from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
@@ -94,6 +95,7 @@ class DistillSummary:
     seconds: float
 
 
+@limited_threads(None)
 def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter: Reporter) -> DistillSummary:
     """Distil the teacher, from its checkpoint where there is one, and write it with its provenance.
 

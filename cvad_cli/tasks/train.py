@@ -16,6 +16,7 @@ from cvad_cli.assembly.calibrating import calibrate
 from cvad_cli.assembly.describing import fit_describer
 from cvad_cli.assembly.detectors import bundle_folder
 from cvad_cli.assembly.efficient_ad import fit_efficient_ad
+from cvad_cli.assembly.executing import keeping_threads
 from cvad_cli.assembly.fitted import FittedModel
 from cvad_cli.assembly.generic import fit_generic
 from cvad_cli.assembly.patchcore import fit_patchcore
@@ -40,6 +41,7 @@ class TrainRequest:
     """Whether the bundle gets a describer; without one it detects, and names no defect types."""
 
 
+@keeping_threads
 def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> TrainSummary:
     """Fit the model that the config names on the good training images, calibrate it, write the bundle.
 

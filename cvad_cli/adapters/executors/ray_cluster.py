@@ -16,6 +16,7 @@ from cvad_cli import __version__
 from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
 from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
+from cvad_cli.config.processors import usable_processors
 from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.errors import ConfigError, ResourceError
 from cvad_cli.ports import Job
@@ -193,7 +194,7 @@ def _connect(options: ClusterOptions) -> tuple[Any, bool]:
         return ray, False
     wanted: dict[str, Any] = {"address": options.address}
     if options.address is None and not os.environ.get("RAY_ADDRESS"):
-        workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
+        workers = options.workers or max(1, usable_processors() // options.threads)
         wanted = {"num_cpus": workers * options.threads, "object_store_memory": STORE_BYTES}
     former = signal.getsignal(signal.SIGTERM)
     try:

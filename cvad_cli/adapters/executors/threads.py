@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from cvad_cli.config.processors import computing_threads
+
+_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 def thread_variables(threads: int) -> dict[str, str]:
@@ -17,32 +19,50 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def pin_threads(threads: int) -> None:
-    """Keep this process, for good, to `threads` threads in torch, BLAS, OpenMP and OpenVINO, loaded or yet to be."""
+    """Keep this process, for good, to `threads` threads in torch, BLAS, OpenMP, OpenCV and OpenVINO, loaded or not."""
     import threadpoolctl
 
     os.environ.update(thread_variables(threads))
     threadpoolctl.threadpool_limits(threads)
-    if "torch" in sys.modules:  # to load it takes seconds, and it reads the environment when it is
-        sys.modules["torch"].set_num_threads(threads)
+    _set_loaded(threads, threads)
 
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Keep this process to `threads` threads while the block runs; None leaves it as it is."""
-    if threads is None:
-        yield
-        return
+    """Keep this process to `threads` threads while the block runs; None: to as many as there are processors for it.
+
+    None lowers alone: a library that uses fewer, such as one a physical core, is left as it is.
+    """
     import threadpoolctl
     import torch
 
-    former, variables = torch.get_num_threads(), {name: os.environ.get(name) for name in _VARIABLES}
-    torch.set_num_threads(threads)
-    os.environ.update(thread_variables(threads))
+    most = threads or computing_threads()
+    former = torch.get_num_threads(), _opencv_threads()
+    pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+    if threads is None and max(*former, *pools) <= most:
+        yield
+        return
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
+    _set_loaded(most, most)
+    os.environ.update(thread_variables(most))
     try:
-        with threadpoolctl.threadpool_limits(threads):
+        with threadpoolctl.threadpool_limits(most):
             yield
     finally:
-        torch.set_num_threads(former)
+        _set_loaded(*former)
         for name, value in variables.items():
             os.environ.pop(name, None)
             os.environ.update({} if value is None else {name: value})
+
+
+def _set_loaded(torch_threads: int, opencv_threads: int) -> None:
+    """Set what no environment variable reaches any more; a library that is not loaded yet will read its variable."""
+    if "torch" in sys.modules:  # to load it takes seconds
+        sys.modules["torch"].set_num_threads(torch_threads)
+    if "cv2" in sys.modules and opencv_threads:
+        sys.modules["cv2"].setNumThreads(opencv_threads)
+
+
+def _opencv_threads() -> int:
+    """0 where it is not loaded."""
+    return int(sys.modules["cv2"].getNumThreads()) if "cv2" in sys.modules else 0

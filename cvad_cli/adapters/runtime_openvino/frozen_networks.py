@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino
+from cvad_cli.config.processors import computing_threads
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ def _through_openvino(network: nn.Module, side: int) -> FeatureFunction:
         model = openvino.convert_model(network.eval(), example_input=torch.zeros(1, 3, side, side))
     precision = "bf16" if processor_has_bf16() else "f32"
     compiled = openvino.compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": computing_threads()}
     )
 
     def run(images: torch.Tensor) -> list[torch.Tensor]:
