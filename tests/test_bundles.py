@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cvad_cli.adapters.bundles import MANIFEST_NAME, SCHEMA_VERSION, Bundle, read_bundle, write_bundle
 from cvad_cli.errors import BundleError, ResourceError
+from cvad_cli.files import ProcessLock
 
 CONTENTS = {"model": {"kind": "patchcore"}, "preprocessing": {"image_size": 64}}
 
@@ -35,8 +39,8 @@ def test_what_is_written_is_read_back(bundle: Bundle) -> None:
 
 
 def test_rewriting_leaves_no_file_of_the_former_bundle(bundle: Bundle) -> None:
-    stale = bundle.folder / ".memory_bank-x1y2.tmp.safetensors"
-    stale.write_bytes(b"left by a killed run")
+    stale = bundle.folder / "memory_bank-0123456789ab.safetensors"
+    stale.write_bytes(b"left by a run that was killed before it wrote the manifest")
     mine = bundle.folder / "notes.txt"
     mine.write_text("kept")
     write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"other")})
@@ -53,6 +57,47 @@ def test_a_write_that_fails_leaves_the_former_bundle_whole(bundle: Bundle) -> No
 
     with pytest.raises(ResourceError, match="No space left on device"):
         write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"new"), "backbone": (".x", disk_full)})
+    assert read_bundle(bundle.folder).file("memory_bank").read_bytes() == b"bank"
+
+
+def test_a_bundle_that_another_process_is_writing_is_left_alone(bundle: Bundle) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> None:
+        path.write_bytes(b"slow")
+        begun.set()
+        assert go_on.wait(30)
+
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(write_bundle, bundle.folder, CONTENTS, {"memory_bank": (".safetensors", slow)})
+        assert begun.wait(30)
+        write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"quick")})
+        assert read_bundle(bundle.folder).file("memory_bank").read_bytes() == b"quick"
+        go_on.set()
+        assert other.result().file("memory_bank").read_bytes() == b"slow"
+    assert len(list(bundle.folder.iterdir())) == 2
+
+
+def test_several_writers_of_one_bundle_leave_one_whole_bundle(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        files = {role: writer(f"{role} {number % 3}".encode()) for role in ("memory_bank", "backbone")}
+        write_bundle(tmp_path / "bundle", CONTENTS, files)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(write, range(30)))
+    bundle = read_bundle(tmp_path / "bundle")
+    (number,) = {bundle.file(role).read_bytes()[-1:] for role in ("memory_bank", "backbone")}
+    assert number in b"012"
+    assert len(list(bundle.folder.iterdir())) == 3
+
+
+def test_a_bundle_that_cannot_be_committed_names_who_writes_it(bundle: Bundle) -> None:
+    lock = ProcessLock(bundle.folder.with_name(".bundle.lock"))
+    try:
+        with pytest.raises(ResourceError, match=rf"in use by another process \(process {os.getpid()}\)"):
+            write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"new")}, patience_s=0.1)
+    finally:
+        lock.release()
     assert read_bundle(bundle.folder).file("memory_bank").read_bytes() == b"bank"
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cvad_cli.adapters.bundles import read_bundle
+from cvad_cli.assembly.patchcore import _spooled
 from cvad_cli.records import Calibration
 
 
@@ -183,6 +185,14 @@ def test_features_beyond_the_memory_bound_are_merged_from_chunks(
     assert cvad("evaluate", "-c", small_config, "-q").exit_code == 0
     difference = metrics_of(small_config)["image"]["auroc"] - metrics_of(trained)["image"]["auroc"]
     assert abs(difference) < 0.15
+
+
+def test_features_of_another_run_that_is_still_going_are_left_alone(tmp_path: Path) -> None:
+    with ExitStack() as one, ExitStack() as other:
+        first = _spooled(tmp_path, (4, 8), one)
+        _spooled(tmp_path, (4, 8), other)
+        assert Path(str(first.filename)).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_resolution_metrics_are_close_to_those_at_the_input_size(

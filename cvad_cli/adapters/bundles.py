@@ -1,7 +1,8 @@
 """A trained detector on disk: `manifest.json` and the data files that it names. Data, never code.
 
 Data files carry their content's hash in their names, and the manifest is replaced in one rename after they are all
-there: the manifest is the commit point. A run killed at any moment leaves the former bundle or the new one.
+there: the manifest is the commit point. A run killed at any moment leaves the former bundle or the new one. Of several
+processes that write one bundle the last one wins: they write beside each other and commit one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 from cvad_cli import __version__
 from cvad_cli.digests import file_sha256
 from cvad_cli.errors import BundleError, ResourceError
-from cvad_cli.files import recover, replacing
+from cvad_cli.files import LockedError, recover, replacing, scratch_folder, sync_file, sync_folder, taking_turns
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -47,27 +48,36 @@ class Bundle:
         return self.folder / str(files[role]["name"])
 
 
-def write_bundle(folder: Path, contents: Mapping[str, Any], writers: Mapping[str, tuple[str, FileWriter]]) -> Bundle:
+def write_bundle(
+    folder: Path,
+    contents: Mapping[str, Any],
+    writers: Mapping[str, tuple[str, FileWriter]],
+    *,
+    patience_s: float = 60.0,
+) -> Bundle:
     """Write data files and, last, the manifest; then remove what the manifest no longer names.
 
     `contents` is JSON-ready and must not hold secrets. `writers` maps a role to (file suffix, a function that writes
-    the file at a given path). Raises ResourceError where the disk is full or the folder cannot be written.
+    the file at a given path). Raises ResourceError where the disk is full, the folder cannot be written, or another
+    process does not end its commit within `patience_s`.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {role: _write_file(folder, role, suffix, write) for role, (suffix, write) in writers.items()}
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "cvad_version": __version__,
-            "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-            "versions": {name: version_of(name) for name in TRACKED_PACKAGES},
-            **contents,
-            "files": files,
-            "fingerprint": _fingerprint(contents, files),
-        }
-        with replacing(folder / MANIFEST_NAME) as staged:
-            staged.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _remove_unnamed(folder, files)
+        with scratch_folder(folder) as scratch:
+            files = {role: _write_file(scratch, role, suffix, write) for role, (suffix, write) in writers.items()}
+            manifest = {
+                "schema_version": SCHEMA_VERSION,
+                "cvad_version": __version__,
+                "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+                "versions": {name: version_of(name) for name in TRACKED_PACKAGES},
+                **contents,
+                "files": files,
+                "fingerprint": _fingerprint(contents, files),
+            }
+            # In turns, so that no data file is removed that another process's manifest is about to name.
+            with taking_turns(folder.with_name(f".{folder.name}.lock"), patience_s=patience_s):
+                _commit(scratch, folder, manifest)
+    except LockedError as error:
+        raise ResourceError(f"{folder}: {error}, which writes this bundle; wait for it and try again") from error
     except OSError as error:
         raise ResourceError(
             f"{folder}: the bundle could not be written: {error.strerror or error}. The former bundle, if there was "
@@ -119,14 +129,27 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _write_file(folder: Path, role: str, suffix: str, write: FileWriter) -> dict[str, Any]:
-    """Write under a temporary name, then rename to `<role>-<hash><suffix>`."""
-    with replacing(folder / f"{role}{suffix}") as staged:
+def _write_file(scratch: Path, role: str, suffix: str, write: FileWriter) -> dict[str, Any]:
+    """Write `<role>-<hash><suffix>` and force it to the disk."""
+    with replacing(scratch / f"{role}{suffix}") as staged:
         _write_staged(staged, write)
-        size, digest = staged.stat().st_size, file_sha256(staged)
+    written = scratch / f"{role}{suffix}"
+    sync_file(written)
+    digest = file_sha256(written)
     name = f"{role}-{digest[:12]}{suffix}"
-    (folder / f"{role}{suffix}").replace(folder / name)
-    return {"name": name, "bytes": size, "sha256": digest}
+    written.replace(scratch / name)
+    return {"name": name, "bytes": (scratch / name).stat().st_size, "sha256": digest}
+
+
+def _commit(scratch: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Move the data files into place, then the manifest, then remove what it does not name."""
+    files = manifest["files"]
+    for entry in files.values():
+        (scratch / entry["name"]).replace(folder / entry["name"])
+    sync_folder(folder)
+    with replacing(folder / MANIFEST_NAME) as staged:
+        staged.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _remove_unnamed(folder, files)
 
 
 def _write_staged(staged: Path, write: FileWriter) -> None:
@@ -140,10 +163,10 @@ def _write_staged(staged: Path, write: FileWriter) -> None:
 
 
 def _remove_unnamed(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Data files of former bundles, and temporary files of killed runs."""
-    keep = {str(entry["name"]) for entry in files.values()} | {MANIFEST_NAME}
+    """Data files of former bundles, and of runs that were killed before they wrote the manifest."""
+    keep = {str(entry["name"]) for entry in files.values()}
     for path in folder.iterdir():
-        if path.is_file() and path.name not in keep and (".tmp" in path.suffixes or _is_data_file(path.name)):
+        if path.is_file() and path.name not in keep and _is_data_file(path.name):
             path.unlink(missing_ok=True)
 
 

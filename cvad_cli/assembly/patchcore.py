@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,13 +30,13 @@ from cvad_cli.core.maps import anomaly_map
 from cvad_cli.core.scoring import MemoryBank
 from cvad_cli.core.whitening import whitening
 from cvad_cli.errors import ConfigError, DataError, ResourceError
+from cvad_cli.files import scratch_folder
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
     from cvad_cli.adapters.runtime_torch.types import Network
 
-SPOOL_PREFIX: Final = ".features-"
 WORKING_COPIES: Final = 2.2
 """Memory needed beside the gathered features, as a multiple of them: a fold's copy and the coreset's working set."""
 
@@ -267,10 +265,7 @@ def _spooled(folder: Path, shape: tuple[int, ...], stack: ExitStack) -> np.ndarr
     """An array in a file that goes with `stack`. Room is claimed now: a disk that fills up later would kill us."""
     size = int(np.prod(shape)) * 4
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(f"{SPOOL_PREFIX}*"):  # of a run that was killed
-            shutil.rmtree(stale, ignore_errors=True)
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=SPOOL_PREFIX))) / "features"
+        path = stack.enter_context(scratch_folder(folder)) / "features"
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
