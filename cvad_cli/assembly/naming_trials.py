@@ -87,12 +87,11 @@ class Outcome:
 
 def leave_one_out(trials: TrialSet) -> Outcome:
     """Each picture named after all others; with more than `MOST_FOLDS`, after the other folds."""
+    from sklearn.model_selection import LeaveOneGroupOut
+
     everyone = np.arange(len(trials.types))
-    parts = [
-        _named(trials, np.setdiff1d(everyone, everyone[fold::MOST_FOLDS]), everyone[fold::MOST_FOLDS])
-        for fold in range(min(len(everyone), MOST_FOLDS))
-    ]
-    return joined(parts)
+    folds = LeaveOneGroupOut().split(everyone, groups=everyone % MOST_FOLDS)
+    return joined([_named(trials, others, left_out) for others, left_out in folds])
 
 
 def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outcome | None:

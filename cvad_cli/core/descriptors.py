@@ -158,6 +158,8 @@ def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarra
     With S the covariance, the root is of (1 - a) S + a trace(S) / d I (Ledoit and Wolf, Journal of Multivariate
     Analysis 2004, with the share a given instead of estimated). Samples without any spread are left as they are.
     """
+    from sklearn.covariance import shrunk_covariance
+
     if samples.ndim != 2 or len(samples) < 2:
         raise ValueError(f"samples: expected (n, d) with n >= 2, got shape {samples.shape}")
     mean, size = samples.mean(0, dtype=np.float64), samples.shape[1]
@@ -165,10 +167,9 @@ def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarra
     for start in range(0, len(samples), ROWS_AT_ONCE):
         centred = samples[start : start + ROWS_AT_ONCE] - mean
         covariance += centred.T @ centred / (len(samples) - 1)
-    mean_variance = np.trace(covariance) / size
-    if mean_variance == 0:
+    if not covariance.any():
         return np.eye(size, dtype=np.float32)
-    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * mean_variance * np.eye(size))
+    values, vectors = np.linalg.eigh(shrunk_covariance(covariance, shrinkage))
     floor = np.finfo(np.float64).eps * values.max()  # without shrinkage, a direction may have no spread
     root: np.ndarray = ((vectors / np.sqrt(np.maximum(values, floor))) @ vectors.T).astype(np.float32)
     return root

@@ -16,11 +16,14 @@ Nothing is trained but a linear system of the size of the labelled set, so a new
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import numpy as np
+from scipy import special
+from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize_scalar
 
 RIDGE: Final = 0.3
@@ -34,6 +37,9 @@ TEMPERATURES: Final = (0.01, 10.0)
 
 UNCALIBRATED: Final = 0.2
 """Temperature where no type has two pictures, so that leaving one out says nothing."""
+
+LOWEST_LOG: Final = math.log(1e-12)
+"""Of a confidence while the temperature is fitted: one type that was left out must not outweigh all the others."""
 
 LEAST_SPREAD: Final = 1e-3
 """Copies of one picture do not make a type of no spread: distances between unit vectors, 0..2."""
@@ -119,9 +125,9 @@ class Ridge:
         if penalty == 0:  # one vector, or copies of it: nothing tells types apart
             return cls(centre, np.zeros((a.shape[1], len(counts))))
         if len(a) <= a.shape[1]:
-            return cls(centre, a.T @ np.linalg.solve(a @ a.T + np.diag(penalty / weight), target))
+            return cls(centre, a.T @ _solved(a @ a.T + np.diag(penalty / weight), target))
         weighted = a.T * weight
-        return cls(centre, np.linalg.solve(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target))
+        return cls(centre, _solved(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target))
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
         """(q, C) of queries (q, d)."""
@@ -159,9 +165,7 @@ def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MOST_RE
 
 def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
     """(q, C) confidences that sum to 1 over the types; the lower the temperature, the surer."""
-    raised = np.exp((scores - scores.max(1, keepdims=True)) / temperature)
-    confidences: np.ndarray = raised / raised.sum(1, keepdims=True)
-    return confidences
+    return np.asarray(special.softmax(scores / temperature, axis=1))
 
 
 def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
@@ -179,8 +183,8 @@ def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
     target = np.where(own[:, None] == np.arange(count), (m + 1) / (m + count), 1 / (m + count))
 
     def surprise(log_temperature: float) -> float:
-        confidences = softmax(known, float(np.exp(log_temperature)))
-        return -float((target * np.log(np.maximum(confidences, 1e-12))).sum())
+        logs = special.log_softmax(known / np.exp(log_temperature), axis=1)
+        return -float((target * np.maximum(logs, LOWEST_LOG)).sum())
 
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(surprise, bounds=(low, high), method="bounded")
@@ -283,6 +287,11 @@ class TypeClassifier:
         confidences = softmax(self.labelled.ridge.scores(queries), self.temperature)
         strange = strangeness(queries, self.labelled)
         return Verdicts(confidences, strange, conformal_p(self.own, strange))
+
+
+def _solved(system: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """X in system @ X = target, of a positive definite system."""
+    return np.asarray(cho_solve(cho_factor(system, check_finite=False), target, check_finite=False))
 
 
 def _flat(views: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
