@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cvad_cli"
+ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
 RINGS = [
     "errors",
     "records",
@@ -48,6 +52,7 @@ def dotted_name(path: Path) -> str:
     return ".".join(("cvad_cli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
+@functools.cache
 def imports_of(path: Path) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -76,6 +81,30 @@ def test_a_module_imports_only_inwards(path: Path) -> None:
 def test_core_knows_no_library_but_numpy_and_its_kin(path: Path) -> None:
     outside = {target.split(".")[0] for target in imports_of(path)} - set(sys.stdlib_module_names) - {"cvad_cli"}
     assert outside <= CORE_MAY_USE
+
+
+def libraries_in_the_table() -> dict[str, set[str]]:
+    """Library -> the folders that docs/architecture.md lets know it, as 'adapters/charts' or 'core'."""
+    rows = re.findall(
+        r"^\| ([A-Za-z0-9_, ]+) \| (`.*`) \| .* \|$", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return {library: set(re.findall(r"`(.+?)`", folders)) for row, folders in rows for library in row.split(", ")}
+
+
+def test_each_library_is_known_by_the_folders_of_the_table_alone() -> None:
+    known: dict[str, set[str]] = defaultdict(set)
+    for path in MODULES:
+        inside = path.relative_to(PACKAGE).with_suffix("").parts
+        folder = "/".join(inside[:2]) if inside[0] == "adapters" else inside[0]
+        for target in imports_of(path):
+            known[target.split(".")[0]].add(folder)
+    allowed, ours = libraries_in_the_table(), set(sys.stdlib_module_names) | {"cvad_cli", "numpy"}
+    offenders = [
+        f"{library}: imported in {sorted(known[library])}, the table lists {sorted(allowed.get(library, ()))}"
+        for library in sorted((known.keys() | allowed.keys()) - ours)
+        if known[library] != allowed.get(library)
+    ]
+    assert not offenders, "\n".join(offenders)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted_name)
