@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cvad_cli.adapters.runtime_torch.graphs import Runner
+
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 """Statistics of ImageNet in RGB, scaled to 0..1: what the backbones were trained with."""
@@ -41,8 +43,23 @@ def on_device(values: np.ndarray, device: str) -> Any:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
+class _TorchDetector:
+    """A `Detector` whose work one runner does."""
+
+    _runner: Runner
+
+    @property
+    def last_split(self) -> Mapping[str, float]:
+        """Seconds that the stages of the last `predict` took: on one device they are one."""
+        return self._runner.last_split
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        return self._runner(images)
+
+
 @final
-class TorchPatchcore:
+class TorchPatchcore(_TorchDetector):
     """A `Detector`: the backbone and the search on one device, in float32 equal to anomalib's Patchcore to rounding."""
 
     def __init__(
@@ -74,18 +91,9 @@ class TorchPatchcore:
         scores = PatchcoreScores(embedding, rows, num_neighbors, enlarged)
         self._runner = Runner(scores, device, coarse=precision != "f32")
 
-    @property
-    def last_split(self) -> Mapping[str, float]:
-        """Seconds that the stages of the last `predict` took: on one device they are one."""
-        return self._runner.last_split
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
-        return self._runner(images)
-
 
 @final
-class TorchEfficientAd:
+class TorchEfficientAd(_TorchDetector):
     """A `Detector` around anomalib's torch model, in float32 equal to it to rounding."""
 
     def __init__(self, model: Any, device: str, image_size: int, precision: str = "f32") -> None:
@@ -105,12 +113,3 @@ class TorchEfficientAd:
         grid = maps.grid(self.image_size)
         scores = EfficientAdScores(maps, map_scale(model), interpolated(grid, self.image_size, border_cells(model)))
         self._runner = Runner(scores, device, coarse=precision != "f32")
-
-    @property
-    def last_split(self) -> Mapping[str, float]:
-        """Seconds that the stages of the last `predict` took: on one device they are one."""
-        return self._runner.last_split
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
-        return self._runner(images)
