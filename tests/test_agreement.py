@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvad_cli.core.agreement import LEAST_CORRELATION, MOST_NOISE, MOST_SHIFT, agreement, spoilt
+from cvad_cli.core.agreement import CROP_SHARE, LEAST_CORRELATION, MOST_NOISE, MOST_SHIFT, agreement, cropped, spoilt
 
 GOOD = np.arange(20) < 10
 EXACT = np.concatenate([np.linspace(1, 2, 10), np.linspace(3, 9, 10)])
@@ -50,3 +50,13 @@ def test_a_spoilt_picture_differs_in_one_square_and_leaves_the_original_alone(sh
     rows, columns = np.nonzero((changed != picture).any(axis=2))
     assert len(rows)
     assert max(np.ptp(rows), np.ptp(columns)) <= 0.25 * min(shape[:2]) + 1
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (33, 120, 3), (2, 2, 3)])
+def test_a_crop_is_a_smaller_part_of_the_same_aspect(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    found = cropped(image, rng=np.random.default_rng(4))
+    for part, whole in zip(found.shape[:2], shape[:2], strict=True):
+        assert round(CROP_SHARE[0] * whole) <= part <= round(CROP_SHARE[1] * whole)
+    windows = np.lib.stride_tricks.sliding_window_view(image, found.shape)[:, :, 0]
+    assert (windows == found).all(axis=(2, 3, 4)).any()

@@ -62,23 +62,46 @@ def served(run: RunConfig, precision: str) -> OpenBundle:
     return open_detector(replace(run, runtime=replace(run.runtime, engine="openvino", precision=precision)), "cpu")
 
 
-def test_two_in_three_pictures_give_the_ranges_and_the_others_judge(run: RunConfig, probes: Probes) -> None:
-    known = set(probes.keys)
-    rest = [read_picture(each.path, run.data) for each in open_dataset(run.data).train if each.key not in known]
-    found = Int8Pictures.of(run.data, probes)
-    assert len(found.ranges) == -(-2 * len(rest) // 3)
-    for mine, expected in zip([*found.ranges, *found.judging], rest, strict=True):
-        np.testing.assert_array_equal(mine, expected)
+def chosen(run: RunConfig, probes: Probes, seed: int = 3) -> Int8Pictures:
+    return Int8Pictures.of(run.data, probes, seed=seed)
+
+
+def keys_of(run: RunConfig, images: list[np.ndarray]) -> list[str | None]:
+    """Names of good images in the data set; None for what is none of them."""
+    names = {read_picture(each.path, run.data).tobytes(): each.key for each in open_dataset(run.data).train}
+    return [names.get(image.tobytes()) for image in images]
+
+
+def test_two_in_three_images_give_the_ranges_in_the_order_of_the_seed(run: RunConfig, probes: Probes) -> None:
+    rest = [each.key for each in open_dataset(run.data).train if each.key not in probes.keys]
+    found, other = chosen(run, probes), chosen(run, probes, seed=4)
+    ranges = keys_of(run, found.ranges)
+    assert len(ranges) == len(set(ranges)) == -(-2 * len(rest) // 3)
+    assert set(ranges) <= set(rest)
+    assert ranges != sorted(ranges, key=str), "not in the order of the names"
+    assert keys_of(run, chosen(run, probes).ranges) == ranges
+    assert set(keys_of(run, other.ranges)) != set(ranges)
+
+
+def test_int8_is_judged_by_images_that_the_model_was_not_fitted_on(run: RunConfig, probes: Probes) -> None:
+    unseen = ("train/good/001.png", "train/good/020.png")
+    few = replace(probes, keys=("train/good/000.png",), unseen=unseen)
+    found = chosen(run, few)
+    assert {*keys_of(run, found.judging[:1]), *keys_of(run, found.peaks[:1])} == set(unseen)
+    crops = [*found.judging[1:], *found.peaks[1:]]
+    assert len(crops) == 27 // 3 - 2
+    assert keys_of(run, crops) == [None] * len(crops), "of the others, crops that no model was fitted on"
+    assert not set(unseen) & set(keys_of(run, found.ranges))
 
 
 def test_where_all_good_pictures_are_probes_int8_says_what_it_lacks(run: RunConfig, probes: Probes) -> None:
     every = replace(probes, keys=tuple(record.key for record in open_dataset(run.data).train))
-    with pytest.raises(DataError, match=r"int8 takes its ranges from good pictures .* set runtime\.precision to auto"):
-        Int8Pictures.of(run.data, every)
+    with pytest.raises(DataError, match=r"int8 takes its ranges from good images .* set runtime\.precision to auto"):
+        chosen(run, every)
 
 
 def test_pictures_that_join_the_probes_count_as_good_ones(run: RunConfig, probes: Probes) -> None:
-    pictures = Int8Pictures.of(run.data, probes)
+    pictures = chosen(run, probes)
     exact = served(run, "f32").detector.predict
     more = pictures.joined(probes, exact)
     added = len(pictures.judging)
@@ -103,7 +126,7 @@ def test_int8_adds_nothing_to_the_peaks_of_good_pictures_on_average(run: RunConf
     bundle = served(run, "int8")
     assert bundle.serving.agreement is not None
     assert bundle.serving.agreement["probes"] > len(probes.scores)
-    pictures = Int8Pictures.of(run.data, probes).ranges
+    pictures = chosen(run, probes).peaks
     peaks = [
         np.array([found.anomaly_map.max() for found in each.detector.predict(pictures)])
         for each in (bundle, served(run, "f32"))

@@ -23,7 +23,7 @@ from cvad_cli.files import recover, replacing_folder
 from cvad_cli.user_folders import user_cache_folder
 
 ENTRY_FILE: Final = "entry.json"
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raised when what is kept, or how the engines are built from it, changes."""
 
 FOLDER: Final = "cache"

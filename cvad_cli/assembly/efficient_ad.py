@@ -100,6 +100,7 @@ def fit_efficient_ad(
         used=len(readable),
         skipped=tuple(stream.skipped),
         details=details,
+        unseen=tuple(readable[image].key for image in _unseen(plan.final, len(readable), seed=settings.seed)),
         judge=TorchEfficientAd(model, device, settings.data.image_size).predict,
         scratch=run.scratch,
     )
@@ -216,6 +217,15 @@ def _split(images: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     count = min(max(1, round(len(images) * VALIDATION_SHARE)), len(images) - 1)
     order = np.random.default_rng([seed, 6]).permutation(images)
     return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _unseen(final: np.ndarray, images: int, *, seed: int) -> np.ndarray:
+    """Indices of the good images that the final model did not learn from: those held out for calibration.
+
+    Where calibration is cross-conformal there are none, and those that validated the training take their part.
+    """
+    held_out = np.setdiff1d(np.arange(images), final)
+    return held_out if len(held_out) else _split(final, seed=seed)[1]
 
 
 def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> Course:

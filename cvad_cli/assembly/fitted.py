@@ -29,6 +29,8 @@ class FittedModel:
     """How many training images could be read."""
     skipped: tuple[SkippedImage, ...]
     details: Mapping[str, Any]
+    unseen: tuple[str, ...] = ()
+    """Keys of the good images that the final model was not fitted on; none where it was fitted on every one."""
     judge: Callable[[Sequence[np.ndarray]], list[Prediction]] | None = None
     """The fitted model itself in float32: what other engines must agree with. None where there is no other engine."""
     scratch: Path | None = None

@@ -59,6 +59,8 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
             _whiten(features, plan.final, backbone)
         bank, held_out = _fit_and_hold_out(features, plan, settings, device, reporter)
         patches, grid = int(np.prod(features.values.shape[:2])), features.grid
+    readable = stream.readable
+    unseen = np.setdiff1d(np.arange(len(readable)), plan.final)
     description = {
         "name": "patchcore",
         "backbone": backbone.spec.name,
@@ -73,7 +75,7 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
         writers=_writers(backbone, bank.features),
         weights=backbone.weights,
         held_out=tuple(held_out),
-        used=len(records) - len(stream.skipped),
+        used=len(readable),
         skipped=tuple(stream.skipped),
         details={
             "memory_bank": list(bank.features.shape),
@@ -81,6 +83,7 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
             "covering_radius": bank.radius,
             "coreset": bank.how,
         },
+        unseen=tuple(readable[image].key for image in unseen),
         judge=_judge(backbone, bank.features, settings, device),
     )
 

@@ -52,6 +52,12 @@ class PictureStream:
         self.skipped: list[SkippedImage] = []
         self._data = data
 
+    @property
+    def readable(self) -> list[ImageRecord]:
+        """The records of the images that could be read, once all were asked for."""
+        skipped = {image.key for image in self.skipped}
+        return [record for record in self.records if record.key not in skipped]
+
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
         """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
 
@@ -74,6 +80,12 @@ class PictureStream:
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
     """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
     return read_with_view(path, data, None)[0]
+
+
+def read_part(path: Path, data: DataConfig, part: View) -> np.ndarray:
+    """What `part` cuts out of the image as decoded, at the network's size: uint8 RGB (s, s, 3)."""
+    decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
+    return resize_image(np.ascontiguousarray(part(decoded)), (data.image_size, data.image_size))
 
 
 def read_with_view(path: Path, data: DataConfig, view: View | None) -> tuple[np.ndarray, np.ndarray | None]:

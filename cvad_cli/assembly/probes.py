@@ -1,16 +1,17 @@
-"""Probes: a few pictures in each bundle with the exact scores of the model that was trained.
+"""Probes: a few images in each bundle with the exact scores of the model that was trained.
 
 Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the
 rule.
-They are good training pictures at the network's size, and the same with a foreign patch in them. No test picture and
-no label is among them.
+They are good images at the network's size that the model was not fitted on, drawn by the seed, and the same with a
+foreign patch in them. No test image and no label is among them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,9 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, write_tensors
 from cvad_cli.assembly.calibrating import scores_and_peaks
 from cvad_cli.assembly.fitted import FittedModel
-from cvad_cli.assembly.pictures import read_picture
-from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.agreement import Agreement, agreement, spoilt
+from cvad_cli.assembly.pictures import read_part, read_picture
+from cvad_cli.config.schema import DataConfig, RunConfig
+from cvad_cli.core.agreement import Agreement, agreement, cropped, spoilt
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord, Prediction
@@ -55,7 +56,9 @@ class Probes:
     peak_spread: float
     """The same of the map peaks."""
     keys: tuple[str, ...]
-    """The good pictures' names in the data set."""
+    """The good images' names in the data set."""
+    unseen: tuple[str, ...] = ()
+    """Names of all good images that the model was not fitted on: what else must be judged is drawn from them first."""
 
     def test(self, judge: Judge) -> Agreement:
         """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
@@ -86,7 +89,7 @@ class Probes:
     def save(self, path: Path) -> None:
         """Write as safetensors."""
         tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
-        header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys}
+        header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys, "unseen": self.unseen}
         write_tensors(path, tensors, {ROLE: json.dumps(header)})
 
     @property
@@ -96,14 +99,14 @@ class Probes:
 
 
 def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter) -> Probes:
-    """Choose good pictures, spoil a copy of each, and let the fitted model judge them all."""
+    """Draw good images that the model was not fitted on, spoil a copy of each, let the fitted model judge them all."""
     if fitted.judge is None:
         raise ValueError("this kind of model has no exact judge")
     rng = np.random.default_rng([settings.seed, 8])
     room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
     count = min(len(good), max(2, min(GOOD_PROBES, room)))
-    chosen = [good[place] for place in rng.permutation(len(good))[:count]]
-    pictures, unspoilt = with_spoilt([read_picture(record.path, settings.data) for record in chosen], rng=rng)
+    chosen = drawn(good, fitted.unseen, count, rng=rng)
+    pictures, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
     found = []
     with reporter.stage("Judging probes for the serving engines", len(pictures)) as advance:
         for batch in batched(pictures, 4):
@@ -118,8 +121,38 @@ def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRe
         peaks=own_peaks.astype(np.float32),
         spread=_spread(scores),
         peak_spread=_spread(peaks),
-        keys=tuple(record.key for record in chosen),
+        keys=tuple(each.record.key for each in chosen),
+        unseen=fitted.unseen,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A good image to judge by."""
+
+    record: ImageRecord
+    fitted: bool
+    """The model was fitted on it and knows it by heart, so that only a crop of it tells anything."""
+
+    def read(self, data: DataConfig, *, rng: np.random.Generator) -> np.ndarray:
+        """The image, or a random crop of one that the model was fitted on: uint8 RGB (s, s, 3)."""
+        if not self.fitted:
+            return read_picture(self.record.path, data)
+        return read_part(self.record.path, data, partial(cropped, rng=rng))
+
+
+def drawn(
+    good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, rng: np.random.Generator
+) -> list[Drawn]:
+    """At most `count` of the good images in random order, those that the model was not fitted on before all others.
+
+    The order of `good` plays no part.
+    """
+    records = sorted(good, key=lambda record: record.key)
+    held_out = set(unseen)
+    shuffled = [records[index] for index in rng.permutation(len(records))]
+    order = sorted(shuffled, key=lambda record: record.key not in held_out)  # stable: each part stays shuffled
+    return [Drawn(record, fitted=record.key not in held_out) for record in order[:count]]
 
 
 def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +174,7 @@ def read_probes(bundle: Bundle) -> Probes | None:
             spread=float(header["spread"]),
             peak_spread=float(header["peak_spread"]),
             keys=tuple(header["keys"]),
+            unseen=tuple(header.get("unseen", ())),  # an earlier cvad did not write it
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BundleError(

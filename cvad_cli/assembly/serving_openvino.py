@@ -23,7 +23,7 @@ from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
 from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.probes import Probes
 from cvad_cli.assembly.serving import Plan, Serving, prove
-from cvad_cli.assembly.serving_int8 import PEAK_PICTURES, Int8Pictures
+from cvad_cli.assembly.serving_int8 import Int8Pictures
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
@@ -217,14 +217,13 @@ _MAKERS: Final[Mapping[str, Callable[[Bundle, int, Probes | None], _Maker]]] = {
 
 def _quantised(folder: Path, maker: _Maker, settings: RunConfig, probes: Probes) -> Probes:
     """Convert and quantise into `folder`; the pictures that the result is to be judged by."""
-    pictures = Int8Pictures.of(settings.data, probes)
+    pictures = Int8Pictures.of(settings.data, probes, seed=settings.seed)
     exact = folder / "exact"
     exact.mkdir()
     maker.convert(exact)
     detector = maker.detector(exact, "f32")
     judged = pictures.joined(probes, detector.predict)
-    some = pictures.ranges[:PEAK_PICTURES]
-    maker.know_peaks(some, _peaks(detector, some))
+    maker.know_peaks(pictures.peaks, _peaks(detector, pictures.peaks))
     quantise(exact / NETWORK_FILE, pictures.ranges, folder)
     shutil.rmtree(exact, ignore_errors=True)
     return judged

@@ -1,7 +1,7 @@
 """Whether a quicker way to compute scores may stand in for the exact one that the threshold was calibrated with.
 
-Both judge the same probes: good pictures of the training set, and the same with a foreign patch in them. Differences
-are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold cuts
+Both judge the same probes: good images that the model was not fitted on, and the same with a foreign patch in them.
+Differences are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold cuts
 through: for a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 spreads moves the rate by half a per
 cent, and 264 calibration pictures leave it uncertain by twice that.
 """
@@ -20,6 +20,9 @@ MOST_NOISE: Final = 0.25
 LEAST_CORRELATION: Final = 0.99
 PASTED_SHARE: Final = (0.08, 0.25)
 """Least and largest side of a foreign patch, as a share of the picture's shorter side."""
+
+CROP_SHARE: Final = (0.85, 0.95)
+"""Least and largest share of each side that a crop keeps: its patches are new to a bank, yet those of a good part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,17 @@ def spoilt(picture: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     under = result[row : row + side, column : column + side]
     under[:] = np.rint(opacity * patch + (1 - opacity) * under).astype(np.uint8)
     return result
+
+
+def cropped(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """A random part of uint8 RGB (h, w, 3), of the same aspect: resized, an image that no model was fitted on."""
+    share = rng.uniform(*CROP_SHARE)
+    height, width = (max(1, round(length * share)) for length in image.shape[:2])
+    top, left = (
+        int(rng.integers(0, whole - part + 1))
+        for whole, part in zip(image.shape[:2], (height, width), strict=True)
+    )
+    return image[top : top + height, left : left + width]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
