@@ -162,15 +162,24 @@ def _subset(run: _Run, images: np.ndarray) -> Sequence[np.ndarray]:
 
 def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
     """One trained model, and what is worth knowing of it."""
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import steps_done
+    from cvad_cli.adapters.anomalib_models.seeding import seeded
+
+    learning, held_out = _split(images, seed=run.settings.seed)
+    course = _course(run, learning, held_out, label)
+    done = steps_done(course)
+    # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
+    with seeded(run.settings.seed + done, run.device):
+        return _train(run, course, (learning, held_out), done)
+
+
+def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done: int) -> tuple[Any, dict[str, Any]]:
+    """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
+
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning_runs
     from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
 
-    settings = run.settings
-    learning, held_out = _split(images, seed=settings.seed)
-    course = _course(run, learning, held_out, label)
-    done = efficient_ad_training.steps_done(course)
-    # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
-    lightning_runs.seed_everything(settings.seed + done)
+    settings, (learning, held_out) = run.settings, parts
     model = efficient_ad.new_model(
         run.options.size, run.teacher.channels, padding=run.options.padding, pad_maps=run.options.pad_maps
     )

@@ -133,13 +133,13 @@ def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subje
 
 def _untrained(settings: RunConfig) -> tuple[Any, dict[str, str]]:
     """EfficientAD with the teacher that training would take, and where the weights of its parts come from."""
-    from cvad_cli.adapters.anomalib_models.efficient_ad import seeded_model
+    from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
+    from cvad_cli.adapters.anomalib_models.seeding import seeded
 
     options = EfficientAdOptions.of(settings)
     teacher = options.teacher(settings)
-    model = seeded_model(
-        options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps, seed=settings.seed
-    )
+    with seeded(settings.seed, "cpu"):  # anomalib's constructors draw from torch's global generator
+        model = new_model(options.size, teacher.channels, padding=options.padding, pad_maps=options.pad_maps)
     model.teacher.load_state_dict(teacher.network.state_dict())
     student = build_pdn(options.size, 2 * teacher.channels, padding=options.padding, seed=settings.seed + 1)
     model.student.load_state_dict(student.state_dict())

@@ -87,7 +87,7 @@ def _fit(
     def weights_of(name: str) -> tuple[Path | None, Mapping[str, Any]] | None:
         return None if settings.model.weights == RANDOM_WEIGHTS else find_weights(name, settings.model.weights)
 
-    model = GenericModel.build(settings.model, settings.data.image_size, device, weights_of)
+    model = GenericModel.build(settings.model, settings.data.image_size, device, weights_of, seed=settings.seed)
     pictures = LazyPictures([readable[image] for image in images], settings.data)
     with reporter.stage(
         f"Training {settings.model.name}", model.planned_steps(len(pictures), settings.trainer)

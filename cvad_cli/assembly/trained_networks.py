@@ -24,10 +24,12 @@ def patchcore_network(bundle: Bundle) -> Network:
 def efficient_ad_model(bundle: Bundle) -> Any:
     """anomalib's torch model of an EfficientAD bundle."""
     from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
+    from cvad_cli.adapters.anomalib_models.seeding import isolated
 
     stored = bundle.manifest["model"]
-    model = new_model(
-        stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
-    )
+    with isolated("cpu"):  # anomalib's constructor draws weights that nobody keeps
+        model = new_model(
+            stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
+        )
     model.load_state_dict(read_tensors(bundle.file("network")))
     return model

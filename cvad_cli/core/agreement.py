@@ -1,8 +1,8 @@
 """Whether a quicker way to compute scores may stand in for the exact one that the threshold was calibrated with.
 
 Both judge the same probes: good images that the model was not fitted on, and the same with a foreign patch in them.
-Differences are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold cuts
-through: for a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 spreads moves the rate by half a per
+Differences are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold
+cuts through: for a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 spreads moves the rate by half a per
 cent, and 264 calibration pictures leave it uncertain by twice that.
 """
 

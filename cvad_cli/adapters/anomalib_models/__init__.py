@@ -22,6 +22,7 @@ from cvad_cli.adapters.anomalib_models.lightning_runs import (
     run_fit,
     where_and_how,
 )
+from cvad_cli.adapters.anomalib_models.seeding import seeded
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
 from cvad_cli.errors import ModelError, did_you_mean
 from cvad_cli.records import Prediction
@@ -110,16 +111,18 @@ class GenericModel:
         self.image_size = (image_size, image_size)
 
     @classmethod
-    def build(cls, config: ModelConfig, image_size: int, device: str, find_weights: FindWeights) -> GenericModel:
+    def build(
+        cls, config: ModelConfig, image_size: int, device: str, find_weights: FindWeights, *, seed: int = 0
+    ) -> GenericModel:
         """Construct the model that the config names; timm's backbones in it get their weights through `find_weights`.
 
-        Raises ModelError naming the option at fault.
+        What its constructor draws, initial weights or which features it keeps, follows `seed`. Raises ModelError naming the option at fault.
         """
         require_known(config.name)
         kind = _model_classes()[config.name]
         arguments = _constructor_arguments(kind, config, image_size)
         try:
-            with _weights_from(find_weights) as backbone_kwargs:
+            with seeded(seed, device), _weights_from(find_weights) as backbone_kwargs:
                 model = kind(**arguments)
         except BUILD_ERRORS as error:
             raise ModelError(f"model: anomalib could not build {config.name}: {reason(error)}") from error
@@ -138,11 +141,9 @@ class GenericModel:
 
         `advance` is called once per optimisation step.
         """
-        import lightning.pytorch as pl
         from lightning.pytorch.callbacks import LambdaCallback
         from torch.utils.data import DataLoader
 
-        pl.seed_everything(seed, verbose=False)
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
         runner = new_trainer(options, [LambdaCallback(on_train_batch_end=lambda *_: advance(1))])
         loader: Any = DataLoader(
@@ -152,7 +153,8 @@ class GenericModel:
             collate_fn=_collate,
             drop_last=False,
         )
-        run_fit(runner, self._model, train_dataloaders=loader)
+        with seeded(seed, self._device):
+            run_fit(runner, self._model, train_dataloaders=loader)
         self._runner = runner
 
     @property

@@ -43,15 +43,6 @@ def new_model(size: Size, channels: int, *, padding: bool, pad_maps: bool) -> Ef
     return EfficientAdModel(channels, EfficientAdModelSize(size), padding=padding, pad_maps=pad_maps)
 
 
-def seeded_model(
-    size: Literal["small", "medium"], channels: int, *, padding: bool, pad_maps: bool, seed: int
-) -> EfficientAdModel:
-    """`new_model` with weights drawn from `seed`: anomalib's constructors draw from torch's global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return new_model(size, channels, padding=padding, pad_maps=pad_maps)
-
-
 def with_teacher(model: EfficientAdModel, teacher: nn.Module, device: str) -> EfficientAdModel:
     """The model with a teacher's weights, on `device`, laid out for speed."""
     model.teacher.load_state_dict(teacher.state_dict())
