@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from cvad_cli.adapters.bundles import read_bundle

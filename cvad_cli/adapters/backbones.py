@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,10 +69,13 @@ def find_weights(name: str, weights: str | None) -> tuple[Path, Mapping[str, Any
 def build_network(spec: BackboneSpec) -> nn.Module:
     """The feature network of `spec` with timm's own initialisation, cut behind its last layer."""
     import timm
+    import torch
 
-    network: nn.Module = timm.create_model(
-        spec.name, pretrained=False, features_only=True, out_indices=feature_indices(spec), **spec.kwargs
-    )
+    indices = feature_indices(spec)
+    with torch.random.fork_rng(devices=[]):  # the weights that timm draws are filled in, or seeded by who calls
+        network: nn.Module = timm.create_model(
+            spec.name, pretrained=False, features_only=True, out_indices=indices, **spec.kwargs
+        )
     return _cut(network, spec)
 
 
@@ -88,15 +92,9 @@ def whole_network(spec: BackboneSpec) -> tuple[nn.Module, tuple[str, ...]]:
 
 def feature_indices(spec: BackboneSpec) -> tuple[int, ...]:
     """The `out_indices` of timm for the layers' module names. Raises ModelError naming the valid ones."""
-    import timm
-
     if ":" in spec.name or "/" in spec.name:
         raise ModelError(f"model.backbone: expected the plain name of a timm model, got {spec.name!r}")
-    try:
-        network: Any = timm.create_model(spec.name, pretrained=False, features_only=True, **spec.kwargs)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
-        raise ModelError(_unknown_backbone(spec.name, error)) from error
-    available = list(network.feature_info.module_name())
+    available = [layer for layer, _ in _feature_layers(spec.name, json.dumps(dict(spec.kwargs)))]
     for layer in spec.layers:
         if layer not in available:
             hint = did_you_mean(layer, available)
@@ -108,6 +106,33 @@ def feature_indices(spec: BackboneSpec) -> tuple[int, ...]:
         ordered = ", ".join(sorted(spec.layers, key=available.index))
         raise ModelError(f"model.layers: list them from the input to the output: [{ordered}]")
     return indices
+
+
+def layers_with_strides(name: str, strides: Sequence[int]) -> tuple[str, ...]:
+    """The feature layers of timm model `name` whose stride is one of `strides`, from the input to the output."""
+    return tuple(layer for layer, stride in _feature_layers(name, "{}") if stride in strides)
+
+
+@lru_cache(maxsize=256)
+def _feature_layers(name: str, kwargs: str) -> tuple[tuple[str, int], ...]:
+    """Name and stride of each feature layer of a timm model with these keyword arguments, a JSON object.
+
+    timm tells them of a network that is built alone: of one without weights, which costs neither memory nor draws.
+    """
+    import timm
+    import torch
+
+    build = partial(timm.create_model, name, pretrained=False, features_only=True, **json.loads(kwargs))
+    try:
+        try:
+            with torch.device("meta"):
+                network: Any = build()
+        except (RuntimeError, NotImplementedError):  # a constructor that computes with its tensors, or no such model
+            with torch.random.fork_rng(devices=[]):
+                network = build()
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        raise ModelError(_unknown_backbone(name, error)) from error
+    return tuple(zip(network.feature_info.module_name(), network.feature_info.reduction(), strict=True))
 
 
 def _unknown_backbone(name: str, error: Exception) -> str:
@@ -258,17 +283,20 @@ def _header_kwargs(path: Path, name: str) -> dict[str, Any]:
 def _load_checked(spec: BackboneSpec, path: Path) -> nn.Module:
     """The network with the file's weights; every tensor that it uses comes from the file, and none is left over."""
     import timm
+    import torch
     from safetensors import safe_open
 
+    indices = feature_indices(spec)
     try:
-        network = timm.create_model(
-            spec.name,
-            pretrained=True,
-            features_only=True,
-            out_indices=feature_indices(spec),
-            pretrained_cfg_overlay={"file": str(path), "custom_load": False},
-            **spec.kwargs,
-        )
+        with torch.random.fork_rng(devices=[]):
+            network = timm.create_model(
+                spec.name,
+                pretrained=True,
+                features_only=True,
+                out_indices=indices,
+                pretrained_cfg_overlay={"file": str(path), "custom_load": False},
+                **spec.kwargs,
+            )
     except (RuntimeError, TypeError) as error:
         raise ModelError(f"{path}: does not fit {spec.name}: {str(error).splitlines()[-1].strip()}") from error
     network = _cut(network, spec)

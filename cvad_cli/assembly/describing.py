@@ -22,12 +22,13 @@ from cvad_cli.adapters.backbones import (
     BackboneSpec,
     build_network,
     feature_indices,
+    layers_with_strides,
     load_backbone,
 )
 from cvad_cli.adapters.bundles import Bundle
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.adapters.prefetch import batched, prefetch
-from cvad_cli.adapters.runtime_openvino.frozen_networks import FeatureFunction, feature_function, layers_with_strides
+from cvad_cli.adapters.runtime_openvino.frozen_networks import FeatureFunction, feature_function
 from cvad_cli.adapters.storage.tensor_files import read_header, read_tensors, write_tensors
 from cvad_cli.assembly.teachers import PDN_BACKBONES
 from cvad_cli.config.schema import PATCHCORE_BACKBONE, DataConfig, RunConfig

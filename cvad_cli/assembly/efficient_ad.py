@@ -175,7 +175,6 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
 
 def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done: int) -> tuple[Any, dict[str, Any]]:
     """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
-
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning_runs
     from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
 

@@ -141,9 +141,7 @@ class Drawn:
         return read_part(self.record.path, data, partial(cropped, rng=rng))
 
 
-def drawn(
-    good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, rng: np.random.Generator
-) -> list[Drawn]:
+def drawn(good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, rng: np.random.Generator) -> list[Drawn]:
     """At most `count` of the good images in random order, those that the model was not fitted on before all others.
 
     The order of `good` plays no part.

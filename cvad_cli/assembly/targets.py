@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, feature_indices, load_backbone
+from cvad_cli.adapters.backbones import (
+    RANDOM_WEIGHTS,
+    Backbone,
+    BackboneSpec,
+    feature_indices,
+    layers_with_strides,
+    load_backbone,
+)
 from cvad_cli.adapters.prefetch import batched, prefetch
-from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function, layers_with_strides
+from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function
 from cvad_cli.assembly.pretraining_pictures import PICTURE_SIDE, PictureSource
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
 from cvad_cli.errors import ConfigError

@@ -82,8 +82,7 @@ def cropped(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     share = rng.uniform(*CROP_SHARE)
     height, width = (max(1, round(length * share)) for length in image.shape[:2])
     top, left = (
-        int(rng.integers(0, whole - part + 1))
-        for whole, part in zip(image.shape[:2], (height, width), strict=True)
+        int(rng.integers(0, whole - part + 1)) for whole, part in zip(image.shape[:2], (height, width), strict=True)
     )
     return image[top : top + height, left : left + width]
 

@@ -7,6 +7,7 @@ PatchCore has a path of its own (`new_patchcore` here, the coreset and the runti
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from cvad_cli.adapters.anomalib_models.lightning_runs import (
     run_fit,
     where_and_how,
 )
-from cvad_cli.adapters.anomalib_models.seeding import seeded
+from cvad_cli.adapters.anomalib_models.seeding import isolated, seeded
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
 from cvad_cli.errors import ModelError, did_you_mean
 from cvad_cli.records import Prediction
@@ -40,23 +41,28 @@ FindWeights = Callable[[str], tuple[Path | None, Mapping[str, Any]] | None]
 def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
     """anomalib's Patchcore around a feature network of ours, without metrics, pictures or normalisation.
 
-    anomalib builds a backbone by its timm name first; for a network that timm does not know, a small one stands in.
+    Given a backbone's name anomalib builds it twice, once for its layers' names; given ours it would trace it. One
+    convolution takes its part until the model stands.
     """
-    import timm
     from anomalib.models import Patchcore
+    from torch import nn
 
-    known = timm.is_model(backbone)
-    model = Patchcore(
-        backbone=backbone if known else "resnet10t",
-        layers=list(layers) if known else ["layer1"],
-        pre_trained=False,
-        num_neighbors=num_neighbors,
-        post_processor=False,
-        evaluator=False,
-        visualizer=False,
-    )
-    model.model.layers = list(layers)
-    model.model.feature_extractor.layers = list(layers)
+    with isolated("cpu"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attribute 'backbone' is an instance of `nn.Module`")
+        model = Patchcore(
+            backbone=nn.Sequential(nn.Conv2d(3, 1, 1)),  # type: ignore[arg-type]
+            layers=["0"],
+            pre_trained=False,
+            num_neighbors=num_neighbors,
+            post_processor=False,
+            evaluator=False,
+            visualizer=False,
+        )
+    model.hparams.update(backbone=backbone, layers=list(layers))
+    for part in (model.model, model.model.feature_extractor):
+        part.layers = list(layers)
+        del part.backbone
+        part.backbone = backbone
     model.model.feature_extractor.feature_extractor = network
     return model
 
@@ -116,7 +122,8 @@ class GenericModel:
     ) -> GenericModel:
         """Construct the model that the config names; timm's backbones in it get their weights through `find_weights`.
 
-        What its constructor draws, initial weights or which features it keeps, follows `seed`. Raises ModelError naming the option at fault.
+        What its constructor draws, initial weights or which features it keeps, follows `seed`.
+        Raises ModelError naming the option at fault.
         """
         require_known(config.name)
         kind = _model_classes()[config.name]

@@ -6,9 +6,9 @@ For the depthwise convolutions of mobile backbones OpenVINO is about ten times a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino
 from cvad_cli.config.processors import computing_threads
@@ -26,15 +26,6 @@ def feature_function(network: nn.Module, side: int, device: str) -> FeatureFunct
     if device == "cpu" and find_spec("openvino") is not None:
         return _through_openvino(network, side)
     return _through_torch(network, device)
-
-
-def layers_with_strides(name: str, strides: Sequence[int]) -> tuple[str, ...]:
-    """The feature layers of timm model `name` whose stride is one of `strides`, from the input to the output."""
-    import timm
-
-    network: Any = timm.create_model(name, pretrained=False, features_only=True)
-    pairs = zip(network.feature_info.module_name(), network.feature_info.reduction(), strict=True)
-    return tuple(layer for layer, stride in pairs if stride in strides)
 
 
 def processor_has_bf16() -> bool:
