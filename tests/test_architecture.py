@@ -129,3 +129,11 @@ def test_help_loads_no_heavy_library() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_no_module_of_the_package_uses_what_is_made_for_tests() -> None:
+    made_for_tests = {"unittest", "pytest", "doctest"}
+    found = {
+        dotted_name(path) for path in MODULES if made_for_tests & {name.split(".")[0] for name in imports_of(path)}
+    }
+    assert not found

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
-from unittest.mock import patch
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from cvad_cli.adapters.anomalib_models.lightning_runs import (
     where_and_how,
 )
 from cvad_cli.adapters.anomalib_models.seeding import isolated, seeded
+from cvad_cli.adapters.anomalib_models.substitution import substituted
 from cvad_cli.config.schema import ModelConfig, TrainerConfig
 from cvad_cli.errors import ModelError, did_you_mean
 from cvad_cli.records import Prediction
@@ -280,7 +280,7 @@ def _weights_from(find_weights: FindWeights) -> Iterator[dict[str, Any]]:
         overlay = {"file": str(path), "custom_load": False}
         return original(model_name, **{**kwargs, **needed, "pretrained": True, "pretrained_cfg_overlay": overlay})
 
-    with patch.object(timm, "create_model", create_model):
+    with substituted(timm, "create_model", create_model):
         yield used
 
 

@@ -20,6 +20,7 @@ from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
 from torch import nn
 from torch.func import functional_call
 
+from cvad_cli.adapters.anomalib_models.substitution import substituted
 from cvad_cli.core.feature_targets import Moments
 from cvad_cli.core.maps import quantile_range
 
@@ -128,11 +129,8 @@ def _statistics_on(device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
     former = torch_model.imagenet_norm_batch
     offset = former(torch.zeros(1, 3, 1, 1, device=device))
     factor = former(torch.ones(1, 3, 1, 1, device=device)) - offset
-    torch_model.imagenet_norm_batch = lambda x: x * factor + offset
-    try:
+    with substituted(torch_model, "imagenet_norm_batch", lambda x: x * factor + offset):
         yield offset, factor
-    finally:
-        torch_model.imagenet_norm_batch = former
 
 
 class LocalEfficientAd(EfficientAd):
