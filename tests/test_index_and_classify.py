@@ -184,6 +184,27 @@ def test_overlays_of_pictures_of_one_name_keep_apart_below_their_folder(
     assert read_image(tmp_path / "marked/fold/000.png").shape[1] >= 640
 
 
+@pytest.mark.parametrize("output", [(), ("--json",)], ids=["text", "json"])
+def test_relative_and_absolute_paths_may_be_mixed(  # noqa: PLR0917
+    at: tuple, first_indexing: dict, sample_data: Path, tmp_path: Path, output: tuple, monkeypatch, cvad
+) -> None:
+    monkeypatch.chdir(sample_data / "leather")
+    absolute = tmp_path / "part.png"
+    shutil.copy(sample_data / "leather/test/glue/000.png", absolute)
+    result = cvad("classify", "test/fold", absolute, *at, *output, "--overlays", tmp_path / "marked")
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in ("fold/000.png", "fold/002.png", "part.png"))
+    assert len(list((tmp_path / "marked").rglob("*.png"))) == 4
+
+
+def test_two_leading_slashes_are_as_good_as_one(at: tuple, first_indexing: dict, sample_data: Path, cvad) -> None:
+    """pathlib keeps two leading slashes apart from one, as it does drives."""
+    fold = sample_data / "leather" / "test" / "fold"
+    result = cvad("classify", f"/{fold}/000.png", fold / "001.png", *at)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in ("000.png", "001.png"))
+
+
 def test_patterns_folders_and_repeated_names_give_each_picture_once(
     at: tuple, first_indexing: dict, sample_data: Path, cvad
 ) -> None:

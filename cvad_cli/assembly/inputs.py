@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
@@ -76,16 +76,52 @@ def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Pa
             yield Path(entry.path)
 
 
+def whole_path(path: Path) -> Path:
+    """The absolute path by its letters: links keep the names that were given, two leading slashes count as one."""
+    absolute = os.path.abspath(path)  # noqa: PTH100 - `resolve` would follow links
+    return Path(f"/{absolute.lstrip('/')}" if absolute.startswith("//") else absolute)
+
+
+def common_folder(folders: Iterable[Path]) -> Path | None:
+    """The deepest folder, absolute, that all of these lie in or are, relative and absolute ones alike.
+
+    None where they have nothing in common, as on two drives, or where there are none.
+    """
+    whole = [whole_path(folder) for folder in folders]
+    if len({folder.anchor for folder in whole}) != 1:
+        return None
+    return Path(os.path.commonpath(whole))
+
+
+def name_below(path: Path, common: Path | None) -> str:
+    """A relative name of a file that leads nowhere else: below `common`, which it lies in, or below all drives."""
+    whole = whole_path(path)
+    if common is not None:
+        return whole.relative_to(common).as_posix()
+    drive = whole.drive.replace(":", "").replace("\\", "/").strip("/")
+    return "/".join(filter(None, (drive, whole.relative_to(whole.anchor).as_posix())))
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """A name for each of the pictures, below a common folder: different pictures never share one.
 
     Names are made of the parts that tell the pictures apart, so nothing can be written outside the folder they go to.
     """
-    if not paths:
-        return []
-    whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links keep the names that were given
-    common = Path(os.path.commonpath([path.parent for path in whole]))
-    return [path.relative_to(common).as_posix() for path in whole]
+    common = common_folder(path.parent for path in paths)
+    return [name_below(path, common) for path in paths]
+
+
+def shown_names(images: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """A folder and names below it, as short as a person can read them; None and the paths as given where none helps."""
+    paths = [Path(image) for image in images]
+    common = common_folder(path.parent for path in paths)
+    if common is None or common == Path(common.anchor):
+        return None, list(images)
+    here = whole_path(Path())
+    if common.is_relative_to(here) and not any(path.is_absolute() for path in paths):
+        folder = common.relative_to(here)
+        return (None if folder == Path() else folder), [name_below(path, common) for path in paths]
+    return common, [name_below(path, common) for path in paths]
 
 
 def with_suffix_added(name: str, suffix: str) -> str:

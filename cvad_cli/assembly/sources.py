@@ -14,7 +14,7 @@ from typing import Final, final
 from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
 from cvad_cli.adapters.prefetch import WAKE_S
 from cvad_cli.adapters.videos import VIDEO_SUFFIXES, read_frames
-from cvad_cli.assembly.inputs import meant
+from cvad_cli.assembly.inputs import common_folder, meant, name_below, whole_path
 from cvad_cli.assembly.pipeline import Failed, Loaded, Loader
 from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.errors import ConfigError, DataError
@@ -158,26 +158,20 @@ class _Naming:
     """Names for files about pictures: the path below what all sources have in common, so two never share one."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        roots = [_root(source) for source in sources if camera_number(source) is None]
-        self._common = Path(os.path.commonpath(roots)) if roots else Path.cwd()
+        self._common = common_folder(_root(source) for source in sources if camera_number(source) is None)
 
     def of(self, path: Path) -> str:
         """A relative name that leads nowhere else."""
-        whole = _whole(path)
-        if whole.is_relative_to(self._common):
-            return whole.relative_to(self._common).as_posix()
-        return f"{_ELSEWHERE}/{whole.relative_to(whole.anchor).as_posix()}"
+        if self._common is not None and whole_path(path).is_relative_to(self._common):
+            return name_below(path, self._common)
+        return f"{_ELSEWHERE}/{name_below(path, None)}"
 
 
 def _root(source: str) -> Path:
     """The folder that a source's pictures lie below."""
     if source == STDIN:
         return Path.cwd()
-    whole = _whole(Path(source).expanduser())
+    whole = whole_path(Path(source).expanduser())
     while not whole.is_dir() and whole != whole.parent:
         whole = whole.parent
     return whole
-
-
-def _whole(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - links keep the names that were given

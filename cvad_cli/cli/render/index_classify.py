@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cvad_cli.tasks.classify import ClassifySummary
     from cvad_cli.tasks.index import IndexListing, IndexSummary, TransferSummary
 
@@ -57,20 +57,22 @@ def show_transfer(summary: TransferSummary) -> None:
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
     """A line a picture and one for each of its regions, then the counts."""
+    from cvad_cli.assembly.inputs import shown_names
+
     _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
     shown = summary.images[:MOST_ROWS]
-    common = os.path.commonpath([Path(image.image).parent for image in shown]) if shown else ""
-    for image in shown:
+    folder, names = shown_names([image.image for image in shown])
+    for name, image in zip(names, shown, strict=True):
         verdict = f"rejected: {image.defect_type}" if image.rejected else "passed"
-        _print(f"{Path(image.image).relative_to(common)}  {verdict}")
+        _print(f"{name}  {verdict}")
         for region in image.regions:
             known = region.defect_type == region.likeliest
             sure = f"{region.confidence:.2f}" if known else f"(p {region.p_value:.2f})"
             nearest = region.neighbours[0] if region.neighbours else None
             near = f", nearest {nearest.source} ({nearest.similarity:.2f})" if nearest else ""
             _print(f"    {region.defect_type} {sure}{near}")
-    if common not in {"", "."}:
-        _print(f"pictures below {common}")
+    if folder is not None:
+        _print(f"images below {folder}")
     if len(summary.images) > MOST_ROWS:
         _print(f"and {len(summary.images) - MOST_ROWS} more: --csv, --json and --jsonl hold them all")
     counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
