@@ -82,19 +82,9 @@ def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> floa
     list(executor.map(job, warm, shard=shard))
     scores = PixelScores()
     started = time.perf_counter()
-    for record, outcome in zip(records, executor.map(job, records, shard=shard), strict=True):
-        collect(scores, record, outcome)
+    for outcome in executor.map(job, records, shard=shard):
+        scores.add(*outcome.aligned())
     return len(records) / (time.perf_counter() - started)
-
-
-def collect(scores: Any, record: Any, outcome: Any) -> None:
-    """What `cvad evaluate` does with an outcome: pixel histograms against the mask."""
-    from cvad_cli.adapters.images import read_labelled_mask
-
-    prediction, _ = outcome
-    shape = prediction.anomaly_map.shape
-    found = read_labelled_mask(record)
-    scores.add(prediction.anomaly_map, np.zeros(shape, bool) if found is None else found.mask)
 
 
 def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[float], float]:
@@ -111,8 +101,8 @@ def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[floa
             outcomes = list(job(mine))
             shards.append(time.perf_counter() - started)
             started = time.perf_counter()
-            for record, outcome in zip(mine, outcomes, strict=True):
-                collect(scores, record, outcome)
+            for outcome in outcomes:
+                scores.add(*outcome.aligned())
             collecting += time.perf_counter() - started
     return shards, collecting / (len(shards) * shard)
 
@@ -121,9 +111,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Generate, train, measure, simulate."""
     from cvad_cli.adapters.sample_data import write_sample_dataset
     from cvad_cli.assembly.detectors import bundle_folder, open_detector
+    from cvad_cli.assembly.evaluation_job import EvaluationStep
     from cvad_cli.assembly.executing import open_executor
-    from cvad_cli.assembly.jobs import JudgeJob
     from cvad_cli.assembly.pictures import open_dataset
+    from cvad_cli.assembly.predict_job import ImageJob
     from cvad_cli.cli.progress import QuietReporter
     from cvad_cli.config.load import load_config
     from cvad_cli.tasks.train import TrainRequest, train
@@ -133,7 +124,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         write_sample_dataset(root / "data", "grid", size=options.side, train=24, test_good=8, per_defect=4, seed=1)
         config = root / "scaling.yaml"
         config.write_text(
-            "name: scaling\ndevice: cpu\nexecutor: {threads: 1}\ncalibration: {false_alarm_rate: 0.1}\n"
+            "name: scaling\ndevice: cpu\nexecutor: {threads: 1}\nruntime: {workers: '1'}\n"
+            "calibration: {false_alarm_rate: 0.1}\n"
             f"data: {{root: {root / 'data'}, category: grid, image_size: {options.side}}}\n"
             f"model: {{weights: {options.weights}}}\noutput: {{root: {root / 'runs'}}}\n",
             encoding="utf-8",
@@ -143,12 +135,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         test = open_dataset(settings.data).test
         records = [test[place % len(test)] for place in range(options.pictures)]
         opened = open_detector(settings, "cpu")
-        times, collecting = shard_times(JudgeJob(settings, opened.bundle.folder, opened), records, options.shard)
+        step = EvaluationStep(None, frozenset())
+        job = ImageJob(settings, opened.bundle.folder, step, opened)
+        times, collecting = shard_times(job, records, options.shard)
         measured: dict[str, dict[int, float]] = {}
         for kind in options.executors:
             for workers in options.workers:
                 spread = load_config(config, [f"executor.kind={kind}", f"executor.workers={workers}"])
-                job = JudgeJob(spread, bundle_folder(spread))
+                job = ImageJob(spread, bundle_folder(spread), step)
                 with open_executor(spread, warnings.warn) as executor:
                     measured.setdefault(kind, {})[workers] = measure(executor, job, records, options.shard)
     return {

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cvad_cli.adapters.panels.sketches import UNITS
+from cvad_cli.adapters.panels.sketches import UNITS, shrunk, sketch
 from cvad_cli.assembly.drawing import REPORT_PICTURES_NAME
 from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
 from cvad_cli.assembly.report_pictures import ReportPictures
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
-from cvad_cli.records import GOOD, Calibration, ImageRecord, Prediction
+from cvad_cli.records import GOOD, Calibration, ImageRecord
 
 THRESHOLD = 3.0
 MANIFEST = {
@@ -58,9 +58,7 @@ def drawn(
     """All that a page needs but the page. Every fourth defect scores like a good part."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = ReportPictures(
-        folder / REPORT_PICTURES_NAME, images=images or len(records), pixel_threshold=THRESHOLD, portable=portable
-    )
+    pictures = ReportPictures(folder / REPORT_PICTURES_NAME, images=images or len(records), portable=portable)
     pixels, scores = PixelScores(), []
     weave = 128 + 60 * np.sin(np.arange(side) / 3.0)[:, None] * np.sin(np.arange(side) / 2.0)[None, :]
     for number, item in enumerate(records):
@@ -74,7 +72,9 @@ def drawn(
             anomaly_map,
             None if known is None else known[:: len(known) // len(anomaly_map), :: len(known) // len(anomaly_map)],
         )
-        pictures.add(item, pictures.view(image), Prediction(score, anomaly_map), known)
+        bound = pictures.photo_bytes
+        shown = sketch(shrunk(image), anomaly_map, known, threshold=THRESHOLD, photo_bytes=bound)
+        pictures.add(item, score, score, shown)
     metrics = as_metrics(records, scores, pixels, seed)
     if "naming" in found:
         metrics["classification"] = naming_metrics(records)

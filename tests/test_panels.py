@@ -21,7 +21,7 @@ def scene(height=60, width=80, peak=5.0):
 
 
 def panel(path, image, anomaly_map, mask, threshold=3.0, title="bent/000.png"):
-    panels.anomaly_panel(path, image, anomaly_map, mask, threshold=threshold, title=title)
+    panels.write_png(path, panels.anomaly_panel(image, anomaly_map, mask, threshold=threshold, title=title))
     with Image.open(path) as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         return np.asarray(picture).astype(int)

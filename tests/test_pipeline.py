@@ -6,15 +6,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from cvad_cli.adapters.images import read_image
 from cvad_cli.assembly.inputs import walk
-from cvad_cli.assembly.pipeline import Failed, Judged, Loader, Pipeline
+from cvad_cli.assembly.pipeline import Failed, Judged, Keep, Loaded, Loader, Pipeline, keep_nothing, keep_original
 from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.assembly.sources import STANDARD_INPUT, Sources
 from cvad_cli.cli.progress import QuietReporter
@@ -140,6 +141,61 @@ def test_a_detector_that_fails_ends_the_run_with_its_error() -> None:
 
     with pytest.raises(ZeroDivisionError, match="the network"):
         run(Broken(), (of(number) for number in range(100)))
+
+
+def test_a_finish_that_meets_bad_data_fails_its_image_alone() -> None:
+    def finish(judged: Judged) -> float:
+        if judged.prediction.score == 2:
+            raise DataError("2: its mask is broken")
+        return judged.prediction.score
+
+    outcomes = Pipeline(Brightness(), batch_size=4, workers=2).run(map(of, range(4)), loading(), finish)
+    found = [f"failed: {one.error}" if isinstance(one, Failed) else one for one in outcomes]
+    assert found == [0, 1, "failed: 2: its mask is broken", 3]
+
+
+def loading(keep: Keep = keep_nothing, *, side: int = 8) -> Callable[[Shot], Loaded | Failed]:
+    loader = Loader((side, side), max_megapixels=20, keep=keep)
+    return lambda shot: Sources.load(loader, shot)
+
+
+def file_shot(path: Path, image: np.ndarray) -> Shot:
+    assert cv2.imwrite(str(path), image)
+    return Shot(Subject(str(path), path.name), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kept"),
+    [("small.png", (60, 40, 3), True), ("reduced.jpg", (60, 40, 3), False), ("large.png", (3200, 4000), False)],
+)
+def test_an_image_at_its_own_size_is_kept_or_read_again(
+    tmp_path: Path, name: str, shape: tuple[int, ...], kept: bool
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, shape[:2], dtype=np.uint8)
+    image = np.broadcast_to(levels.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape)
+    shot = file_shot(tmp_path / name, np.ascontiguousarray(image))
+    loaded = loading(keep_original)(shot)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.kept is not None) == kept
+    assert np.array_equal(loaded.original(), read_image(tmp_path / name))
+
+
+def test_what_was_changed_before_it_was_read_again_is_no_longer_that_image(tmp_path: Path) -> None:
+    shot = file_shot(tmp_path / "reduced.jpg", np.zeros((60, 40, 3), np.uint8))
+    loaded = loading(keep_original)(shot)
+    assert isinstance(loaded, Loaded)
+    file_shot(tmp_path / "reduced.jpg", np.zeros((60, 41, 3), np.uint8))
+    with pytest.raises(DataError, match=r"reduced\.jpg: was changed while"):
+        loaded.original()
+    (tmp_path / "reduced.jpg").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        loaded.original()
+
+
+def test_a_frame_is_kept_where_it_is_needed(tmp_path: Path) -> None:
+    loaded = loading(keep_original)(Shot(Subject("line.mp4#1", "line/1"), np.zeros((3200, 4000, 3), np.uint8)))
+    assert isinstance(loaded, Loaded)
+    assert loaded.original().shape == (3200, 4000, 3)
 
 
 def test_a_folder_that_goes_away_under_the_walk_is_an_error_in_its_place(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.inspecting import RegionInspector
 from cvad_cli.assembly.stores import open_store
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import DESCRIPTOR_VERSION
@@ -37,7 +37,7 @@ class Labeller:
     now: str
 
     @classmethod
-    def of(cls, inspector: Inspector, category: str, labelled_by: str) -> Labeller:
+    def of(cls, inspector: RegionInspector, category: str, labelled_by: str) -> Labeller:
         """For this bundle, from now on."""
         now = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
         return cls(category, inspector.fingerprint, labelled_by, now)
@@ -79,7 +79,7 @@ def said(point: DefectPoint | DefectMatch, field: str) -> str:
     return value
 
 
-def metadata_for(inspector: Inspector, category: str) -> dict[str, Any]:
+def metadata_for(inspector: RegionInspector, category: str) -> dict[str, Any]:
     """What an index says of itself: whose descriptors it holds."""
     return {"bundle": inspector.fingerprint, "descriptor": DESCRIPTOR_VERSION, "category": category}
 
@@ -103,7 +103,7 @@ def require_index(store: DefectStore, config: str) -> IndexInfo:
     return info
 
 
-def require_fitting(info: IndexInfo, inspector: Inspector, config: str) -> None:
+def require_fitting(info: IndexInfo, inspector: RegionInspector, config: str) -> None:
     """Raise StoreError where an index was made through another bundle or by another descriptor."""
     held = info.metadata
     remedy = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -78,12 +79,13 @@ FIT_BYTES: Final = 1 << 28
 
 @final
 class Describer:
-    """Looks at regions of a picture through a frozen backbone."""
+    """Looks at regions of a picture through a frozen backbone. Threads may share it."""
 
     def __init__(self, look: FeatureFunction, normal: NormalModel, device: str) -> None:
         self._look = look
         self._device = device
         self._normal = normal
+        self._one_at_a_time = threading.Lock()
 
     @property
     def dimension(self) -> int:
@@ -97,7 +99,9 @@ class Describer:
         for place, region in enumerate(regions):
             box = view_box(region.centre, size)
             view, own = _view(picture, box), own_cells(region.mask, size, box)
-            stages = look_at([orient(view, number) for number in range(ORIENTATIONS)], self._look, self._device)
+            oriented = [orient(view, number) for number in range(ORIENTATIONS)]
+            with self._one_at_a_time:  # a compiled network has one set of buffers, and uses every core already
+                stages = look_at(oriented, self._look, self._device)
             pixels = _pixels(view).reshape(CELLS, CELLS, SURFACE_SIZE)  # turning moves them, and changes none
             for number in range(ORIENTATIONS):
                 found[place, number] = describe(

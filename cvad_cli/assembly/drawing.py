@@ -6,73 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from cvad_cli.adapters.images import read_image
-from cvad_cli.adapters.panels import anomaly_panel
-from cvad_cli.assembly.pictures import View
+from cvad_cli.adapters.panels import write_png
+from cvad_cli.assembly.evaluation_job import EvaluatedImage, EvaluationStep
 from cvad_cli.assembly.report_pictures import ReportPictures
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.records import Calibration, ImageRecord, Prediction
+from cvad_cli.records import ImageRecord
 
 PANELS_NAME: Final = "pictures"
 REPORT_PICTURES_NAME: Final = "report_pictures"
 
 
 class Drawer:
-    """Takes every test image once, in order."""
+    """Says what is to be drawn, and writes what was drawn: takes every test image once, in order."""
 
     def __init__(
-        self,
-        folder: Path,
-        settings: RunConfig,
-        calibration: Calibration,
-        records: Sequence[ImageRecord],
-        *,
-        portable: bool = False,
+        self, folder: Path, settings: RunConfig, records: Sequence[ImageRecord], *, portable: bool = False
     ) -> None:
         self.drawn = 0
         """Side-by-side pictures so far."""
         self.report: ReportPictures | None = None
         self._folder = folder / PANELS_NAME
-        self._max_megapixels = settings.data.max_megapixels
-        self._calibration = calibration
         self._wanted = _spread(records, settings.evaluation.pictures)
         layout = "portable" if portable else settings.evaluation.report
         if layout != "none":
             self.report = ReportPictures(
-                folder / REPORT_PICTURES_NAME,
-                images=len(records),
-                pixel_threshold=calibration.pixel_threshold,
-                portable=layout == "portable",
+                folder / REPORT_PICTURES_NAME, images=len(records), portable=layout == "portable"
             )
 
     @property
-    def view(self) -> View | None:
-        """What makes of a picture what the report needs of it; None where no report is wanted."""
-        return None if self.report is None else self.report.view
+    def step(self) -> EvaluationStep:
+        """What draws, where the images are judged."""
+        return EvaluationStep(None if self.report is None else self.report.photo_bytes, frozenset(self._wanted))
 
-    def offer(
-        self, record: ImageRecord, view: np.ndarray | None, prediction: Prediction, mask: np.ndarray | None
-    ) -> None:
-        """Draw what is wanted of one image; `view` is what that property's function gave."""
-        if self.report is not None and view is not None:
-            self.report.add(record, view, prediction, mask)
-        if record.key in self._wanted:
-            self._draw_panel(record, prediction, mask)
-
-    def _draw_panel(self, record: ImageRecord, prediction: Prediction, mask: np.ndarray | None) -> None:
-        image = read_image(record.path, max_megapixels=self._max_megapixels)
-        verdict = "rejected" if prediction.score > self._calibration.threshold else "passed"
-        anomaly_panel(
-            self._folder / (record.key if record.key.endswith(".png") else f"{record.key}.png"),
-            image,
-            prediction.anomaly_map,
-            mask,
-            threshold=self._calibration.pixel_threshold,
-            title=f"{record.key}: {verdict}, score {prediction.score:.4g}, threshold {self._calibration.threshold:.4g}",
-        )
-        self.drawn += 1
+    def take(self, image: EvaluatedImage) -> None:
+        """Write what was drawn of one image."""
+        if self.report is not None and image.sketch is not None:
+            self.report.add(image.record, image.score, image.peak, image.sketch)
+        if image.panel is not None:
+            key = image.record.key
+            write_png(self._folder / (key if key.endswith(".png") else f"{key}.png"), image.panel)
+            self.drawn += 1
 
 
 def _spread(records: Sequence[ImageRecord], count: int) -> set[str]:

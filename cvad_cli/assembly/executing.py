@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -14,10 +14,11 @@ from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.config.execution import ExecutorConfig, RayConfig
 from cvad_cli.config.processors import usable_processors
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.ports import Executor
+from cvad_cli.ports import Executor, Job
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
+Work = TypeVar("Work")
 
 
 def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
@@ -36,6 +37,14 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     if workers == 1:
         return InProcess(threads=config.threads)
     return Processes(workers, threads=config.threads or max(1, usable_processors() // workers), patience=patience)
+
+
+def run_job(
+    settings: RunConfig, job: Job[Work, Made], items: Iterable[Work], warn: Callable[[str], None]
+) -> Generator[Made, None, None]:
+    """The outcomes of a job's items, in order, by whoever the settings name. Close it to end the work early."""
+    with open_executor(settings, warn) as executor:
+        yield from executor.map(job, items, shard=shard_size(settings))
 
 
 def is_spread(settings: RunConfig) -> bool:

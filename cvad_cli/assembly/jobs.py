@@ -1,139 +1,75 @@
-"""What is spread over workers: judging test pictures, inspecting new ones, describing labelled ones.
+"""What is done about defect types where images are judged: inspecting new ones, describing labelled ones.
 
-A job keeps what it has opened where it is, and travels as its settings alone: a worker opens the bundle for itself.
+A step travels without the bundle's describer: a worker opens it for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.images.masks import LabelledMask
-from cvad_cli.adapters.prefetch import batched, prefetch
-from cvad_cli.assembly.detectors import OpenBundle, open_detector
-from cvad_cli.assembly.inspecting import Inspection, Inspector
-from cvad_cli.assembly.pictures import View, read_with_view
+from cvad_cli.assembly.detectors import OpenBundle
+from cvad_cli.assembly.inspecting import Inspection, LabelledInspection, RegionInspector
+from cvad_cli.assembly.pictures import read_mask_of
+from cvad_cli.assembly.pipeline import Judged, keep_original
+from cvad_cli.assembly.shots import Shot, Subject, record_of, shot_of
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.regions import Region
 from cvad_cli.digests import file_sha256
-from cvad_cli.errors import DataError
-from cvad_cli.records import ImageRecord, Prediction
-
-Judged = tuple[Prediction, np.ndarray | None]
-"""What a detector says of a picture, and the picture's view where one was asked for."""
-
-Described = tuple[str, tuple[Region, ...], np.ndarray, str | None]
-"""SHA-256 of a labelled picture's file, its labelled regions, a vector for each, (n, d), and its mask's caution."""
+from cvad_cli.records import ImageRecord
 
 
 @final
-class JudgeJob:
-    """Records of pictures -> predictions and views; an unreadable picture comes as its error, at its place."""
+class ClassifyStep:
+    """Shots to what was found in them."""
 
-    def __init__(
-        self, settings: RunConfig, bundle: Path, opened: OpenBundle | None = None, *, view: View | None = None
-    ) -> None:
-        """`view` makes of each picture what is shown of it: it is decoded once."""
-        self.bundle = bundle
-        self._settings, self._opened, self._view = settings, opened, view
+    def __init__(self, inspector: RegionInspector | None = None, *, with_images: bool) -> None:
+        """`with_images`: they come back with what was found in them, even from another machine."""
+        self._inspector, self._with_images = inspector, with_images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _judge_job, (self._settings, self.bundle, self._view)
+        return partial(ClassifyStep, with_images=self._with_images), ()
 
-    def at(self, bundle: Path) -> JudgeJob:
-        """The same work, with the bundle in another place."""
-        return JudgeJob(self._settings, bundle, view=self._view)
+    def shot(self, item: Shot) -> Shot:
+        """Sources give shots."""
+        return item
 
-    def __call__(self, items: Iterable[ImageRecord]) -> Iterator[Judged | DataError]:
-        """Judge pictures in batches cut by place, so that an unreadable one changes no other's batch."""
-        if self._opened is None:
-            self._opened = open_detector(self._settings, choose_device(self._settings.device), self.bundle)
-        for batch in batched(prefetch(items, self._read), self._settings.runtime.batch_size):
-            pictures = [read[0] for read in batch if not isinstance(read, DataError)]
-            predictions = iter(self._opened.detector.predict(pictures) if pictures else [])
-            for read in batch:
-                yield read if isinstance(read, DataError) else (next(predictions), read[1])
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Regions are described on the image at its own size."""
+        return keep_original(subject, decoded, size)
 
-    def _read(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray | None] | DataError:
-        try:
-            return read_with_view(record.path, self._settings.data, self._view)
-        except DataError as error:
-            return error
-
-
-def _judge_job(settings: RunConfig, bundle: Path, view: View | None) -> JudgeJob:
-    return JudgeJob(settings, bundle, view=view)
+    def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], Inspection]:
+        """Regions and vectors of what is rejected."""
+        inspector = self._inspector or RegionInspector.of(opened, settings)
+        return partial(inspector.inspect, with_image=self._with_images)
 
 
 @final
-class InspectJob:
-    """Paths of pictures -> what was found in them; an unreadable picture comes as its error, at its place."""
+class IndexStep:
+    """Records of labelled defects to the SHA-256 of their files, and their regions and vectors."""
 
-    def __init__(
-        self, settings: RunConfig, bundle: Path, inspector: Inspector | None = None, *, with_pictures: bool
-    ) -> None:
-        """`with_pictures`: they come back with what was found in them, even from another machine."""
-        self.bundle = bundle
-        self._settings, self._inspector, self._with_pictures = settings, inspector, with_pictures
+    def __init__(self, inspector: RegionInspector | None = None) -> None:
+        self._inspector = inspector
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _inspect_job, (self._settings, self.bundle, self._with_pictures)
+        return IndexStep, ()
 
-    def at(self, bundle: Path) -> InspectJob:
-        """The same work, with the bundle in another place."""
-        return InspectJob(self._settings, bundle, with_pictures=self._with_pictures)
+    def shot(self, item: ImageRecord) -> Shot:
+        """An image of the data set."""
+        return shot_of(item)
 
-    def __call__(self, items: Iterable[Path]) -> Iterator[Inspection | DataError]:
-        """Inspect pictures one by one, at their own size."""
-        if self._inspector is None:
-            self._inspector = Inspector.open(self._settings, choose_device(self._settings.device), self.bundle)
-        for _, picture in self._inspector.pictures(list(items)):
-            if isinstance(picture, DataError):
-                yield picture
-            else:
-                inspection = self._inspector.inspect(picture)
-                yield inspection if self._with_pictures else _slim(inspection)
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Regions are described on the image at its own size."""
+        return keep_original(subject, decoded, size)
 
+    def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], tuple[str, LabelledInspection]]:
+        """The regions that each image's label is true of."""
+        inspector = self._inspector or RegionInspector.of(opened, settings)
 
-def _inspect_job(settings: RunConfig, bundle: Path, with_pictures: bool) -> InspectJob:
-    return InspectJob(settings, bundle, with_pictures=with_pictures)
+        def described(judged: Judged) -> tuple[str, LabelledInspection]:
+            record = record_of(judged.loaded.subject)
+            return file_sha256(record.path), inspector.labelled(judged, read_mask_of(record, settings.data))
 
-
-def _slim(inspection: Inspection) -> Inspection:
-    """What a name is made from, without the picture and the map that it was found on."""
-    nothing = np.zeros((0, 0), dtype=np.float32)
-    return replace(inspection, picture=nothing, anomaly_map=nothing)
-
-
-@final
-class DescribeJob:
-    """Records of labelled defects -> their regions and vectors; what cannot be used comes as its error."""
-
-    def __init__(self, settings: RunConfig, bundle: Path, inspector: Inspector | None = None) -> None:
-        self.bundle = bundle
-        self._settings, self._inspector = settings, inspector
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DescribeJob, (self._settings, self.bundle)
-
-    def at(self, bundle: Path) -> DescribeJob:
-        """The same work, with the bundle in another place."""
-        return DescribeJob(self._settings, bundle)
-
-    def __call__(self, items: Iterable[ImageRecord]) -> Iterator[Described | DataError]:
-        """Describe the regions that each picture's label is true of."""
-        if self._inspector is None:
-            self._inspector = Inspector.open(self._settings, choose_device(self._settings.device), self.bundle)
-        records = list(items)
-        for record, read in zip(records, self._inspector.labelled_pictures(records), strict=True):
-            yield read if isinstance(read, DataError) else _described(self._inspector, record, *read)
-
-
-def _described(inspector: Inspector, record: ImageRecord, picture: np.ndarray, mask: LabelledMask | None) -> Described:
-    regions, vectors = inspector.labelled(inspector.inspect(picture, always=True), mask)
-    return file_sha256(record.path), regions, vectors, None if mask is None else mask.caution
+        return described

@@ -11,9 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.adapters.charts.evaluation import confusion_chart, reliability_chart
-from cvad_cli.assembly.describing import open_describer
-from cvad_cli.assembly.detectors import OpenBundle
-from cvad_cli.assembly.inspecting import Inspector
+from cvad_cli.assembly.inspecting import LabelledInspection
 from cvad_cli.assembly.naming_trials import (
     Outcome,
     TrialSet,
@@ -47,17 +45,35 @@ class NamingReport:
     """Key of a picture -> `named`, its `confidence` and the nearest labelled regions of others, `neighbours`."""
 
 
-def measure_naming(
-    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], folder: Path, reporter: Reporter
-) -> NamingReport:
-    """Name each defective picture after the others, in several ways; two charts go to `folder`.
+@dataclass(frozen=True, slots=True)
+class DescribedDefect:
+    """A labelled defect as trials of naming need it: without masks and outlines, so that a test set fits in memory."""
 
-    Uses the bundle alone, never the defect index. Raises BundleError where the bundle has no describer, DataError where
-    the test set has no defective picture that can be read.
+    record: ImageRecord
+    vectors: np.ndarray
+    """float32 (n, d), one a region."""
+    masses: np.ndarray
+    """(n,) of the regions."""
+    label_vectors: np.ndarray
+    """float32 (m, d), of the regions that the label is true of."""
+
+    @classmethod
+    def of(cls, record: ImageRecord, inspection: LabelledInspection) -> DescribedDefect:
+        """What is kept of an inspection."""
+        masses = np.array([region.mass for region in inspection.found.regions])
+        return cls(record, inspection.found.vectors, masses, inspection.vectors)
+
+
+def measure_naming(
+    settings: RunConfig, described: Sequence[DescribedDefect], folder: Path, reporter: Reporter
+) -> NamingReport:
+    """Name each defective image after the others, in several ways; two charts go to `folder`.
+
+    Uses the bundle alone, never the defect index. Raises DataError where there is no defective image.
     """
-    inspector = Inspector(opened, open_describer(opened.bundle, opened.device), settings)
-    defects = [record for record in records if not record.is_normal]
-    kept, names, trials = _trial_set(settings, inspector, defects, reporter)
+    if not described:
+        raise DataError(f"{settings.data.root}: no defective test image to measure naming on")
+    names, trials = _trial_set(described)
     counts = Counter(names[kind] for kind in trials.types)
     found: dict[str, Any] = {
         "types": {name: counts[name] for name in names},
@@ -83,7 +99,9 @@ def measure_naming(
     title = f"{settings.name}: each picture named after the others"
     confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
     reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
-    return NamingReport(found, _by_picture(outcome, trials, names, [record.key for record in kept], settings))
+    return NamingReport(
+        found, _by_picture(outcome, trials, names, [defect.record.key for defect in described], settings)
+    )
 
 
 def _by_picture(
@@ -151,52 +169,22 @@ def _open(trials: TrialSet, names: Sequence[str], rate: float) -> dict[str, Any]
     }
 
 
-@dataclass
-class _Gathered:
-    """Regions as they come, picture after picture."""
-
-    vectors: list[np.ndarray]
-    masses: list[float]
-    pictures: list[int]
-    label_vectors: list[np.ndarray]
-    label_pictures: list[int]
-    kinds: list[str]
-
-
-def _trial_set(
-    settings: RunConfig, inspector: Inspector, records: Sequence[ImageRecord], reporter: Reporter
-) -> tuple[list[ImageRecord], tuple[str, ...], TrialSet]:
-    """The defective pictures that can be read, their types' names and their regions, whatever the verdict on them."""
-    kept: list[ImageRecord] = []
-    found = _Gathered([], [], [], [], [], [])
-    with reporter.stage("Describing the defects", len(records)) as advance:
-        for record, read in zip(records, inspector.labelled_pictures(records), strict=True):
-            advance(1)
-            if isinstance(read, DataError):
-                if inspector.stops_on_error:
-                    raise read
-                continue  # listed by the evaluation of the detector, which read it before
-            picture, mask = read
-            number = len(found.kinds)
-            kept.append(record)
-            inspection = inspector.inspect(picture, always=True)
-            _, labelled = inspector.labelled(inspection, mask)
-            found.kinds.append(record.defect_type)
-            found.vectors += list(inspection.vectors)
-            found.masses += [region.mass for region in inspection.regions]
-            found.pictures += [number] * len(inspection.regions)
-            found.label_vectors += list(labelled)
-            found.label_pictures += [number] * len(labelled)
-    if not found.kinds:
-        raise DataError(f"{settings.data.root}: no defective test image to measure naming on")
-    names, types = np.unique(found.kinds, return_inverse=True)
-    label_pictures = np.array(found.label_pictures)
-    views = np.stack(found.label_vectors).astype(np.float64)[:, None, :]
+def _trial_set(described: Sequence[DescribedDefect]) -> tuple[tuple[str, ...], TrialSet]:
+    """The names of the types, and the regions of all images, whatever the verdict on them."""
+    names, types = np.unique([defect.record.defect_type for defect in described], return_inverse=True)
+    regions, labels = (
+        np.repeat(np.arange(len(described)), counts)
+        for counts in (
+            [len(defect.masses) for defect in described],
+            [len(defect.label_vectors) for defect in described],
+        )
+    )
+    views = np.concatenate([defect.label_vectors for defect in described]).astype(np.float64)[:, None, :]
     trials = TrialSet(
-        vectors=np.stack(found.vectors).astype(np.float64),
-        pictures=np.array(found.pictures),
-        masses=np.array(found.masses),
-        labels=LabelledRegions(views, types[label_pictures], label_pictures),
+        vectors=np.concatenate([defect.vectors for defect in described]).astype(np.float64),
+        pictures=regions,
+        masses=np.concatenate([defect.masses for defect in described]),
+        labels=LabelledRegions(views, types[labels], labels),
         types=types,
     )
-    return kept, tuple(map(str, names)), trials
+    return tuple(map(str, names)), trials

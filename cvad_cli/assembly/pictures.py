@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from cvad_cli.adapters.datasets import FolderLayout, load_folders, load_mvtec
-from cvad_cli.adapters.images import read_reduced, resize_image
+from cvad_cli.adapters.images import read_labelled_mask, read_reduced, resize_image
+from cvad_cli.adapters.images.masks import LabelledMask
 from cvad_cli.adapters.prefetch import prefetch
 from cvad_cli.config.processors import reading_threads
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Dataset, ImageRecord, SkippedImage
-
-View = Callable[[np.ndarray], np.ndarray]
-"""uint8 RGB (h, w, 3) to what is shown of it, the same but smaller. A module's function, so that it can travel."""
 
 
 def open_dataset(data: DataConfig) -> Dataset:
@@ -79,16 +77,16 @@ class PictureStream:
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:
     """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
-    return read_with_view(path, data, None)[0]
+    decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
+    return resize_image(decoded, (data.image_size, data.image_size))
 
 
-def read_part(path: Path, data: DataConfig, part: View) -> np.ndarray:
+def read_part(path: Path, data: DataConfig, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """What `part` cuts out of the image as decoded, at the network's size: uint8 RGB (s, s, 3)."""
     decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
     return resize_image(np.ascontiguousarray(part(decoded)), (data.image_size, data.image_size))
 
 
-def read_with_view(path: Path, data: DataConfig, view: View | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The same, and what `view` makes of the picture as decoded: at its own size, reduced where it is a large JPEG."""
-    decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
-    return resize_image(decoded, (data.image_size, data.image_size)), None if view is None else view(decoded)
+def read_mask_of(record: ImageRecord, data: DataConfig) -> LabelledMask | None:
+    """The defect mask at the image's size; None where there is none. Raises DataError naming what does not fit."""
+    return read_labelled_mask(record, max_megapixels=data.max_megapixels)

@@ -1,6 +1,9 @@
-"""Pictures on their way through a detector: read ahead in threads, judged in batches, finished in threads, in order.
+"""Images on their way through a detector: read ahead in threads, judged in batches, finished in threads, in order.
 
     shots -> decode, resize (threads) -> network, search (one thread) -> regions, files (threads) -> results
+
+Every command that judges images does it here, so a file has the same score, map and regions in each of them, up to the
+rounding that the images beside it in its batch bring about. What a command makes of a verdict is its `finish`.
 
 Every queue is bounded, so a slow part holds the ones before it back. A picture that cannot be read travels as its
 error and takes its place among the results. What a picture waits for (a full batch, its turn) is measured too, so that
@@ -14,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, final
+from typing import Final, TypeVar, final
 
 import numpy as np
 
@@ -28,28 +32,53 @@ from cvad_cli.records import Prediction
 
 Result = TypeVar("Result")
 
+Keep = Callable[[Subject, np.ndarray, tuple[int, int]], np.ndarray | None]
+"""What is kept of an image for its finish: (subject, image as decoded, rows and columns of the file) -> what to keep.
+
+The image as decoded, uint8 RGB (h, w, 3), has the file's size, or less where a large JPEG was decoded at reduced scale.
+"""
+
+MOST_KEPT_MEGAPIXELS: Final = 12.0
+"""An image above is read again where it is needed: a pipeline holds some 3 batches of images, 1 GB at this size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A picture at the network's size."""
+    """An image at the network's size."""
 
     subject: Subject
     small: np.ndarray
     """uint8 RGB (h, w, 3), at the detector's `image_size`."""
     size: tuple[int, int]
-    """Rows and columns of the picture itself."""
-    picture: np.ndarray | None
-    """The picture at its own size, where that was asked for."""
+    """Rows and columns of the file's image, upright."""
+    kept: np.ndarray | None
+    """uint8 RGB (h, w, 3): what the loader's `keep` gave."""
+    read_again: Callable[[], np.ndarray] | None
+    """Decodes the file once more, whole; None for a frame, which was in no file."""
     started: float
     """When reading it began, by the clock of `time.perf_counter`."""
     loaded: float
     stages: Mapping[str, float]
     """Seconds by stage so far."""
 
+    def original(self) -> np.ndarray:
+        """The image at its own size, uint8 RGB (h, w, 3): what was kept where that is it, else read again.
+
+        Raises DataError where the file is gone or shows another image by now.
+        """
+        if self.kept is not None and self.kept.shape[:2] == self.size:
+            return self.kept
+        if self.read_again is None:
+            raise ValueError(f"{self.subject.image}: a frame that is needed at its own size has to be kept")
+        image = self.read_again()
+        if image.shape[:2] != self.size:
+            raise DataError(f"{self.subject.image}: was changed while it was inspected; inspect it again")
+        return image
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A picture that has no verdict, and why."""
+    """An image that has no verdict, and why."""
 
     subject: Subject
     error: DataError
@@ -67,11 +96,29 @@ class Judged:
     """Seconds by stage so far; what a batch took counts in full for each of its pictures, which waited for it."""
 
 
+def keep_original(_subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Keep an image that was decoded whole; `Loaded.original` reads a reduced one again."""
+    return decoded if decoded.shape[:2] == size else None
+
+
+def is_large(image: np.ndarray) -> bool:
+    """Whether an image is too large to be kept for its finish."""
+    return bool(image.shape[0] * image.shape[1] > 1e6 * MOST_KEPT_MEGAPIXELS)
+
+
+def keep_nothing(_subject: Subject, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
+    """For a finish that looks at the prediction alone."""
+
+
 @final
 class Loader:
-    """Brings shots to a detector's size. `keep`: also give the picture at its own size."""
+    """Brings shots to a detector's size: the one way of pixels to the network, whatever the command.
 
-    def __init__(self, image_size: tuple[int, int], *, max_megapixels: float, keep: bool = False) -> None:
+    A large JPEG is decoded at reduced scale, as in training (docs/predict.md). `keep` runs in the loading threads and
+    changes nothing of what the network sees.
+    """
+
+    def __init__(self, image_size: tuple[int, int], *, max_megapixels: float, keep: Keep = keep_nothing) -> None:
         self._image_size = image_size
         self._max_megapixels = max_megapixels
         self._keep = keep
@@ -79,13 +126,16 @@ class Loader:
     def __call__(self, shot: Shot) -> Loaded:
         """Read and resize. Raises DataError naming what cannot be read."""
         started = time.perf_counter()
-        source, size = self._read(shot.origin)
-        decoded = time.perf_counter()
-        small = resize_image(source, self._image_size)
+        decoded, size = self._read(shot.origin)
+        read = time.perf_counter()
+        small = resize_image(decoded, self._image_size)
         resized = time.perf_counter()
-        picture = self._at_own_size(shot.origin, source, size) if self._keep else None
-        stages = {"decode": decoded - started, "resize": resized - decoded}
-        return Loaded(shot.subject, small, size, picture, started, resized, stages)
+        kept, read_again = self._keep(shot.subject, decoded, size), None
+        if isinstance(shot.origin, Path):  # a frame could not be read again
+            kept = None if kept is None or is_large(kept) else kept
+            read_again = partial(read_image, shot.origin, max_megapixels=self._max_megapixels)
+        stages = {"decode": read - started, "resize": resized - read}
+        return Loaded(shot.subject, small, size, kept, read_again, started, resized, stages)
 
     def _read(self, origin: Path | np.ndarray | DataError) -> tuple[np.ndarray, tuple[int, int]]:
         if isinstance(origin, DataError):
@@ -93,12 +143,6 @@ class Loader:
         if isinstance(origin, Path):
             return read_reduced(origin, max(self._image_size), max_megapixels=self._max_megapixels)
         return origin, (origin.shape[0], origin.shape[1])
-
-    def _at_own_size(self, origin: object, source: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """What was reduced is read anew: the network sees the same pixels whether or not the picture is drawn on."""
-        if isinstance(origin, Path) and source.shape[:2] != size:
-            return read_image(origin, max_megapixels=self._max_megapixels)
-        return source
 
 
 @final
@@ -119,8 +163,9 @@ class Pipeline:
         live: bool = False,
         ending: threading.Event | None = None,
     ) -> Generator[Result | Failed, None, None]:
-        """Yield `finish` of each picture that was judged, and each failure, in the order of the shots.
+        """Yield `finish` of each image that was judged, and each failure, in the order of the shots.
 
+        An image whose `finish` raises DataError has failed; what else it raises ends the run.
         `load` says None for a shot that is to be left out. `live`: pictures are judged as they come, else in full
         batches. Leaving the loop early begins nothing more and ends the threads; `ending` is set first, for a source
         that waits to let go.
@@ -132,7 +177,12 @@ class Pipeline:
             judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
 
             def finished(one: Judged | Failed) -> Result | Failed:
-                return one if isinstance(one, Failed) else finish(one)
+                if isinstance(one, Failed):
+                    return one
+                try:
+                    return finish(one)
+                except DataError as error:
+                    return Failed(one.loaded.subject, error)
 
             room = self._batch_size + self._workers
             with Prefetch(judged, finished, ahead=room, workers=self._workers, stop=halt) as results:

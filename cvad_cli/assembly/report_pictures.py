@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from cvad_cli.adapters.panels.sketches import PHOTO_BYTES, shrunk, sketch
-from cvad_cli.records import ImageRecord, Prediction
+from cvad_cli.adapters.panels.sketches import PHOTO_BYTES, Sketch
+from cvad_cli.records import ImageRecord
 
 PORTABLE_BYTES: Final = 13_000_000
 """For the photos of a portable page. With maps, outlines and base64's third on top, 1,000 images stay under 30 MB."""
@@ -37,24 +35,20 @@ class PictureRow:
 
 
 class ReportPictures:
-    """Draws every test image, small, into a folder."""
+    """Writes what the page shows of every test image into a folder."""
 
-    def __init__(self, folder: Path, *, images: int, pixel_threshold: float, portable: bool) -> None:
+    def __init__(self, folder: Path, *, images: int, portable: bool) -> None:
         self.folder = folder
         self.portable = portable
         self.rows: list[PictureRow] = []
-        self._threshold = pixel_threshold
-        self._photo_bytes = PHOTO_BYTES
+        self.photo_bytes = PHOTO_BYTES
+        """Bound on a photo: a sketch is to keep it."""
         if portable:
-            self._photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), LEAST_PHOTO_BYTES))
+            self.photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), LEAST_PHOTO_BYTES))
         folder.mkdir()
 
-    view = staticmethod(shrunk)
-    """What the page needs of a picture, uint8 RGB (h, w, 3). Runs where the picture is read."""
-
-    def add(self, record: ImageRecord, view: np.ndarray, prediction: Prediction, mask: np.ndarray | None) -> None:
-        """Draw one image. `mask` may have any size: empty for a good part, None where it is not known."""
-        drawn = sketch(view, prediction.anomaly_map, mask, threshold=self._threshold, photo_bytes=self._photo_bytes)
+    def add(self, record: ImageRecord, score: float, peak: float, drawn: Sketch) -> None:
+        """Write the files of one image. `peak`: the highest value of its map."""
         number = len(self.rows) + 1
         photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
         (self.folder / photo).write_bytes(drawn.photo)
@@ -62,8 +56,8 @@ class ReportPictures:
         self.rows.append(
             PictureRow(
                 record=record,
-                score=prediction.score,
-                peak=float(prediction.anomaly_map.max()),
+                score=score,
+                peak=peak,
                 photo=photo,
                 heat=heat,
                 width=drawn.width,

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-import numpy as np
-
 from cvad_cli.adapters.images import write_map
 from cvad_cli.adapters.panels.overlays import NEUTRAL, Mark, defect_overlay
 from cvad_cli.assembly.detectors import OpenBundle
@@ -82,7 +80,10 @@ class Finisher:
         self._overlays = overlays
 
     def __call__(self, judged: Judged) -> Finished:
-        """The result, once its files are written. Raises ResourceError where they cannot be."""
+        """The result, once its files are written.
+
+        Raises ResourceError where they cannot be, DataError where an image that is drawn on has gone meanwhile.
+        """
         begun = time.perf_counter()
         loaded, prediction = judged.loaded, judged.prediction
         rejected = prediction.score > self._threshold
@@ -90,7 +91,7 @@ class Finisher:
         if rejected:
             regions = regions_of(prediction.anomaly_map, loaded.size, self._rule, self._settings)
         found = time.perf_counter()
-        drawn = None if loaded.picture is None else self._draw(judged, loaded.picture, regions)
+        drawn = self._draw(judged, regions)
         mapped = self._write_map(judged)
         written = time.perf_counter()
         stages = dict(judged.stages)
@@ -118,7 +119,7 @@ class Finisher:
         write_map(path, judged.prediction.anomaly_map)
         return str(path)
 
-    def _draw(self, judged: Judged, picture: np.ndarray, regions: tuple[Region, ...]) -> str | None:
+    def _draw(self, judged: Judged, regions: tuple[Region, ...]) -> str | None:
         if self._overlays is None:
             return None
         subject, score = judged.loaded.subject, judged.prediction.score
@@ -126,7 +127,7 @@ class Finisher:
         marks = [Mark(region.box, region.contours, f"peak {region.peak:.3g}", NEUTRAL) for region in regions]
         what = "rejected" if score > self._threshold else "passed"
         title = f"{subject.name}   {what}   score {score:.3g}, threshold {self._threshold:.3g}"
-        defect_overlay(path, picture, marks, title=title)
+        defect_overlay(path, judged.loaded.original(), marks, title=title)
         return str(path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cvad_cli.errors import DataError
+from cvad_cli.records import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Subject:
     """Relative, of this picture alone: what files about it are called."""
     stamp: Stamp | None = None
     """Of a watched file."""
+    record: ImageRecord | None = None
+    """Of an image of a data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +41,15 @@ class Shot:
 
     subject: Subject
     origin: Path | np.ndarray | DataError
+
+
+def shot_of(record: ImageRecord) -> Shot:
+    """An image of a data set."""
+    return Shot(Subject(str(record.path), record.key, record=record), record.path)
+
+
+def record_of(subject: Subject) -> ImageRecord:
+    """What a data set says of an image that came from `shot_of`."""
+    if subject.record is None:
+        raise ValueError(f"{subject.image}: is not from a data set")
+    return subject.record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -13,13 +14,15 @@ import numpy as np
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
 from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
-from cvad_cli.assembly.executing import keeping_threads, open_executor
+from cvad_cli.assembly.executing import keeping_threads, run_job
 from cvad_cli.assembly.inputs import distinct_names, expand, with_suffix_added
-from cvad_cli.assembly.inspecting import Inspection, Inspector
-from cvad_cli.assembly.jobs import InspectJob
+from cvad_cli.assembly.inspecting import Inspection, RegionInspector
+from cvad_cli.assembly.jobs import ClassifyStep
 from cvad_cli.assembly.naming import Namer
+from cvad_cli.assembly.pipeline import Failed
+from cvad_cli.assembly.predict_job import ImageJob
+from cvad_cli.assembly.shots import Shot, Subject
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.errors import DataError
 from cvad_cli.files import replacing, require_writable
 from cvad_cli.ports import Reporter
 from cvad_cli.records import UNKNOWN, PictureVerdict, RegionVerdict, SkippedImage
@@ -76,21 +79,27 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
     paths = expand(request.inputs)
     if request.overlays is not None:
         require_writable(request.overlays)
-    inspector = Inspector.open(settings, choose_device(settings.device))
+    inspector = RegionInspector.open(settings, choose_device(settings.device))
     place = index_name(settings)
     found = _Found([], [])
-    job = InspectJob(settings, inspector.opened.bundle.folder, inspector, with_pictures=request.overlays is not None)
-    with open_index(settings) as store, open_executor(settings, reporter.warn) as executor:
+    step = ClassifyStep(inspector, with_images=request.overlays is not None)
+    job = ImageJob(settings, inspector.opened.bundle.folder, step, inspector.opened)
+    shots = [Shot(Subject(str(path), name), path) for name, path in zip(distinct_names(paths), paths, strict=True)]
+    with open_index(settings) as store, closing(run_job(settings, job, shots, reporter.warn)) as outcomes:
         require_fitting(require_index(store, place), inspector, place)
         namer = Namer(store, settings, place)
         for caveat in namer.caveats:
             reporter.warn(caveat)
         colours = _colours(namer.types)
-        outcomes = executor.map(job, paths, shard=settings.executor.shard_images)
-        for name, picture, verdict in _judged(paths, outcomes, inspector, namer, found, reporter):
+        stops = settings.data.on_error == "stop"
+        for shot, inspection in _inspected(shots, outcomes, found.skipped, reporter, stops=stops):
+            verdict = namer.verdict(shot.subject.image, inspection, inspector.threshold)
+            found.verdicts.append(verdict)
             request.on_result(verdict)
-            if request.overlays is not None:
-                _draw(request.overlays / with_suffix_added(name, ".png"), picture, verdict, colours, title=name)
+            if request.overlays is not None and inspection.image is not None:
+                name = shot.subject.name
+                path = request.overlays / with_suffix_added(name, ".png")
+                _draw(path, inspection.image, verdict, colours, title=name)
     if request.csv is not None:
         with replacing(request.csv) as staged, staged.open("w", newline="", encoding="utf-8") as file:
             _write_rows(file, found.verdicts)
@@ -113,26 +122,24 @@ class _Found:
     skipped: list[SkippedImage]
 
 
-def _judged(
-    paths: Sequence[Path],
-    outcomes: Iterable[Inspection | DataError],
-    inspector: Inspector,
-    namer: Namer,
-    found: _Found,
+def _inspected(
+    shots: Sequence[Shot],
+    outcomes: Iterable[Inspection | Failed],
+    skipped: list[SkippedImage],
     reporter: Reporter,
-) -> Iterator[tuple[str, np.ndarray, PictureVerdict]]:
-    """A name that no other picture has, the picture and its verdict, one after another."""
-    with reporter.stage("Judging the pictures", len(paths)) as advance:
-        for name, path, outcome in zip(distinct_names(paths), paths, outcomes, strict=True):
-            if isinstance(outcome, DataError):
-                if inspector.stops_on_error:
-                    raise outcome
-                found.skipped.append(SkippedImage(str(path), str(outcome)))
-                reporter.warn(f"skipped {outcome}")
+    *,
+    stops: bool,
+) -> Iterator[tuple[Shot, Inspection]]:
+    """Each image that can be read with what was found in it, in order; `stops`: one that cannot ends the work."""
+    with reporter.stage("Judging the pictures", len(shots)) as advance:
+        for shot, outcome in zip(shots, outcomes, strict=True):
+            if not isinstance(outcome, Failed):
+                yield shot, outcome
+            elif stops:
+                raise outcome.error
             else:
-                verdict = namer.verdict(str(path), outcome, inspector.threshold)
-                found.verdicts.append(verdict)
-                yield name, outcome.picture, verdict
+                skipped.append(SkippedImage(shot.subject.image, str(outcome.error)))
+                reporter.warn(f"skipped {outcome.error}")
             advance(1)
 
 

@@ -7,10 +7,12 @@ import dataclasses
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -18,16 +20,19 @@ from cvad_cli import __version__
 from cvad_cli.adapters.charts.evaluation import precision_recall_chart, roc_chart, score_histogram
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.images import read_image, read_labelled_mask, resize_map, resize_mask
-from cvad_cli.adapters.images.masks import LabelledMask, one_warning
+from cvad_cli.adapters.images.masks import one_warning
 from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
 from cvad_cli.assembly.drawing import Drawer
-from cvad_cli.assembly.executing import keeping_threads, open_executor, shard_size
+from cvad_cli.assembly.evaluation_job import EvaluatedImage, EvaluationStep, Evaluator
+from cvad_cli.assembly.executing import keeping_threads, run_job
 from cvad_cli.assembly.gatekeeper import open_gates
-from cvad_cli.assembly.jobs import Judged, JudgeJob
-from cvad_cli.assembly.naming_evaluation import measure_naming
-from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.inspecting import RegionInspector
+from cvad_cli.assembly.naming_evaluation import DescribedDefect, measure_naming
+from cvad_cli.assembly.pictures import open_dataset, read_mask_of
+from cvad_cli.assembly.pipeline import Failed, Judged, is_large, keep_original
+from cvad_cli.assembly.predict_job import ImageJob
 from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
+from cvad_cli.assembly.shots import Shot, Subject, record_of
 from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
@@ -36,7 +41,7 @@ from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
-from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, Prediction, SkippedImage
+from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, SkippedImage
 
 
 @dataclass
@@ -48,8 +53,17 @@ class _Scored:
     peaks: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
     skipped: list[SkippedImage] = field(default_factory=list)
+    described: list[DescribedDefect] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     """Why masks may lie otherwise than their images."""
+
+    def count(self, image: EvaluatedImage) -> None:
+        """Take in one image."""
+        self.records.append(image.record)
+        self.scores.append(image.score)
+        self.peaks.append(image.peak)
+        self.pixels.add(*image.aligned())
+        self.cautions += [] if image.caution is None else [image.caution]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +94,21 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
     trained_on = opened.bundle.manifest["data"]["name"]
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
+    inspector = RegionInspector.of(opened, settings) if request.classification else None
     gatekeeper = open_gates(request.plan, settings, dataset, reporter) if request.plan else None
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
-        drawer = Drawer(staged, settings, opened.calibration, dataset.test, portable=request.portable)
-        scored = _judge(settings, opened, dataset.test, drawer, reporter)
+        drawer = Drawer(staged, settings, dataset.test, portable=request.portable)
+        step = _Step(drawer.step, inspector, classification=request.classification)
+        scored = _judge(
+            ImageJob(settings, opened.bundle.folder, step, opened), settings, dataset.test, drawer, reporter
+        )
         if not scored.records:
             raise DataError(f"{settings.data.root}: none of the {len(dataset.test)} test images can be read")
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(scored.skipped)
         metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
-        naming = measure_naming(settings, opened, scored.records, staged, reporter) if request.classification else None
+        naming = measure_naming(settings, scored.described, staged, reporter) if request.classification else None
         if naming is not None:
             metrics["classification"] = naming.metrics
         gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()
@@ -110,72 +128,77 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
     return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
 
 
+_Outcome = tuple[EvaluatedImage, DescribedDefect | None]
+
+
+@final
+class _Step:
+    """Records of test images to what is measured of them: with `classification`, defects are described as well."""
+
+    def __init__(
+        self, evaluation: EvaluationStep, inspector: RegionInspector | None = None, *, classification: bool
+    ) -> None:
+        self._evaluation, self._inspector, self._classification = evaluation, inspector, classification
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(_Step, self._evaluation, classification=self._classification), ()
+
+    def shot(self, item: ImageRecord) -> Shot:
+        """An image of the data set."""
+        return self._evaluation.shot(item)
+
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Defects are described on the image at its own size."""
+        if self._classification and not record_of(subject).is_normal:
+            original = keep_original(subject, decoded, size)
+            if original is not None and not is_large(original):
+                return original
+        return self._evaluation.keep(subject, decoded, size)
+
+    def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], _Outcome]:
+        """The mask is read once for both."""
+        evaluate = self._evaluation.evaluator(settings, opened)
+        inspector = self._inspector
+        if self._classification and inspector is None:
+            inspector = RegionInspector.of(opened, settings)
+        return partial(_outcome, settings, evaluate, inspector)
+
+
+def _outcome(settings: RunConfig, evaluate: Evaluator, inspector: RegionInspector | None, judged: Judged) -> _Outcome:
+    record = record_of(judged.loaded.subject)
+    mask = None if record.is_normal else read_mask_of(record, settings.data)
+    described = None
+    if inspector is not None and not record.is_normal:
+        described = DescribedDefect.of(record, inspector.labelled(judged, mask))
+    return evaluate(judged, mask), described
+
+
 def _judge(
-    settings: RunConfig, opened: OpenBundle, records: Sequence[ImageRecord], drawer: Drawer, reporter: Reporter
+    job: ImageJob[ImageRecord, _Outcome],
+    settings: RunConfig,
+    records: Sequence[ImageRecord],
+    drawer: Drawer,
+    reporter: Reporter,
 ) -> _Scored:
-    """Workers judge, here is counted and drawn, in the records' order: the figures do not depend on who judged."""
+    """Workers judge, here is counted, in the records' order: the figures do not depend on who judged."""
     scored = _Scored()
-    job = JudgeJob(settings, opened.bundle.folder, opened, view=drawer.view)
     with (
-        open_executor(settings, reporter.warn) as executor,
+        closing(run_job(settings, job, records, reporter.warn)) as outcomes,
         reporter.stage("Judging the test images", len(records)) as advance,
     ):
-        for record, outcome in zip(records, executor.map(job, records, shard=shard_size(settings)), strict=True):
+        for record, outcome in zip(records, outcomes, strict=True):
             advance(1)
-            judged = _with_mask(record, outcome, settings)
-            if isinstance(judged, DataError):
+            if isinstance(outcome, Failed):
                 if settings.data.on_error == "stop":
-                    raise judged
-                scored.skipped.append(SkippedImage(record.key, str(judged)))
+                    raise outcome.error
+                scored.skipped.append(SkippedImage(record.key, str(outcome.error)))
                 continue
-            prediction, view, found = judged
-            mask = None if found is None else found.mask
-            if found is not None and found.caution is not None:
-                scored.cautions.append(found.caution)
-            scored.records.append(record)
-            scored.scores.append(prediction.score)
-            scored.peaks.append(float(prediction.anomaly_map.max()))
-            scored.pixels.add(*_aligned(prediction, mask, settings))
-            drawer.offer(record, view, prediction, mask)
+            image, described = outcome
+            scored.count(image)
+            drawer.take(image)
+            if described is not None:
+                scored.described.append(described)
     return scored
-
-
-def _with_mask(
-    record: ImageRecord, outcome: Judged | DataError, settings: RunConfig
-) -> tuple[Prediction, np.ndarray | None, LabelledMask | None] | DataError:
-    """What was said of an image, with its mask; an image whose mask cannot be used comes as the error."""
-    if isinstance(outcome, DataError):
-        return outcome
-    try:
-        return (*outcome, _mask_of(record, settings))
-    except DataError as error:
-        return error
-
-
-def _mask_of(record: ImageRecord, settings: RunConfig) -> LabelledMask | None:
-    """The defect mask at the image's size; a good part's is empty; None where a defective part has none."""
-    if record.is_normal:
-        return LabelledMask(np.zeros(_good_size(record, settings), dtype=np.bool_))
-    return read_labelled_mask(record, max_megapixels=settings.data.max_megapixels)
-
-
-def _good_size(record: ImageRecord, settings: RunConfig) -> tuple[int, int]:
-    """A good part has as many normal pixels as a defective one of its size: its own, at original resolution."""
-    if settings.evaluation.resolution == "input":
-        return settings.data.image_size, settings.data.image_size
-    height, width = read_image(record.path, max_megapixels=settings.data.max_megapixels).shape[:2]
-    return height, width
-
-
-def _aligned(
-    prediction: Prediction, mask: np.ndarray | None, settings: RunConfig
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Map and mask at one size: the network's input, or the mask's own where `evaluation.resolution` is original."""
-    if mask is None or mask.shape == prediction.anomaly_map.shape:
-        return prediction.anomaly_map, mask
-    if settings.evaluation.resolution == "original":
-        return resize_map(prediction.anomaly_map, (mask.shape[0], mask.shape[1])), mask
-    return prediction.anomaly_map, resize_mask(mask, (settings.data.image_size, settings.data.image_size))
 
 
 def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: _Scored) -> dict[str, Any]:

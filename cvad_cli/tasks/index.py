@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +26,12 @@ from cvad_cli.assembly.defect_index import (
     said,
     same_label,
 )
-from cvad_cli.assembly.executing import keeping_threads, open_executor
-from cvad_cli.assembly.inspecting import Inspector
-from cvad_cli.assembly.jobs import Described, DescribeJob
+from cvad_cli.assembly.executing import keeping_threads, run_job
+from cvad_cli.assembly.inspecting import LabelledInspection, RegionInspector
+from cvad_cli.assembly.jobs import IndexStep
 from cvad_cli.assembly.pictures import open_dataset
+from cvad_cli.assembly.pipeline import Failed
+from cvad_cli.assembly.predict_job import ImageJob
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
 from cvad_cli.digests import file_sha256
@@ -138,7 +141,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
     """
     if request.shots is not None and request.shots < 1:
         raise ConfigError(f"--shots: expected a whole number from 1, got {request.shots}")
-    inspector = Inspector.open(settings, choose_device(settings.device))
+    inspector = RegionInspector.open(settings, choose_device(settings.device))
     dataset = open_dataset(settings.data)
     defects = _labelled_defects(dataset.test, settings)
     chosen = _draw(defects, request)
@@ -155,12 +158,10 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
             require_fitting(info, inspector, place)
         before = _indexed_before(store, dataset.name, None if request.prune else [record.key for record in chosen])
         run = _Run(labeller, before)
-        for record, (sha256, regions, vectors, caution) in _described(
-            chosen, inspector, settings, run.skipped, reporter
-        ):
-            store.upsert(run.fresh(record, sha256, regions, vectors))
+        for record, (sha256, described) in _described(chosen, inspector, settings, run.skipped, reporter):
+            store.upsert(run.fresh(record, sha256, described.regions, described.vectors))
             run.done.append(record)
-            run.cautions += [] if caution is None else [caution]
+            run.cautions += [] if described.caution is None else [described.caution]
         removed = store.delete(ids=run.stale()) if run.stale() else 0
         if request.prune:
             removed += _prune(store, {key: held for key, held in before.items() if key not in run.found}, defects)
@@ -185,25 +186,24 @@ def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | 
 
 def _described(
     records: Sequence[ImageRecord],
-    inspector: Inspector,
+    inspector: RegionInspector,
     settings: RunConfig,
     skipped: list[SkippedImage],
     reporter: Reporter,
-) -> Iterator[tuple[ImageRecord, Described]]:
-    """Each picture that can be read, with its labelled regions, in order; the others are listed in `skipped`."""
-    job = DescribeJob(settings, inspector.opened.bundle.folder, inspector)
+) -> Iterator[tuple[ImageRecord, tuple[str, LabelledInspection]]]:
+    """Each image that can be read, with its hash and labelled regions, in order; the others go to `skipped`."""
+    job = ImageJob(settings, inspector.opened.bundle.folder, IndexStep(inspector), inspector.opened)
     with (
-        open_executor(settings, reporter.warn) as executor,
+        closing(run_job(settings, job, records, reporter.warn)) as outcomes,
         reporter.stage("Describing labelled defects", len(records)) as advance,
     ):
-        outcomes = executor.map(job, records, shard=settings.executor.shard_images)
         for record, outcome in zip(records, outcomes, strict=True):
-            if not isinstance(outcome, DataError):
+            if not isinstance(outcome, Failed):
                 yield record, outcome
-            elif inspector.stops_on_error:
-                raise outcome
+            elif settings.data.on_error == "stop":
+                raise outcome.error
             else:
-                skipped.append(SkippedImage(record.key, str(outcome)))
+                skipped.append(SkippedImage(record.key, str(outcome.error)))
             advance(1)
 
 

@@ -10,17 +10,16 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.journals import FILE, ResultJournal
 from cvad_cli.assembly.detectors import open_bundle, open_detector
-from cvad_cli.assembly.executing import is_spread, keeping_threads, open_executor, shard_size
-from cvad_cli.assembly.pipeline import Failed, Loader, Pipeline
-from cvad_cli.assembly.predict_job import PredictJob
-from cvad_cli.assembly.results import Finished, Finisher, Tally
+from cvad_cli.assembly.executing import is_spread, keeping_threads, run_job
+from cvad_cli.assembly.pipeline import Failed
+from cvad_cli.assembly.predict_job import ImageJob, PredictStep
+from cvad_cli.assembly.results import Finished, Tally
 from cvad_cli.assembly.sources import STANDARD_INPUT, Listing, Sources, camera_number, require_meaning, require_outside
 from cvad_cli.assembly.watching import Watcher
 from cvad_cli.config.schema import RunConfig
@@ -129,22 +128,15 @@ Judging = Callable[[Sources | Watcher], Generator[Finished | Failed, None, None]
 
 def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threading.Event) -> Judging:
     opened = open_detector(settings, choose_device(settings.device))
-    bound, runtime = settings.data.max_megapixels, settings.runtime
-    loader = Loader(opened.detector.image_size, max_megapixels=bound, keep=request.overlays is not None)
-    finish = Finisher(opened, settings, maps=request.maps, overlays=request.overlays)
-    pipeline = Pipeline(opened.detector, batch_size=runtime.batch_size, workers=runtime.worker_count)
-    return lambda feed: pipeline.run(feed.shots(), partial(feed.load, loader), finish, live=feed.is_live, ending=ending)
+    job = ImageJob(settings, opened.bundle.folder, PredictStep(request.maps, request.overlays), opened)
+    job.opened()  # what does not fit is told before the first image
+    return lambda feed: job.run(feed.shots(), feed.load, live=feed.is_live, ending=ending)
 
 
 def _by_workers(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Judging:
     """Workers open the bundle for themselves, and write the files about a picture."""
-    job = PredictJob(settings, open_bundle(settings).folder, maps=request.maps, overlays=request.overlays)
-
-    def judge(feed: Sources | Watcher) -> Generator[Finished | Failed, None, None]:
-        with open_executor(settings, reporter.warn) as executor:
-            yield from executor.map(job, feed.shots(), shard=shard_size(settings))
-
-    return judge
+    job = ImageJob(settings, open_bundle(settings).folder, PredictStep(request.maps, request.overlays))
+    return lambda feed: run_job(settings, job, feed.shots(), reporter.warn)
 
 
 def _check(request: PredictRequest) -> None:

@@ -1,4 +1,4 @@
-"""One test image side by side as a PNG file: picture, anomaly map, ground truth, outline.
+"""One test image side by side: picture, anomaly map, ground truth, outline.
 
 Composed from pixels by OpenCV, with Pillow for the text: an evaluation writes dozens of these, and matplotlib takes
 several times as long for one. The background is opaque white.
@@ -6,7 +6,6 @@ several times as long for one. The background is opaque white.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,8 @@ from cvad_cli.adapters.panels.heat import colours, levels, score_range
 from cvad_cli.adapters.panels.lettering import Pixels, as_pixels, blank, length, one_line, write_png, written
 from cvad_cli.adapters.panels.resizing import resized
 from cvad_cli.core.masks import covered
+
+__all__ = ["CONTOUR_RGB", "LONG_TILE_PX", "TILE_PX", "anomaly_panel", "write_png"]
 
 TILE_PX: Final = 360  # longer side of a picture
 LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
@@ -27,22 +28,21 @@ _BAR_PX: Final = 92  # colour bar and its numbers
 
 
 def anomaly_panel(
-    path: Path,
     image: Pixels,
     anomaly_map: NDArray[np.float32],
     mask: NDArray[np.bool_] | None,
     *,
     threshold: float,
     title: str,
-) -> None:
+) -> Pixels:
     """Side by side: the image, its anomaly map, the ground truth, and the outline of what is above the threshold.
 
+    As uint8 RGB (h, w, 3), of whatever size that takes.
     The map's colours run from its lowest value to as far above the threshold as that is below it, or to its highest
     value if that is more: a good part never glows, and a strong defect keeps its shape. Pictures more than twice as
     wide as high are stacked instead.
 
     Args:
-        path: PNG to write, replaced as a whole.
         image: (h, w, 3) uint8 RGB.
         anomaly_map: finite scores of any resolution, stretched over the image.
         mask: ground truth of any resolution, all False for a good part; None where it is not known.
@@ -51,7 +51,6 @@ def anomaly_panel(
 
     Raises:
         ValueError: the image is not 8-bit RGB, or the map or the mask not two-dimensional, or a score not finite.
-        ResourceError: the file cannot be written.
     """
     import cv2
 
@@ -66,7 +65,7 @@ def anomaly_panel(
         _truth_cell(mask, width, height),
         _cell(f"above the threshold: {above.mean():.1%}" if above.any() else "nothing above", _outlined(part, above)),
     ]
-    write_png(path, _sheet(one_line(title), cells, stacked=width > 2 * height))
+    return _sheet(one_line(title), cells, stacked=width > 2 * height)
 
 
 def _check_panel(image: Pixels, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:

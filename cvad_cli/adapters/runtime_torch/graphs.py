@@ -91,7 +91,8 @@ class Runner:
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Threads beside this one use the device too: the describer's memory must not spoil a capture.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 answers = self._module(inside)
         except RuntimeError:  # a layer that waits for the device or copies to it: it runs as it is
             torch.cuda.synchronize()
