@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,6 +257,21 @@ def test_what_is_gone_from_the_folder_is_forgotten(tmp_path: Path) -> None:
             journal.append({"file": stamp})
         journal.forget_others([tuple(STAMPS[1].values())])
         assert [journal.is_done(**stamp) for stamp in STAMPS] == [False, True, False]
+
+
+def test_a_file_that_is_done_takes_the_memory_that_is_stated(tmp_path: Path) -> None:
+    path, files = tmp_path / "results.jsonl", 100_000
+    lines = (json.dumps({"file": {"name": f"{n}.png", "size": n, "mtime_ns": n * 10**9}}) for n in range(files))
+    path.write_text("\n".join(lines) + "\n")
+    tracemalloc.start()
+    try:
+        with ResultJournal(path, pytest.fail) as journal:
+            bytes_a_file = tracemalloc.get_traced_memory()[0] / len(journal)
+    finally:
+        tracemalloc.stop()
+    stated = re.search(r"(\d+) to (\d+) bytes a file in all", inspect.getdoc(ResultJournal) or "")
+    assert stated
+    assert int(stated[1]) <= bytes_a_file <= int(stated[2])
 
 
 def test_two_cannot_watch_with_one_memory(tmp_path: Path) -> None:
