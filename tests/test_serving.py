@@ -19,7 +19,7 @@ from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
 from cvad_cli.assembly.detectors import OpenBundle, bundle_folder, open_detector
 from cvad_cli.assembly.pictures import PictureStream, open_dataset
 from cvad_cli.assembly.probes import Probes, read_probes
-from cvad_cli.assembly.serving import plan_serving, prove
+from cvad_cli.assembly.serving import Candidate, choose_engine, plan_serving
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig, RuntimeConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
@@ -149,7 +149,7 @@ def test_a_bundle_of_an_earlier_cvad_is_served_exactly_and_says_so(served: RunCo
     assert serving.search["kind"] == "exact"
     assert "earlier cvad" in str(serving.note)
     if REDUCED:
-        with pytest.raises(ModelError, match="must prove itself on pictures that this bundle does not hold"):
+        with pytest.raises(ModelError, match="must prove itself on images that this bundle does not hold"):
             opened(settings, "openvino", REDUCED[0])
 
 
@@ -209,17 +209,18 @@ def probes() -> Probes:
 def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(probes: Probes) -> None:
     plan = plan_serving(RuntimeConfig(), "cuda:0")
     offs = {"f16": 0.5, "f32": 0.0}
-    _, precision, proof, note = prove(plan, probes, lambda wanted: Judge(probes, offs[wanted]))
-    assert precision == "f32"
-    assert proof is not None
-    assert proof.holds
-    assert "f16 was passed over: shift +0.500" in str(note)
+    choice = choose_engine(plan, probes, lambda wanted: Candidate(Judge(probes, offs[wanted])))
+    assert choice.precision == "f32"
+    assert choice.agreement is not None
+    assert choice.agreement.holds
+    assert "f16 was passed over: shift +0.500" in str(choice.note)
+    assert choice.serving(plan).agreement == choice.proof
 
 
 def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_figures(probes: Probes) -> None:
     plan = plan_serving(RuntimeConfig(precision="f16"), "cuda:0")
     with pytest.raises(ModelError, match=r"f16 was passed over: shift \+0\.500 .* set runtime.precision to auto"):
-        prove(plan, probes, lambda _: Judge(probes, 0.5))
+        choose_engine(plan, probes, lambda _: Candidate(Judge(probes, 0.5)))
 
 
 @pytest.mark.skipif("int8" not in processor_precisions(), reason="this processor has no int8 arithmetic")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -73,29 +73,58 @@ def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
     return Plan(engine, device, (runtime.precision,), chosen=True)
 
 
-def prove(
-    plan: Plan, probes: Probes | None, build: Callable[[str], Detector]
-) -> tuple[Detector, str, Agreement | None, str | None]:
-    """The first detector of the plan's precisions that agrees with the trained model: itself, precision, proof, note.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A detector of one precision, and what opens it again without building it."""
 
-    `build` makes the detector of a precision. A bundle without probes is served in float32, which needs no proof.
+    detector: Detector
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-ready."""
+    save: Callable[[Path], None] = lambda _folder: None
+    """Writes what belongs to the facts and is too large for them into a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which candidate serves, and why it may."""
+
+    candidate: Candidate
+    precision: str
+    agreement: Agreement | None = None
+    """With float32 at training; None where nothing had to be shown."""
+    note: str | None = None
+
+    def serving(self, plan: Plan) -> Serving:
+        """What is told of it."""
+        return Serving(plan.engine, plan.device, self.precision, agreement=self.proof, note=self.note)
+
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """The agreement, JSON-ready."""
+        return None if self.agreement is None else asdict(self.agreement)
+
+
+def choose_engine(plan: Plan, probes: Probes | None, build: Callable[[str], Candidate]) -> EngineChoice:
+    """Build the plan's precisions in turn and take the first that agrees with the trained model.
+
+    A bundle without probes is served in float32, which needs no proof.
     Raises ModelError with the figures where the precision that the user named does not hold.
     """
     if probes is None:
         if plan.chosen and plan.precisions != ("f32",):
             raise ModelError(
-                f"runtime.precision: {plan.precisions[0]} must prove itself on pictures that this bundle does not "
+                f"runtime.precision: {plan.precisions[0]} must prove itself on images that this bundle does not "
                 "hold: it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
             )
         note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
-        return build("f32"), "f32", None, note
+        return EngineChoice(build("f32"), "f32", note=note)
     passed_over: list[str] = []
     for precision in plan.precisions:
-        detector = build(precision)
-        proof = probes.test(detector.predict)
-        if proof.holds:
-            return detector, precision, proof, "; ".join(passed_over) or None
-        passed_over.append(f"{precision} was passed over: {proof}")
+        candidate = build(precision)
+        found = probes.test(candidate.detector.predict)
+        if found.holds:
+            return EngineChoice(candidate, precision, found, "; ".join(passed_over) or None)
+        passed_over.append(f"{precision} was passed over: {found}")
     remedy = "set runtime.precision to auto" if plan.chosen else "set runtime.engine to torch and device to cpu"
     raise ModelError(f"runtime: {plan.engine} does not judge as the trained model does: {passed_over[-1]}; {remedy}")
 
@@ -103,10 +132,10 @@ def prove(
 def serve_with_torch(plan: Plan, probes: Probes | None, build: Callable[[str], Detector]) -> tuple[Detector, Serving]:
     """A detector on torch. float32 on a CPU is the reference itself and is not tested against itself."""
     if plan.device == "cpu" and plan.precisions == ("f32",):
-        return build("f32"), Serving("torch", plan.device, "f32")
-    detector, precision, proof, note = prove(plan, probes, build)
-    agreement = None if proof is None else asdict(proof)
-    return detector, Serving("torch", plan.device, precision, agreement=agreement, note=note)
+        choice = EngineChoice(Candidate(build("f32")), "f32")
+    else:
+        choice = choose_engine(plan, probes, lambda precision: Candidate(build(precision)))
+    return choice.candidate.detector, choice.serving(plan)
 
 
 def torch_alone(runtime: RuntimeConfig, device: str, model: str) -> Serving:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, final
 
@@ -22,7 +23,7 @@ from cvad_cli.adapters.runtime_openvino.quantising import quantise
 from cvad_cli.adapters.serving_cache import CacheEntry, ServingCache
 from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.probes import Probes
-from cvad_cli.assembly.serving import Plan, Serving, prove
+from cvad_cli.assembly.serving import Candidate, EngineChoice, Plan, Serving, choose_engine
 from cvad_cli.assembly.serving_int8 import Int8Pictures
 from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
 from cvad_cli.config.schema import RunConfig
@@ -31,20 +32,31 @@ from cvad_cli.core.rounding import Rounding
 from cvad_cli.ports import Detector
 
 
-class _Maker(Protocol):
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Good images that judge nothing, and the largest values (n,) of their maps in float32."""
+
+    images: Sequence[np.ndarray]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, detector: Detector, images: Sequence[np.ndarray]) -> Peaks:
+        """As a detector finds them."""
+        return cls(images, np.array([found.anomaly_map.max() for found in detector.predict(images)]))
+
+
+class _Converted(Protocol):
+    """A network that was converted, and what is known of it in float32."""
+
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        """The detector of one precision from the network in `folder`, with what rounding adds taken back."""
+
+
+class _Model(Protocol):
     """What is particular to a kind of model."""
 
-    def convert(self, folder: Path) -> None:
-        """Write the converted network, and what goes with it, into `folder`."""
-
-    def detector(self, folder: Path, precision: str) -> Detector:
-        """A detector of one precision from the files in `folder`."""
-
-    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
-        """Good pictures that judge nothing, and the largest values (n,) of their maps in float32."""
-
-    def finish(self, folder: Path) -> Mapping[str, Any]:
-        """Write what the detectors built beside the network; facts to keep, JSON-ready."""
+    def convert(self, folder: Path) -> _Converted:
+        """Write the converted network into `folder`."""
 
     def reopen(self, entry: CacheEntry) -> Detector:
         """The detector of a kept entry."""
@@ -56,26 +68,22 @@ def serve_with_openvino(
     """Open a PatchCore or EfficientAD bundle on this CPU.
 
     Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
-    finds no good pictures to take its ranges from.
+    finds no good images to take its ranges from.
     """
-    kind = bundle.manifest["model"]["kind"]
-    maker: _Maker = _MAKERS[kind](bundle, settings.runtime.batch_size, probes)
+    good = [] if probes is None else list(probes.pictures[probes.good])
+    model = _MODELS[bundle.manifest["model"]["kind"]](bundle, settings.runtime.batch_size, good)
     made: list[Detector] = []
 
     def build(folder: Path) -> dict[str, Any]:
-        judged = probes
-        if plan.precisions == ("int8",) and probes is not None:
-            judged = _quantised(folder, maker, settings, probes)
-        else:
-            maker.convert(folder)
-        detector, precision, proof, note = prove(plan, judged, lambda wanted: maker.detector(folder, wanted))
-        made.append(detector)
-        agreement = None if proof is None else asdict(proof)
-        return {"precision": precision, "agreement": agreement, "note": note, **maker.finish(folder)}
+        choice = _built(folder, model, settings, plan, probes)
+        candidate = choice.candidate
+        candidate.save(folder)
+        made.append(candidate.detector)
+        return {"precision": choice.precision, "agreement": choice.proof, "note": choice.note, **candidate.facts}
 
     cache = ServingCache(bundle.folder, bundle.fingerprint, _identity(plan))
     with cache.opened(build) as entry:
-        detector = made[0] if made else maker.reopen(entry)
+        detector = made[0] if made else model.reopen(entry)
         facts = entry.facts
         serving = Serving(
             engine="openvino",
@@ -89,148 +97,151 @@ def serve_with_openvino(
     return detector, serving
 
 
-@final
-class _PatchcoreMaker:
-    def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
-        self._bundle = bundle
-        self._most_at_once = most_at_once
-        self._good = _good_pictures(probes)
-        self._bank = read_arrays(bundle.file("memory_bank"))["features"]
-        self._grid = (int(bundle.manifest["model"]["grid"][0]), int(bundle.manifest["model"]["grid"][1]))
-        self._side = int(bundle.manifest["preprocessing"]["image_size"])
-        self._exact = np.empty((0, 0, self._bank.shape[1]), np.float32)
-        self._search: Any = None
-        self._rounding = Rounding.none(self._bank.shape[1])
+def _built(folder: Path, model: _Model, settings: RunConfig, plan: Plan, probes: Probes | None) -> EngineChoice:
+    """Convert the network into `folder`, for int8 quantise it there, and choose by the proof."""
+    if plan.precisions != ("int8",) or probes is None:
+        return choose_engine(plan, probes, partial(model.convert(folder).candidate, folder))
+    images = Int8Pictures.of(settings.data, probes, seed=settings.seed)
+    exact = folder / "exact"
+    exact.mkdir()
+    converted = model.convert(exact)
+    reference = converted.candidate(exact, "f32").detector
+    judged, peaks = images.joined(probes, reference.predict), Peaks.of(reference, images.peaks)
+    quantise(exact / NETWORK_FILE, images.ranges, folder)
+    shutil.rmtree(exact, ignore_errors=True)
+    return choose_engine(plan, judged, lambda precision: converted.candidate(folder, precision, peaks))
 
-    def convert(self, folder: Path) -> None:
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Patchcore:
+    bundle: Bundle
+    max_at_once: int
+    good: Sequence[np.ndarray]
+
+    def convert(self, folder: Path) -> _ConvertedPatchcore:
+        from cvad_cli.adapters.neighbours import BankSearch
         from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding, answers
 
-        embedding = PatchEmbedding(patchcore_network(self._bundle))
-        if self._good:
-            self._exact = answers(embedding, self._good)
-        convert(embedding, self._side, folder)
-
-    def detector(self, folder: Path, precision: str) -> Detector:
-        from cvad_cli.adapters.neighbours import BankSearch
-
-        network = self._network(folder, precision)
-        if self._good and precision != "f32":
-            self._rounding = Rounding.measured(self._exact, network(self._good))
-        else:
-            self._rounding = Rounding.none(self._bank.shape[1])
-        if self._search is None:
-            # Without probes nothing shows the recall of an approximate search: then it is exact.
-            patches = self._exact.reshape(-1, self._bank.shape[1])
-            self._search = BankSearch.build(self._bank, int(self._bundle.manifest["model"]["num_neighbors"]), patches)
-        return self._assembled(network, self._search, self._rounding)
-
-    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
-        del pictures, peaks  # what rounding does is taken back from the features themselves
-
-    def finish(self, folder: Path) -> Mapping[str, Any]:
-        self._search.save(folder)
-        rounding = {"bias": self._rounding.bias.tolist(), "floor": self._rounding.floor}
-        return {"search": asdict(self._search.facts), "rounding": rounding}
+        embedding, bank = PatchEmbedding(patchcore_network(self.bundle)), self.bank
+        exact = answers(embedding, self.good) if self.good else np.empty((0, 0, bank.shape[1]), np.float32)
+        convert(embedding, self.side, folder)
+        # Without probes nothing shows the recall of an approximate search: then it is exact.
+        neighbors = int(self.bundle.manifest["model"]["num_neighbors"])
+        return _ConvertedPatchcore(self, exact, BankSearch.build(bank, neighbors, exact.reshape(-1, bank.shape[1])))
 
     def reopen(self, entry: CacheEntry) -> Detector:
         from cvad_cli.adapters.neighbours import BankSearch
 
         stored = entry.facts["rounding"]
         rounding = Rounding(np.array(stored["bias"], np.float32), stored["floor"])
-        search = BankSearch.load(entry.folder, self._bank, entry.facts["search"])
-        return self._assembled(self._network(entry.folder, entry.facts["precision"]), search, rounding)
+        search = BankSearch.load(entry.folder, self.bank, entry.facts["search"])
+        return self.assembled(self.network(entry.folder, entry.facts["precision"]), search, rounding)
 
-    def _network(self, folder: Path, precision: str) -> CompiledNetwork:
-        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+    @property
+    def side(self) -> int:
+        return int(self.bundle.manifest["preprocessing"]["image_size"])
 
-    def _assembled(self, network: CompiledNetwork, search: Any, rounding: Rounding) -> Detector:
-        spread = smoothed(self._grid, (self._side, self._side))
-        return OpenvinoPatchcore(network, search, grid=self._grid, spread=spread, rounding=rounding)
+    @property
+    def bank(self) -> np.ndarray:
+        features: np.ndarray = read_arrays(self.bundle.file("memory_bank"))["features"]
+        return features
+
+    def network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+
+    def assembled(self, network: CompiledNetwork, search: Any, rounding: Rounding) -> Detector:
+        rows, columns = (int(cells) for cells in self.bundle.manifest["model"]["grid"])
+        spread = smoothed((rows, columns), (self.side, self.side))
+        return OpenvinoPatchcore(network, search, grid=(rows, columns), spread=spread, rounding=rounding)
 
 
 @final
-class _EfficientAdMaker:
-    def __init__(self, bundle: Bundle, most_at_once: int, probes: Probes | None) -> None:
-        self._bundle = bundle
-        self._most_at_once = most_at_once
-        self._good = _good_pictures(probes)
-        self._side = int(bundle.manifest["preprocessing"]["image_size"])
-        self._exact = np.empty(0, np.float32)
-        self._maps: dict[str, Any] = {}
-        self._scale = MapScale(0.5, 0.5, 0.0)
-        self._known: tuple[Sequence[np.ndarray], np.ndarray] | None = None
+@dataclass(frozen=True, slots=True)
+class _ConvertedPatchcore:
+    model: _Patchcore
+    exact: np.ndarray
+    """Patches (n, p, d) of the good probes in float32."""
+    search: Any
 
-    def convert(self, folder: Path) -> None:
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        del peaks  # what rounding does is taken back from the features themselves
+        network, good = self.model.network(folder, precision), self.model.good
+        rounding = Rounding.none(self.exact.shape[-1])
+        if good and precision != "f32":
+            rounding = Rounding.measured(self.exact, network(good))
+        return Candidate(
+            self.model.assembled(network, self.search, rounding),
+            {
+                "search": asdict(self.search.facts),
+                "rounding": {"bias": rounding.bias.tolist(), "floor": rounding.floor},
+            },
+            self.search.save,
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _EfficientAd:
+    bundle: Bundle
+    max_at_once: int
+    good: Sequence[np.ndarray]
+
+    def convert(self, folder: Path) -> _ConvertedEfficientAd:
         from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, answers, border_cells, map_scale
 
-        model = efficient_ad_model(self._bundle)
-        maps = StudentTeacherMaps(model)
-        self._scale = map_scale(model)
-        self._maps = {"grid": list(maps.grid((self._side, self._side))), "border": border_cells(model)}
-        if self._good:
-            self._exact = answers(maps, self._good)
-        convert(maps, self._side, folder)
-
-    def detector(self, folder: Path, precision: str) -> Detector:
-        network = self._network(folder, precision)
-        scale = self._scale
-        if self._good and precision != "f32":
-            # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
-            student, autoencoder = (network(self._good) - self._exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
-            scale = replace(scale, offset=scale.offset - scale.student * student - scale.autoencoder * autoencoder)
-        if self._known is not None and precision != "f32":
-            # Where noise is large the largest of many values gains more by it than their mean does.
-            pictures, peaks = self._known
-            self._maps["scale"] = asdict(scale)
-            added = float(np.mean(_peaks(self._assembled(network, self._maps), pictures) - peaks))
-            scale = replace(scale, offset=scale.offset - added)
-        self._maps["scale"] = asdict(scale)
-        return self._assembled(network, self._maps)
-
-    def know_peaks(self, pictures: Sequence[np.ndarray], peaks: np.ndarray) -> None:
-        self._known = (pictures, peaks)
-
-    def finish(self, folder: Path) -> Mapping[str, Any]:
-        del folder
-        return {"maps": self._maps}
+        network = efficient_ad_model(self.bundle)
+        maps = StudentTeacherMaps(network)
+        geometry = {"grid": list(maps.grid((self.side, self.side))), "border": border_cells(network)}
+        exact = answers(maps, self.good) if self.good else np.empty(0, np.float32)
+        convert(maps, self.side, folder)
+        return _ConvertedEfficientAd(self, exact, geometry, map_scale(network))
 
     def reopen(self, entry: CacheEntry) -> Detector:
-        return self._assembled(self._network(entry.folder, entry.facts["precision"]), entry.facts["maps"])
+        return self.assembled(self.network(entry.folder, entry.facts["precision"]), entry.facts["maps"])
 
-    def _network(self, folder: Path, precision: str) -> CompiledNetwork:
-        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self._most_at_once)
+    @property
+    def side(self) -> int:
+        return int(self.bundle.manifest["preprocessing"]["image_size"])
 
-    def _assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
-        spread = interpolated((maps["grid"][0], maps["grid"][1]), (self._side, self._side), maps["border"])
+    def network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+
+    def assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
+        spread = interpolated((maps["grid"][0], maps["grid"][1]), (self.side, self.side), maps["border"])
         return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), spread=spread)
 
 
-def _good_pictures(probes: Probes | None) -> list[np.ndarray]:
-    return [] if probes is None else list(probes.pictures[probes.good])
+@final
+@dataclass(frozen=True, slots=True)
+class _ConvertedEfficientAd:
+    model: _EfficientAd
+    exact: np.ndarray
+    """Both maps (n, 2, h, w) of the good probes in float32."""
+    geometry: Mapping[str, Any]
+    scale: MapScale
+
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        network, scale = self.model.network(folder, precision), self.scale
+        if self.model.good and precision != "f32":
+            # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
+            added = (network(self.model.good) - self.exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
+            scale = replace(scale, offset=scale.offset - scale.student * added[0] - scale.autoencoder * added[1])
+        if peaks is not None and precision != "f32":
+            # Where noise is large the largest of many values gains more by it than their mean does.
+            found = Peaks.of(self.model.assembled(network, self._maps(scale)), peaks.images)
+            scale = replace(scale, offset=scale.offset - float(np.mean(found.values - peaks.values)))
+        maps = self._maps(scale)
+        return Candidate(self.model.assembled(network, maps), {"maps": maps})
+
+    def _maps(self, scale: MapScale) -> dict[str, Any]:
+        return {**self.geometry, "scale": asdict(scale)}
 
 
-_MAKERS: Final[Mapping[str, Callable[[Bundle, int, Probes | None], _Maker]]] = {
-    "patchcore": _PatchcoreMaker,
-    "efficient_ad": _EfficientAdMaker,
+_MODELS: Final[Mapping[str, Callable[[Bundle, int, Sequence[np.ndarray]], _Model]]] = {
+    "patchcore": _Patchcore,
+    "efficient_ad": _EfficientAd,
 }
-
-
-def _quantised(folder: Path, maker: _Maker, settings: RunConfig, probes: Probes) -> Probes:
-    """Convert and quantise into `folder`; the pictures that the result is to be judged by."""
-    pictures = Int8Pictures.of(settings.data, probes, seed=settings.seed)
-    exact = folder / "exact"
-    exact.mkdir()
-    maker.convert(exact)
-    detector = maker.detector(exact, "f32")
-    judged = pictures.joined(probes, detector.predict)
-    maker.know_peaks(pictures.peaks, _peaks(detector, pictures.peaks))
-    quantise(exact / NETWORK_FILE, pictures.ranges, folder)
-    shutil.rmtree(exact, ignore_errors=True)
-    return judged
-
-
-def _peaks(detector: Detector, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    return np.array([found.anomaly_map.max() for found in detector.predict(pictures)])
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
