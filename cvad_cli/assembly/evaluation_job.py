@@ -69,8 +69,11 @@ class EvaluationStep:
     def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """The image as the page shows it, which is as large as a panel needs."""
         del size
-        wanted = self.photo_bytes is not None or record_of(subject).key in self.panels
-        return shrunk(decoded) if wanted else None
+        return shrunk(decoded) if self.draws(record_of(subject)) else None
+
+    def draws(self, record: ImageRecord) -> bool:
+        """Whether anything of an image is shown."""
+        return self.photo_bytes is not None or record.key in self.panels
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], EvaluatedImage]:
         """Reads the mask and draws."""
@@ -98,7 +101,7 @@ class Evaluator:
         record = record_of(loaded.subject)
         mask = None if found is None else found.mask
         shown = np.zeros((1, 1), dtype=np.bool_) if record.is_normal else mask
-        view = None if loaded.kept is None else shrunk(loaded.kept)
+        view = shrunk(loaded.kept) if loaded.kept is not None and self._step.draws(record) else None
         drawn = panel = None
         if view is not None and self._step.photo_bytes is not None:
             bound, threshold = self._step.photo_bytes, self._calibration.pixel_threshold
