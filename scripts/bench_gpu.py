@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cvad_cli.adapters.bundles import Bundle, read_bundle
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
-from cvad_cli.assembly.detectors import open_detector
+from cvad_cli.adapters.storage.bundles import Bundle, read_bundle
+from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 
@@ -147,7 +147,7 @@ def patchcore_peer(bundle: Bundle) -> Any:
 
     from cvad_cli.adapters.anomalib_models import new_patchcore
     from cvad_cli.adapters.backbones import BackboneSpec
-    from cvad_cli.assembly.teachers import build_backbone
+    from cvad_cli.assembly.training.pdn_teachers import build_backbone
 
     stored = bundle.manifest["model"]
     spec = BackboneSpec(stored["backbone"], tuple(stored["layers"]), stored["backbone_kwargs"])

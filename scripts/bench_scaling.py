@@ -28,7 +28,7 @@ import numpy as np
 from cvad_cli.config.processors import usable_processors
 
 AHEAD = 2
-"""Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.spreading.AHEAD`."""
+"""Shards a worker that may wait for the collector: `cvad_cli.adapters.executors.scheduler.AHEAD`."""
 
 PLANNED_SHARD = 16
 PLANNED_SHARD_S = (1.2, 1.6, 2.0)
@@ -110,11 +110,11 @@ def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[floa
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Generate, train, measure, simulate."""
     from cvad_cli.adapters.sample_data import write_sample_dataset
-    from cvad_cli.assembly.detectors import bundle_folder, open_detector
-    from cvad_cli.assembly.evaluation_job import EvaluationStep
-    from cvad_cli.assembly.executing import open_executor
-    from cvad_cli.assembly.pictures import open_dataset
-    from cvad_cli.assembly.predict_job import ImageJob
+    from cvad_cli.assembly.data.images import open_dataset
+    from cvad_cli.assembly.evaluation.job import EvaluationStep
+    from cvad_cli.assembly.execution.executors import open_executor
+    from cvad_cli.assembly.prediction.job import ImageJob
+    from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
     from cvad_cli.cli.progress import QuietReporter
     from cvad_cli.config.load import load_config
     from cvad_cli.tasks.train import TrainRequest, train

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
-from cvad_cli.digests import file_sha256
 from cvad_cli.errors import DataError
+from cvad_cli.files.digests import file_sha256
 from cvad_cli.records import GOOD, Dataset, ImageRecord
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

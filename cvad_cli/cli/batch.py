@@ -12,7 +12,7 @@ import typer
 from cvad_cli.cli.run_task import Options, TaskCall, load_settings, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from cvad_cli.assembly.batch_outcomes import BatchSummary
+    from cvad_cli.assembly.batch.outcomes import BatchSummary
 
 Categories = Annotated[
     str | None,
@@ -59,7 +59,7 @@ def run_batch_of(
 
     settings = load_settings(batch.configs, options)
     with quiet_libraries(options):
-        from cvad_cli.assembly.batch_plan import plan_batch
+        from cvad_cli.assembly.batch.plan import plan_batch
         from cvad_cli.tasks.batch import BatchRequest, RunWork, run_batch
 
         runs = plan_batch(settings, categories=_listed(batch.categories), models=_listed(batch.models))
@@ -95,7 +95,7 @@ def _listed(text: str | None) -> list[str]:
 
 def _show(summary: BatchSummary, executor: str, options: Options) -> None:
     if options.json:
-        from cvad_cli.assembly.batch_report import as_document
+        from cvad_cli.assembly.batch.report import as_document
 
         print_json(as_document(summary, executor=executor))
     elif not options.quiet:

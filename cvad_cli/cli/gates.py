@@ -15,8 +15,8 @@ from cvad_cli.cli.run_task import Task
 from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
-    from cvad_cli.assembly.batch_outcomes import BatchSummary
-    from cvad_cli.assembly.gate_reports import RunVerdict
+    from cvad_cli.assembly.batch.outcomes import BatchSummary
+    from cvad_cli.assembly.gates.reports import RunVerdict
     from cvad_cli.ports import Reporter
     from cvad_cli.records import EvaluationSummary, GateResult
 
@@ -66,7 +66,7 @@ class Verdicts:
 
     def watch(self, evaluate: Task) -> Task:
         """The same task, its outcome kept."""
-        from cvad_cli.assembly.gate_reports import RunVerdict
+        from cvad_cli.assembly.gates.reports import RunVerdict
 
         def watched(settings: Any, request: Any, reporter: Reporter) -> EvaluationSummary:
             started = time.monotonic()
@@ -87,7 +87,7 @@ class Verdicts:
 
     def add(self, batch: BatchSummary) -> None:
         """What the runs of a batch came to, with a line for each failed gate: its table shows figures alone."""
-        from cvad_cli.assembly.gate_reports import RunVerdict
+        from cvad_cli.assembly.gates.reports import RunVerdict
         from cvad_cli.records import EvaluationSummary
 
         for run in batch.runs:
@@ -101,7 +101,7 @@ class Verdicts:
             raise typer.Exit(1)
 
     def _write(self) -> None:
-        from cvad_cli.assembly.gate_reports import junit_xml, markdown
+        from cvad_cli.assembly.gates.reports import junit_xml, markdown
         from cvad_cli.files import replacing
 
         if self._junit:

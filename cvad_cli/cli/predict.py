@@ -70,7 +70,7 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     lines = PredictionLines(jsonl=jsonl, silent=json or quiet, live=not quiet)
 
     def call() -> tuple[Task, Any]:
-        from cvad_cli.assembly.sources import Listing
+        from cvad_cli.assembly.prediction.sources import Listing
         from cvad_cli.tasks.predict import PredictRequest, predict
 
         request = PredictRequest(

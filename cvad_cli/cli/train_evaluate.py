@@ -38,7 +38,7 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
         return
 
     def earlier() -> Callable[..., Any]:
-        from cvad_cli.assembly.earlier_results import earlier_training
+        from cvad_cli.assembly.batch.cached_results import earlier_training
 
         return earlier_training
 
@@ -115,7 +115,7 @@ def _evaluated(**wanted: Any) -> Importing:
     def earlier() -> Callable[..., Any]:
         from functools import partial
 
-        from cvad_cli.assembly.earlier_results import earlier_evaluation
+        from cvad_cli.assembly.batch.cached_results import earlier_evaluation
 
         return partial(earlier_evaluation, **wanted)
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from cvad_cli import __version__
 from cvad_cli.adapters.charts.receptive_field import coverage_curves, field_heat, nested_fields
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.assembly.detectors import bundle_folder
-from cvad_cli.assembly.executing import keeping_threads
-from cvad_cli.assembly.field_advice import advise, layer_views, parse_defect, require_fitting
-from cvad_cli.assembly.field_analysis import CENTRE, Findings, analyse_network, as_report
-from cvad_cli.assembly.field_networks import Subjects, find_networks
-from cvad_cli.assembly.field_pictures import FieldPictures, field_pictures
-from cvad_cli.assembly.field_report import file_stem, markdown
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.assembly.execution.executors import keeping_threads
+from cvad_cli.assembly.receptive_field.advice import advise, layer_views, parse_defect, require_fitting
+from cvad_cli.assembly.receptive_field.analysis import CENTRE, Findings, analyse_network, as_report
+from cvad_cli.assembly.receptive_field.images import FieldPictures, field_pictures
+from cvad_cli.assembly.receptive_field.networks import Subjects, find_networks
+from cvad_cli.assembly.receptive_field.report import file_stem, markdown
+from cvad_cli.assembly.serving.open_bundle import bundle_folder
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.receptive_field.coverage import view_of
 from cvad_cli.core.receptive_field.graph import LayerField

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli import __version__
-from cvad_cli.adapters.bundles import version_of
 from cvad_cli.adapters.charts.benchmark import growth_chart, stages_chart
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.adapters.machine import describe_machine
-from cvad_cli.assembly.bench_tables import as_markdown, tables_of
-from cvad_cli.assembly.contenders import BenchmarkJob, as_figures, measure, time_stages
-from cvad_cli.assembly.detectors import bench_folder, open_bundle
-from cvad_cli.assembly.executing import keeping_threads
-from cvad_cli.assembly.pictures import open_dataset
-from cvad_cli.assembly.scaling import grow
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.adapters.machine.subprocess_call import in_fresh_process
+from cvad_cli.adapters.machine.system_info import describe_machine
+from cvad_cli.adapters.storage.bundles import version_of
+from cvad_cli.assembly.benchmark.measurement import BenchmarkJob, as_figures, measure, time_stages
+from cvad_cli.assembly.benchmark.scaling import grow
+from cvad_cli.assembly.benchmark.tables import as_markdown, tables_of
+from cvad_cli.assembly.data.images import open_dataset
+from cvad_cli.assembly.execution.executors import keeping_threads
+from cvad_cli.assembly.serving.open_bundle import bench_folder, open_bundle
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder

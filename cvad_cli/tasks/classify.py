@@ -11,17 +11,17 @@ from typing import IO, Final
 
 import numpy as np
 
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.panels.overlays import NEUTRAL, PALETTE, Mark, defect_overlay
-from cvad_cli.assembly.defect_index import index_name, open_index, require_fitting, require_index
-from cvad_cli.assembly.executing import keeping_threads, run_job
-from cvad_cli.assembly.inputs import distinct_names, expand, with_suffix_added
-from cvad_cli.assembly.inspecting import Inspection, RegionInspector
-from cvad_cli.assembly.jobs import ClassifyStep
-from cvad_cli.assembly.naming import Namer
-from cvad_cli.assembly.pipeline import Failed
-from cvad_cli.assembly.predict_job import ImageJob
-from cvad_cli.assembly.shots import Shot, Subject
+from cvad_cli.adapters.image_panels.defect_overlay import NEUTRAL, PALETTE, Mark, defect_overlay
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.assembly.data.path_arguments import distinct_names, expand, with_suffix_added
+from cvad_cli.assembly.defect_types.classifier import Namer
+from cvad_cli.assembly.defect_types.index_points import index_name, open_index, require_fitting, require_index
+from cvad_cli.assembly.defect_types.inspector import Inspection, RegionInspector
+from cvad_cli.assembly.defect_types.jobs import ClassifyStep
+from cvad_cli.assembly.execution.executors import keeping_threads, run_job
+from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.job import ImageJob
+from cvad_cli.assembly.prediction.pipeline import Failed
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.files import replacing, require_writable
 from cvad_cli.ports import Reporter

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from cvad_cli import __version__
 from cvad_cli.adapters.backbones import Backbone
-from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.executors.threads import limited_threads
+from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
-from cvad_cli.assembly.distilling import CheckpointPlace, Distilled, TrainingPlan, distil
-from cvad_cli.assembly.pretraining_pictures import PictureSource, RealPictures, find_real_pictures
-from cvad_cli.assembly.targets import SourceBackbone, backbone_features, load_sources
+from cvad_cli.assembly.distillation.feature_targets import SourceBackbone, backbone_features, load_sources
+from cvad_cli.assembly.distillation.pretraining_images import PictureSource, RealPictures, find_real_pictures
+from cvad_cli.assembly.distillation.training_loop import CheckpointPlace, Distilled, TrainingPlan, distil
 from cvad_cli.errors import ConfigError
 from cvad_cli.ports import Reporter
 

@@ -19,20 +19,20 @@ import numpy as np
 from cvad_cli import __version__
 from cvad_cli.adapters.charts.evaluation import precision_recall_chart, roc_chart, score_histogram
 from cvad_cli.adapters.datasets import fingerprint
-from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images.masks import one_warning
-from cvad_cli.assembly.detectors import OpenBundle, evaluation_folder, open_detector
-from cvad_cli.assembly.drawing import Drawer
-from cvad_cli.assembly.evaluation_job import EvaluatedImage, EvaluationStep, Evaluator
-from cvad_cli.assembly.executing import keeping_threads, run_job
-from cvad_cli.assembly.gatekeeper import open_gates
-from cvad_cli.assembly.inspecting import RegionInspector
-from cvad_cli.assembly.naming_evaluation import DescribedDefect, measure_naming
-from cvad_cli.assembly.pictures import open_dataset, read_mask_of
-from cvad_cli.assembly.pipeline import Failed, Judged, is_large, keep_original
-from cvad_cli.assembly.predict_job import ImageJob
-from cvad_cli.assembly.report import REPORT_NAME, Findings, write_report
-from cvad_cli.assembly.shots import Shot, Subject, record_of
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.assembly.data.images import open_dataset, read_mask_of
+from cvad_cli.assembly.defect_types.evaluation import DescribedDefect, measure_naming
+from cvad_cli.assembly.defect_types.inspector import RegionInspector
+from cvad_cli.assembly.evaluation.image_output import Drawer
+from cvad_cli.assembly.evaluation.job import EvaluatedImage, EvaluationStep, Evaluator
+from cvad_cli.assembly.evaluation.report import REPORT_NAME, Findings, write_report
+from cvad_cli.assembly.execution.executors import keeping_threads, run_job
+from cvad_cli.assembly.gates.evaluation_gates import open_gates
+from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of
+from cvad_cli.assembly.prediction.job import ImageJob
+from cvad_cli.assembly.prediction.pipeline import Failed, Judged, is_large, keep_original
+from cvad_cli.assembly.serving.open_bundle import OpenBundle, evaluation_folder, open_detector
 from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig

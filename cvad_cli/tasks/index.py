@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from cvad_cli.adapters.devices import choose_device
 from cvad_cli.adapters.images.masks import one_warning
-from cvad_cli.adapters.index_snapshots import export_index, import_index
+from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.adapters.prefetch import batched
-from cvad_cli.assembly.defect_index import (
+from cvad_cli.adapters.storage.index_export import export_index, import_index
+from cvad_cli.assembly.data.images import open_dataset
+from cvad_cli.assembly.defect_types.index_points import (
     DATASET,
     Labeller,
     index_name,
@@ -26,16 +27,15 @@ from cvad_cli.assembly.defect_index import (
     said,
     same_label,
 )
-from cvad_cli.assembly.executing import keeping_threads, run_job
-from cvad_cli.assembly.inspecting import LabelledInspection, RegionInspector
-from cvad_cli.assembly.jobs import IndexStep
-from cvad_cli.assembly.pictures import open_dataset
-from cvad_cli.assembly.pipeline import Failed
-from cvad_cli.assembly.predict_job import ImageJob
+from cvad_cli.assembly.defect_types.inspector import LabelledInspection, RegionInspector
+from cvad_cli.assembly.defect_types.jobs import IndexStep
+from cvad_cli.assembly.execution.executors import keeping_threads, run_job
+from cvad_cli.assembly.prediction.job import ImageJob
+from cvad_cli.assembly.prediction.pipeline import Failed
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
-from cvad_cli.digests import file_sha256
 from cvad_cli.errors import ConfigError, DataError, StoreError, did_you_mean
+from cvad_cli.files.digests import file_sha256
 from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
 

@@ -13,15 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.journals import FILE, ResultJournal
-from cvad_cli.assembly.detectors import open_bundle, open_detector
-from cvad_cli.assembly.executing import is_spread, keeping_threads, run_job
-from cvad_cli.assembly.pipeline import Failed
-from cvad_cli.assembly.predict_job import ImageJob, PredictStep
-from cvad_cli.assembly.results import Finished, Tally
-from cvad_cli.assembly.sources import STANDARD_INPUT, Listing, Sources, camera_number, require_meaning, require_outside
-from cvad_cli.assembly.watching import Watcher
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.adapters.storage.result_journal import FILE, ResultJournal
+from cvad_cli.assembly.execution.executors import is_spread, keeping_threads, run_job
+from cvad_cli.assembly.prediction.folder_watcher import Watcher
+from cvad_cli.assembly.prediction.job import ImageJob, PredictStep
+from cvad_cli.assembly.prediction.pipeline import Failed
+from cvad_cli.assembly.prediction.results import Finished, Tally
+from cvad_cli.assembly.prediction.sources import (
+    STANDARD_INPUT,
+    Listing,
+    Sources,
+    camera_number,
+    require_meaning,
+    require_outside,
+)
+from cvad_cli.assembly.serving.open_bundle import open_bundle, open_detector
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.latency import Spread
 from cvad_cli.errors import ConfigError

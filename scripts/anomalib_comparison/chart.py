@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.assembly.bench_tables import three_digits
+from cvad_cli.assembly.benchmark.tables import three_digits
 from cvad_cli.files import replacing
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ RUNS = {
 
 def trained(model: str, root: Path, overrides: list[str], steps: int) -> RunConfig:
     """Settings of a bundle below `root`, trained now if it is not there."""
-    from cvad_cli.assembly.detectors import bundle_folder
+    from cvad_cli.assembly.serving.open_bundle import bundle_folder
     from cvad_cli.tasks.train import TrainRequest, train
 
     name, own = RUNS[model]
@@ -59,7 +59,7 @@ def trained(model: str, root: Path, overrides: list[str], steps: int) -> RunConf
 
 def of_bundle(bundle: Path, overrides: list[str], scratch: Path) -> RunConfig:
     """The settings that a bundle was trained with, from its manifest, pointed at the folder where it is now."""
-    from cvad_cli.adapters.bundles import read_bundle
+    from cvad_cli.adapters.storage.bundles import read_bundle
 
     folder = bundle.resolve()
     if folder.name != "bundle":
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> BenchSummary:
 
 def in_int8(settings: RunConfig, reporter: Reporter) -> RunConfig:
     """The settings with int8 where that holds; as they are where it does not, or where they name a precision."""
-    from cvad_cli.assembly.detectors import open_detector
+    from cvad_cli.assembly.serving.open_bundle import open_detector
 
     if settings.model.name != "efficient_ad" or settings.runtime.precision != "auto":
         return settings

@@ -13,9 +13,9 @@ from anomalib_comparison.exports import OPENVINO, available_inferencers, export_
 from anomalib_comparison.inferencers import OPENVINO_BATCHES, TORCH_INFERENCERS, LoaderSetting
 from anomalib_comparison.measurement import EXACT, OURS, ComparisonJob, TargetFigures, measure_speed, try_setting
 from anomalib_comparison.ratios import Ratio, fastest, ratio_of
-from cvad_cli.adapters.fresh_process import in_fresh_process
-from cvad_cli.assembly.contenders import MIN_SECONDS, as_figures
-from cvad_cli.assembly.detectors import open_bundle
+from cvad_cli.adapters.machine.subprocess_call import in_fresh_process
+from cvad_cli.assembly.benchmark.measurement import MIN_SECONDS, as_figures
+from cvad_cli.assembly.serving.open_bundle import open_bundle
 from cvad_cli.config.processors import reading_threads
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ResourceError

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from anomalib_comparison import inferencers
 from anomalib_comparison.inferencers import TORCH_INFERENCERS, ExportedModels, LoaderSetting, ScoreRange
-from cvad_cli.adapters.bundles import Bundle, read_bundle
-from cvad_cli.assembly.contenders import BenchmarkTarget
-from cvad_cli.assembly.trained_networks import efficient_ad_model, patchcore_network
+from cvad_cli.adapters.storage.bundles import Bundle, read_bundle
+from cvad_cli.assembly.benchmark.measurement import BenchmarkTarget
+from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.errors import ConfigError
 from cvad_cli.records import ImageRecord
 

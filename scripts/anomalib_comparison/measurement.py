@@ -15,8 +15,15 @@ import numpy as np
 from anomalib_comparison.exports import InferencerFiles, open_inferencer
 from anomalib_comparison.inferencers import LoaderSetting
 from cvad_cli.adapters.images import read_labelled_mask, resize_mask
-from cvad_cli.assembly.contenders import MIN_SECONDS, BenchmarkTarget, CvadTarget, Measured, judge_some, measure_target
-from cvad_cli.assembly.serving import as_reference
+from cvad_cli.assembly.benchmark.measurement import (
+    MIN_SECONDS,
+    BenchmarkTarget,
+    CvadTarget,
+    Measured,
+    judge_some,
+    measure_target,
+)
+from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.records import ImageRecord

@@ -10,10 +10,10 @@ from typing import Any
 from anomalib_comparison.chart import comparison_chart
 from anomalib_comparison.comparison import ComparisonPlan, compare, together
 from anomalib_comparison.tables import MODEL_TITLES, comparison_tables, target_title
-from cvad_cli.adapters.devices import choose_device
-from cvad_cli.adapters.machine import describe_machine
-from cvad_cli.assembly.bench_tables import as_markdown
-from cvad_cli.assembly.detectors import open_bundle
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.adapters.machine.system_info import describe_machine
+from cvad_cli.assembly.benchmark.tables import as_markdown
+from cvad_cli.assembly.serving.open_bundle import open_bundle
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ConfigError
 from cvad_cli.files import replacing_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from cvad_cli.assembly.bench_tables import TextTable, three_digits
+from cvad_cli.assembly.benchmark.tables import TextTable, three_digits
 
 TARGET_TITLES: Final = {
     "cvad": "cvad",

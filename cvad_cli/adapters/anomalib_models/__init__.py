@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.anomalib_models.lightning_runs import (
+from cvad_cli.adapters.anomalib_models.lightning import (
     BUILD_ERRORS,
     new_trainer,
     reason,

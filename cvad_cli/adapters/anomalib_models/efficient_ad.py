@@ -2,7 +2,7 @@
 
 Batzner, Heckler, König: "EfficientAD", WACV 2024, arXiv 2303.14535. The losses are anomalib's to rounding and cost
 less: the teacher sees both pictures of a step at once, the student computes only the half of its channels that a
-term uses, and the hard features are selected instead of sorted. `tests/test_efficient_ad.py` holds them equal.
+term uses, and the hard features are selected instead of sorted. `tests/training/test_efficient_ad.py` holds them equal.
 """
 
 from __future__ import annotations

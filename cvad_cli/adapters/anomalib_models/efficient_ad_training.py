@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from cvad_cli.adapters.anomalib_models.efficient_ad import LocalEfficientAd, Schedule
-from cvad_cli.adapters.anomalib_models.lightning_runs import new_trainer, reason, run_fit
+from cvad_cli.adapters.anomalib_models.lightning import new_trainer, reason, run_fit
 from cvad_cli.errors import ModelError, ResourceError, require_same_settings
 from cvad_cli.files import replacing
 

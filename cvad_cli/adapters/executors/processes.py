@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, final
 
-from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.scheduler import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
 from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.ports import Job

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from cvad_cli import __version__
-from cvad_cli.adapters.executors.parcels import Parcel, pack, unpack
-from cvad_cli.adapters.executors.spreading import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.bundle_transfer import Parcel, pack, unpack
+from cvad_cli.adapters.executors.scheduler import Lost, Patience, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
 from cvad_cli.config.processors import usable_processors
 from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.errors import ConfigError, ResourceError
+from cvad_cli.files.user_folders import user_cache_folder
 from cvad_cli.ports import Job
-from cvad_cli.user_folders import user_cache_folder
 
 BUNDLES: Final = "bundles"
 """Folder below the user's cache folder on a node that holds copies of bundles."""

@@ -18,7 +18,14 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from cvad_cli.adapters.qdrant.contract import (
+from cvad_cli.adapters.qdrant.edge_encoding import (
+    create_field_indexes,
+    engine_filter,
+    identifier_of,
+    packed_rows,
+    payload_of,
+)
+from cvad_cli.adapters.qdrant.validation import (
     PAGE,
     batches,
     conditions,
@@ -29,7 +36,6 @@ from cvad_cli.adapters.qdrant.contract import (
     rejects_all,
     require_selection,
 )
-from cvad_cli.adapters.qdrant.packing import create_field_indexes, engine_filter, identifier_of, packed_rows, payload_of
 from cvad_cli.errors import CvadError, ResourceError, StoreError
 from cvad_cli.files import LockedError, ProcessLock, remove_folder, replacing, replacing_folder
 from cvad_cli.ports import Where

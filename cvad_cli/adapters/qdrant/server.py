@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from cvad_cli.adapters.qdrant.calls import RefusedError, RetryingClient
-from cvad_cli.adapters.qdrant.contract import (
+from cvad_cli.adapters.qdrant.retries import RefusedError, RetryingClient
+from cvad_cli.adapters.qdrant.validation import (
     INDEXED_FIELDS,
     PAGE,
     batches,

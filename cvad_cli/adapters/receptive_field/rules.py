@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cvad_cli.adapters.receptive_field import operations, rearranging
-from cvad_cli.adapters.receptive_field.maps import Call, Map
+from cvad_cli.adapters.receptive_field.traced_maps import Call, Map
 
 _OPERATORS: Final[dict[Callable[[Call], Map], str]] = {
     operations.convolution: "conv2d",

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from cvad_cli.core.maps import Enlargement, MapScale
-from cvad_cli.core.rounding import Rounding
+from cvad_cli.core.quantization import Rounding
 from cvad_cli.records import Prediction
 
 ALONE: Final = {"limits": 1, "user_api": "blas"}

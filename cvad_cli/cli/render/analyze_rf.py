@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.assembly.field_advice import sentences
+from cvad_cli.assembly.receptive_field.advice import sentences
 from cvad_cli.records import FieldSummary
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from cvad_cli.ports import Reporter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cvad_cli.assembly.batch_outcomes import BatchSummary, RunOutcome
-    from cvad_cli.assembly.batch_plan import PlannedRun
+    from cvad_cli.assembly.batch.outcomes import BatchSummary, RunOutcome
+    from cvad_cli.assembly.batch.plan import PlannedRun
 
 MAIN_FIGURE: Final = {
     "evaluate": ("image.auroc", "image AUROC"),
@@ -173,7 +173,7 @@ def show_batch(summary: BatchSummary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cvad_cli.assembly.batch_report import FIGURES, figure_of
+    from cvad_cli.assembly.batch.report import FIGURES, figure_of
 
     figures = [figure for figure in FIGURES[summary.verb] if figure.path != "seconds"][:5]
     table = Table(title=f"cvad {summary.verb}: {len(summary.runs)} runs", title_justify="left")
@@ -195,7 +195,7 @@ def show_batch(summary: BatchSummary) -> None:
 def _ending(outcome: RunOutcome, verb: str) -> str:
     if outcome.state == "failed":
         return f"failed: {outcome.error}"
-    from cvad_cli.assembly.batch_report import figure_of
+    from cvad_cli.assembly.batch.report import figure_of
 
     path, title = MAIN_FIGURE[verb]
     value = figure_of(outcome, path)

@@ -10,12 +10,12 @@ from cvad_cli.cli.render.tables import print_parts
 from cvad_cli.records import BenchSummary
 
 if TYPE_CHECKING:
-    from cvad_cli.assembly.bench_tables import TextTable
+    from cvad_cli.assembly.benchmark.tables import TextTable
 
 
 def show_bench(summary: BenchSummary) -> None:
     """Every table of bench.md, and where it is."""
-    from cvad_cli.assembly.bench_tables import tables_of
+    from cvad_cli.assembly.benchmark.tables import tables_of
 
     show_tables(tables_of(summary.report), summary.folder)
 

@@ -57,7 +57,7 @@ def show_transfer(summary: TransferSummary) -> None:
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
     """A line a picture and one for each of its regions, then the counts."""
-    from cvad_cli.assembly.inputs import shown_names
+    from cvad_cli.assembly.data.path_arguments import shown_names
 
     _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
     shown = summary.images[:MOST_ROWS]

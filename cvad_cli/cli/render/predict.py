@@ -11,7 +11,7 @@ from cvad_cli.cli.render.tables import print_parts
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cvad_cli.assembly.results import Tally
+    from cvad_cli.assembly.prediction.results import Tally
     from cvad_cli.tasks.predict import Line, PredictSummary
 
 

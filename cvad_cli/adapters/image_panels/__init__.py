@@ -1,0 +1,1 @@
+"""Images with something drawn on them: panels, overlays, thumbnails."""

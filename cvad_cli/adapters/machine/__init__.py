@@ -1,0 +1,1 @@
+"""The machine: devices, system information, processes of their own."""

@@ -1,0 +1,118 @@
+"""Compiled networks and search structures, kept so that a bundle opens in moments. Everything in it can be rebuilt.
+
+An entry is a folder with `entry.json` (what it was made from and for, the sha256 of each file) beside its files. It
+lies in `cache/` in the bundle's folder, or below the user's cache folder where that cannot be written. It is made under
+a temporary name and takes its place in one rename; one that is stale or damaged is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from cvad_cli.errors import ResourceError
+from cvad_cli.files import recover, replacing_folder
+from cvad_cli.files.digests import file_sha256
+from cvad_cli.files.user_folders import user_cache_folder
+
+ENTRY_FILE: Final = "entry.json"
+FORMAT: Final = 4
+"""Raised when what is kept, or how the engines are built from it, changes."""
+
+FOLDER: Final = "cache"
+
+Build = Callable[[Path], Mapping[str, Any]]
+"""Writes files into an empty folder and gives the facts to be kept with them, JSON-ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """Files and facts of one entry."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    kept: bool
+    """False: the folder goes when `opened` ends."""
+
+
+@final
+class ServingCache:
+    """The entries of one bundle."""
+
+    def __init__(self, bundle: Path, fingerprint: str, identity: Mapping[str, Any]) -> None:
+        """`identity`, JSON-ready, is all that an entry depends on beside the bundle: versions, processor, precision."""
+        self._fingerprint = fingerprint
+        self._key = {"format": FORMAT, "bundle": fingerprint, **identity}
+        name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
+        self._places = [root / name for root in (bundle / FOLDER, user_cache_folder() / fingerprint[:16])]
+
+    @contextmanager
+    def opened(self, build: Build) -> Iterator[CacheEntry]:
+        """The entry, from where it is kept or built now; read what is needed before the block ends."""
+        for place in self._places:
+            facts = self._verified(place)
+            if facts is not None:
+                yield CacheEntry(place, facts, kept=True)
+                return
+        with tempfile.TemporaryDirectory(prefix="cvad-", ignore_cleanup_errors=True) as temporary:
+            made = Path(temporary)
+            facts = dict(build(made))
+            kept = self._keep(made, facts)
+            yield CacheEntry(made if kept is None else kept, facts, kept=kept is not None)
+
+    def _verified(self, place: Path) -> Mapping[str, Any] | None:
+        """The facts of an entry that is whole and made from just this; else None."""
+        recover(place)
+        try:
+            entry = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))
+            whole = entry["key"] == self._key and all(
+                Path(name).name == name and file_sha256(place / name) == digest
+                for name, digest in entry["files"].items()
+            )
+            return dict(entry["facts"]) if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _keep(self, made: Path, facts: Mapping[str, Any]) -> Path | None:
+        """Copy what was built to the first place that takes it; None where none does."""
+        files = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
+        for place in self._places:
+            if self._verified(place) is not None:  # another process was quicker, and may be reading
+                return place
+            try:
+                with replacing_folder(place) as staged:
+                    shutil.copytree(made, staged, dirs_exist_ok=True)
+                    entry = {"key": self._key, "facts": facts, "files": files}
+                    (staged / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+            except ResourceError:
+                if self._verified(place) is not None:  # another process put it there in the same moment
+                    return place
+                continue  # read-only, or full: the next one may do
+            self._remove_stale(place)
+            return place
+        return None
+
+    def _remove_stale(self, place: Path) -> None:
+        """Entries of a bundle that lay here before, and of other versions of the engine on this processor."""
+        for other in place.parent.iterdir():
+            if other == place or not (other / ENTRY_FILE).is_file():
+                continue
+            key = self._key_of(other)
+            same_use = all(key.get(name) == self._key.get(name) for name in ("processor", "precision"))
+            if key.get("bundle") != self._fingerprint or same_use:
+                shutil.rmtree(other, ignore_errors=True)
+
+    @staticmethod
+    def _key_of(place: Path) -> Mapping[str, Any]:
+        try:
+            key = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))["key"]
+            return dict(key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}

@@ -1,0 +1,1 @@
+"""Many runs from one command: the plan, the outcomes, the report."""

@@ -1,0 +1,160 @@
+"""Bundles that differ from a trained one in one thing, to measure how time and memory grow. Scores mean nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cvad_cli.adapters.storage.bundles import Bundle, FileWriter, write_bundle
+from cvad_cli.adapters.storage.tensor_files import read_arrays, write_tensors
+from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.serving.bundle_networks import patchcore_network
+from cvad_cli.assembly.serving.engine_choice import as_reference
+from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+from cvad_cli.assembly.training.agreement_probes import ROLE as PROBES
+from cvad_cli.assembly.training.agreement_probes import Probes, read_probes, with_spoilt
+from cvad_cli.config.load import to_plain
+from cvad_cli.config.schema import OutputConfig, RunConfig
+from cvad_cli.errors import DataError
+from cvad_cli.records import ImageRecord
+
+NOISE: Final = 0.05
+"""Standard deviation of what is added to copied rows, as a share of each channel's: a larger bank has no twins."""
+
+PICTURES: Final = 24
+"""A bank for another image size is chosen from the patches of at least so many pictures, where they are there."""
+
+CHOICE: Final = 6
+"""And from so many patches a row: in a graph over all patches of a few pictures, others' nearest are not found."""
+
+BANK: Final = "memory_bank"
+"""The bundle's file that holds it."""
+
+
+def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
+    """Write a bundle below `root` with another `image_size` or `bank_rows`; return the settings that open it.
+
+    Its probes are judged anew, so that the engine which serves it proves itself as it does on any other bundle. At
+    another image size probes and memory bank are of training pictures at that size, as training would have them: else
+    no graph may have the recall, and the search be exhaustive. Raises DataError where there are no such pictures.
+    """
+    side = value if axis == "image_size" else settings.data.image_size
+    changed = dataclasses.replace(
+        settings,
+        data=dataclasses.replace(settings.data, image_size=side),
+        output=OutputConfig(str(root)),
+    )
+    probes, bank = read_probes(bundle), None
+    if side != settings.data.image_size:
+        good = _GoodPictures.of(changed, 0 if probes is None else len(probes.keys))
+        probes = None if probes is None else good.as_probes(probes)
+        if BANK in bundle.manifest["files"]:
+            rows = int(bundle.manifest["training"]["memory_bank"][0])
+            wanted = max(PICTURES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
+            bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
+    elif axis == "bank_rows":
+        bank = partial(_write_bank, read_arrays(bundle.file(BANK))["features"], value)
+    _write(bundle, changed, bank, probes)
+    return changed
+
+
+def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, probes: Probes | None) -> None:
+    manifest, side = bundle.manifest, settings.data.image_size
+    model = dict(manifest["model"])
+    if "grid" in model:
+        model["grid"] = _grid(bundle, side)
+    contents = {
+        **{key: manifest[key] for key in ("name", "calibration", "data", "training")},
+        "model": model,
+        "preprocessing": {**manifest["preprocessing"], "image_size": side},
+        "settings": to_plain(settings),
+    }
+    writers: dict[str, tuple[str, FileWriter]] = {
+        role: (bundle.file(role).suffix, partial(shutil.copyfile, bundle.file(role))) for role in manifest["files"]
+    }
+    if bank is not None:
+        writers[BANK] = (".safetensors", bank)
+    if probes is not None:
+        del writers[PROBES]
+        write_bundle(bundle_folder(settings), contents, writers)
+        reference = dataclasses.replace(settings, runtime=as_reference(settings.runtime))
+        judge = open_detector(reference, "cpu").detector.predict
+        found = [judge([picture])[0] for picture in probes.pictures]
+        writers |= probes.judged(found).writers
+    write_bundle(bundle_folder(settings), contents, writers)
+
+
+def _grid(bundle: Bundle, side: int) -> list[int]:
+    """Rows and columns of PatchCore's patches in a picture of `side` pixels."""
+    own = int(bundle.manifest["preprocessing"]["image_size"])
+    return [int(cells) * side // own for cells in bundle.manifest["model"]["grid"]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _GoodPictures:
+    """Good training pictures at the network's size of `settings`, in random order, the first of them for probes."""
+
+    settings: RunConfig
+    first: tuple[ImageRecord, ...]
+    rest: tuple[ImageRecord, ...]
+
+    @classmethod
+    def of(cls, settings: RunConfig, probes: int) -> _GoodPictures:
+        records = open_dataset(settings.data).train
+        if len(records) < 2:
+            raise DataError(
+                f"{settings.data.root}: other image sizes are measured with two good training pictures at least, and "
+                f"{len(records)} are there; add some, or leave --scaling out"
+            )
+        order = np.random.default_rng(settings.seed).permutation(len(records))
+        shuffled = tuple(records[place] for place in order)
+        count = min(probes, len(shuffled) - 1)
+        return cls(settings, shuffled[:count], shuffled[count:])
+
+    def as_probes(self, probes: Probes) -> Probes:
+        """In the place of `probes`, not judged yet."""
+        rng = np.random.default_rng(self.settings.seed)
+        good = [read_picture(record.path, self.settings.data) for record in self.first]
+        pictures, unspoilt = with_spoilt(good, rng=rng)
+        keys = tuple(record.key for record in self.first)
+        return dataclasses.replace(probes, pictures=pictures, good=unspoilt, keys=keys)
+
+    def others(self, most: int) -> list[np.ndarray]:
+        """At most so many of the rest: uint8 (h, w, 3)."""
+        return [read_picture(record.path, self.settings.data) for record in self.rest[:most]]
+
+
+def patches_of(bundle: Bundle, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """The patch features (n, d) of uint8 pictures (h, w, 3)."""
+    from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding, answers
+
+    found = answers(PatchEmbedding(patchcore_network(bundle)), pictures)
+    return found.reshape(-1, found.shape[-1])
+
+
+def _spread(patches: np.ndarray, rows: int) -> np.ndarray:
+    """A coreset of at most `rows` of `patches` (n, d), as training chooses one."""
+    from cvad_cli.core.coreset import k_center_greedy
+
+    if len(patches) <= rows:
+        return patches
+    chosen: np.ndarray = patches[k_center_greedy(patches, rows, rng=np.random.default_rng(0)).rows]
+    return chosen
+
+
+def _write_bank(patches: np.ndarray, rows: int, path: Path) -> None:
+    """`rows` of `patches` (n, d); where they are too few, all of them, and random ones again with noise."""
+    rng = np.random.default_rng(0)
+    chosen = patches[rng.permutation(len(patches))[:rows]]
+    if rows > len(patches):
+        copies = patches[rng.integers(0, len(patches), rows - len(patches))]
+        noise = rng.standard_normal(copies.shape, dtype=np.float32) * (NOISE * patches.std(axis=0))
+        chosen = np.concatenate([chosen, copies + noise])
+    write_tensors(path, {"features": chosen})

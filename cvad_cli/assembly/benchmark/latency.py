@@ -1,0 +1,61 @@
+"""How long one picture takes from its file to its verdict, alone, part by part: no queue, no batch, no thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.pipeline import Loader, split_of
+from cvad_cli.assembly.prediction.region_extraction import region_rule, regions_of
+from cvad_cli.assembly.serving.open_bundle import OpenBundle
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.latency import Spread, StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class SingleLatency:
+    """Latency of single pictures and where it went. Whole and parts are timed apart, so what is missing shows."""
+
+    whole: Spread
+    stages: dict[str, Spread]
+    """`decode` (reading the file included), `resize`, the detector's own stages or `engine`, `post-processing`."""
+    explained: float
+    """Share of the whole that the stages account for."""
+
+
+def single_image_latency(
+    opened: OpenBundle, settings: RunConfig, paths: Sequence[Path], *, repeats: int = 1, warm_up: int = 3
+) -> SingleLatency:
+    """Judge each picture alone, `repeats` times over, as `cvad predict` does with a batch of one.
+
+    The first `warm_up` pictures are judged once before, uncounted. Files come from the page cache where the system has
+    them there. Raises DataError naming a picture that cannot be read, ValueError where there is none.
+    """
+    if not paths or repeats < 1:
+        raise ValueError("single_image_latency: expected one or more pictures and repeats from 1")
+    detector, times = opened.detector, StageTimes()
+    load = Loader(detector.image_size, max_megapixels=settings.data.max_megapixels)
+    rule = region_rule(settings, opened.calibration)
+
+    def judge(path: Path) -> tuple[float, dict[str, float]]:
+        started = time.perf_counter()
+        loaded = load(Shot(Subject(str(path), path.name), path))
+        ready = time.perf_counter()
+        (prediction,) = detector.predict([loaded.small])
+        judged = time.perf_counter()
+        if prediction.score > opened.calibration.threshold:
+            regions_of(prediction.anomaly_map, loaded.size, rule, settings)
+        finished = time.perf_counter()
+        stages = {**loaded.stages, **split_of(detector, judged - ready)}
+        stages["post-processing"] = stages.get("post-processing", 0.0) + finished - judged
+        return finished - started, stages
+
+    for path in paths[:warm_up]:
+        judge(path)
+    for _ in range(repeats):
+        for path in paths:
+            times.add(*judge(path))
+    return SingleLatency(times.whole.spread(), times.stages, times.explained)

@@ -1,0 +1,1 @@
+"""Images and paths as a config names them."""

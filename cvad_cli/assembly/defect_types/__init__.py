@@ -1,0 +1,1 @@
+"""The type of every defect: descriptors, the defect index, the classifier and its trials."""

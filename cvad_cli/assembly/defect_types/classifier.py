@@ -1,0 +1,185 @@
+"""From inspected pictures to names: the labelled regions of an index, and what they say of new ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Final, final
+
+import numpy as np
+
+from cvad_cli.assembly.data.images import dataset_home
+from cvad_cli.assembly.defect_types.index_points import said
+from cvad_cli.assembly.defect_types.inspector import Inspection
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.regions import Region
+from cvad_cli.core.voting import LabelledRegions, TypeClassifier, Verdicts, vote
+from cvad_cli.errors import StoreError
+from cvad_cli.ports import DefectStore
+from cvad_cli.records import UNKNOWN, DefectPoint, Neighbour, PictureVerdict, RegionVerdict
+
+MOST_LEARNT: Final = 2000
+"""Regions that names are learnt from: all pairs of them are compared, and each picture is left out in turn."""
+
+MOST_READ: Final = 50_000
+"""Regions that these are chosen from. Beyond, a type may be missed that is rarer than one in so many."""
+
+
+@final
+class Namer:
+    """Names regions after the labelled ones of an index."""
+
+    def __init__(
+        self,
+        store: DefectStore,
+        settings: RunConfig,
+        config: str,
+        *,
+        max_learnt: int = MOST_LEARNT,
+        max_read: int = MOST_READ,
+    ) -> None:
+        """Read the index once, `max_read` regions of it, and learn from `max_learnt` of them.
+
+        Raises StoreError where it holds nothing to name after.
+        """
+        points = list(islice(store.scroll(), max_read))
+        if not points:
+            raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
+        self.types, labelled = labelled_regions(thinned(points, max_learnt))
+        self._classifier = TypeClassifier.learn(labelled)
+        self._store = store
+        self._home = dataset_home(settings.data)
+        self._config = settings.classify
+        self.pictures = len(np.unique(labelled.pictures))
+        self.regions = store.count() if len(points) == max_read else len(points)
+        self._max_learnt, self._read = max_learnt, len(points)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What the labelled set does not allow, in words."""
+        found = []
+        if self._classifier.lowest_p > self._config.unknown_rate:
+            found.append(self._never_unknown())
+        if self.regions > self._read:
+            found.append(
+                f"names are learnt from {self._learnt} of the {self.regions} labelled regions, chosen among "
+                f"{self._read}: a type that none of these has cannot be named"
+            )
+        if not self._classifier.labelled.has_mate.any():
+            found.append(
+                "confidences are not calibrated: no type has two labelled images, so that one could be held out"
+            )
+        return found
+
+    @property
+    def _learnt(self) -> int:
+        return len(self._classifier.labelled.types)
+
+    def _never_unknown(self) -> str:
+        """Why no region can be called unknown at the rate that was asked for, and what to do."""
+        rate, compared = self._config.unknown_rate, len(self._classifier.own)
+        needed = math.ceil(1 / rate) - 1
+        told = (
+            f"no region can be called unknown at a rate of {rate:g}: {compared} labelled regions allow "
+            f"1/{compared + 1} = {self._classifier.lowest_p:.3g} and no less"
+        )
+        if needed > self._max_learnt:
+            return (
+                f"{told}, and names are learnt from {self._learnt} of the {self.regions} labelled regions: raise "
+                f"classify.unknown_rate to 1/{self._max_learnt + 1} or more"
+            )
+        return (
+            f"{told}; label at least {needed} regions of types that two or more images show, or raise "
+            "classify.unknown_rate"
+        )
+
+    def verdict(self, image: str, inspection: Inspection, threshold: float) -> PictureVerdict:
+        """What is said of a picture: a name for each region, and for the picture the vote of its regions."""
+        regions: tuple[RegionVerdict, ...] = ()
+        name = confidence = None
+        if inspection.regions:
+            verdicts = self._classifier.judge(inspection.vectors.astype(np.float64))
+            unknown = verdicts.unknown(self._config.unknown_rate)
+            regions = tuple(
+                self._region(region, vector, verdicts, place, strange=bool(unknown[place]))
+                for place, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
+            )
+            name, confidence = self._vote(verdicts, unknown, np.array([region.mass for region in inspection.regions]))
+        return PictureVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
+
+    def _vote(self, verdicts: Verdicts, unknown: np.ndarray, masses: np.ndarray) -> tuple[str, float]:
+        """The picture's type: unknown where more than half of the mass is, else the vote of the known regions."""
+        strange = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
+        among = slice(None) if strange else ~unknown
+        confidences = vote(verdicts.confidences[among], masses[among])
+        likeliest = int(confidences.argmax())
+        return (UNKNOWN if strange else self.types[likeliest]), float(confidences[likeliest])
+
+    def _region(
+        self, region: Region, vector: np.ndarray, verdicts: Verdicts, place: int, *, strange: bool
+    ) -> RegionVerdict:
+        confidences = verdicts.confidences[place]
+        likeliest = self.types[int(confidences.argmax())]
+        return RegionVerdict(
+            defect_type=UNKNOWN if strange else likeliest,
+            likeliest=likeliest,
+            confidence=float(confidences.max()),
+            p_value=float(verdicts.p_values[place]),
+            confidences={name: float(value) for name, value in zip(self.types, confidences, strict=True)},
+            neighbours=self._neighbours(vector),
+            box=region.box,
+            contours=tuple(
+                tuple((round(float(y), 1), round(float(x), 1)) for y, x in loop) for loop in region.contours
+            ),
+            area_px=region.area_px,
+            area_mm2=region.area_mm2,
+            peak=region.peak,
+            mean_score=region.mean_score,
+            mass=region.mass,
+        )
+
+    def _neighbours(self, vector: np.ndarray) -> tuple[Neighbour, ...]:
+        matches = self._store.search(vector, limit=self._config.neighbors)
+        return tuple(
+            Neighbour(
+                defect_type=said(match, "defect_type"),
+                similarity=match.similarity,
+                source=said(match, "source"),
+                path=self._below_home(said(match, "source")),
+                box=tuple(int(edge) for edge in match.payload.get("box", ())),
+            )
+            for match in matches
+        )
+
+    def _below_home(self, source: str) -> str | None:
+        """Where a neighbour's picture should lie; None for a name, of an imported index, that leads elsewhere."""
+        inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
+        return str(self._home / source) if inside else None
+
+
+def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[DefectPoint]:
+    """At most `most` points, the same number of each type as far as there are so many. Neighbours are shown from all.
+
+    Points come ordered by id, which is a hash: the first of them are as good as drawn at random, and always the same.
+    """
+    if len(points) <= most:
+        return list(points)
+    by_type: dict[str, list[DefectPoint]] = {}
+    for point in points:
+        by_type.setdefault(said(point, "defect_type"), []).append(point)
+    in_turn = sorted(
+        ((place, point.id, point) for mine in by_type.values() for place, point in enumerate(mine)),
+        key=lambda entry: entry[:2],
+    )
+    return [point for _, _, point in in_turn[: max(most, len(by_type))]]
+
+
+def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
+    """The names of the types, sorted, and the regions with numbers for names and pictures."""
+    types, numbers = np.unique([said(point, "defect_type") for point in points], return_inverse=True)
+    sources = [f"{said(point, 'category')}\0{said(point, 'source')}" for point in points]
+    _, pictures = np.unique(sources, return_inverse=True)
+    vectors = np.stack([point.vector for point in points]).astype(np.float64)
+    return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, pictures)

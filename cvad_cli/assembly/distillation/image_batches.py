@@ -1,0 +1,73 @@
+"""Batches of pretraining pictures ahead of the network: in two threads beside a CPU, in processes beside a GPU.
+
+A GPU takes hundreds of pictures a second, more than threads of one interpreter make.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cvad_cli.adapters.images.random_crops import use_one_thread
+from cvad_cli.adapters.prefetch import prefetch
+from cvad_cli.assembly.distillation.pretraining_images import PictureSource
+from cvad_cli.config.processors import usable_processors
+
+BATCHES_AHEAD: Final = 6
+MOST_PROCESSES: Final = 16
+
+Made = tuple[np.ndarray, dict[Path, str]]
+"""A batch, and what its process could not read up to then."""
+
+
+def training_batches(
+    source: PictureSource, steps: range, batch_size: int, *, processes: int | None
+) -> Generator[np.ndarray]:
+    """The training pictures of each step, uint8 RGB (b, s, s, 3), the same whatever makes them.
+
+    `processes`: 0 for threads, None for a process a core, up to `MOST_PROCESSES`. Raises DataError where hardly a
+    picture can be read.
+    """
+    count = min(usable_processors(), MOST_PROCESSES) if processes is None else processes
+    if count == 0:
+        yield from prefetch(steps, lambda step: source.batch("training", step, batch_size), ahead=BATCHES_AHEAD)
+        return
+    # Fresh processes: one that is forked would inherit the locks of the network's threads.
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=fresh, initializer=_begin, initargs=(source,)) as pool:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(_make, step, batch_size))
+                if len(waiting) >= count * BATCHES_AHEAD:
+                    yield _taken(waiting, source)
+            while waiting:
+                yield _taken(waiting, source)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _taken(waiting: deque[Future[Made]], source: PictureSource) -> np.ndarray:
+    pictures, unreadable = waiting.popleft().result()
+    source.note_unreadable(unreadable)
+    return pictures
+
+
+_sources: Final[list[PictureSource]] = []
+"""The one source of a process that makes batches: sent once, not with each step."""
+
+
+def _begin(source: PictureSource) -> None:
+    use_one_thread()
+    _sources.append(source)
+
+
+def _make(step: int, batch_size: int) -> Made:
+    return _sources[-1].batch("training", step, batch_size), _sources[-1].unreadable

@@ -1,0 +1,1 @@
+"""How well a detector decides: judging test images, charts, the report."""

@@ -1,0 +1,57 @@
+"""What an evaluation draws while the test set streams past: all images small, for the report, and some larger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cvad_cli.adapters.image_panels.anomaly_panel import write_png
+from cvad_cli.assembly.evaluation.job import EvaluatedImage, EvaluationStep
+from cvad_cli.assembly.evaluation.report_images import ReportPictures
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.records import ImageRecord
+
+PANELS_NAME: Final = "pictures"
+REPORT_PICTURES_NAME: Final = "report_pictures"
+
+
+class Drawer:
+    """Says what is to be drawn, and writes what was drawn: takes every test image once, in order."""
+
+    def __init__(
+        self, folder: Path, settings: RunConfig, records: Sequence[ImageRecord], *, portable: bool = False
+    ) -> None:
+        self.drawn = 0
+        """Side-by-side pictures so far."""
+        self.report: ReportPictures | None = None
+        self._folder = folder / PANELS_NAME
+        self._wanted = _spread(records, settings.evaluation.pictures)
+        layout = "portable" if portable else settings.evaluation.report
+        if layout != "none":
+            self.report = ReportPictures(
+                folder / REPORT_PICTURES_NAME, images=len(records), portable=layout == "portable"
+            )
+
+    @property
+    def step(self) -> EvaluationStep:
+        """What draws, where the images are judged."""
+        return EvaluationStep(None if self.report is None else self.report.photo_bytes, frozenset(self._wanted))
+
+    def take(self, image: EvaluatedImage) -> None:
+        """Write what was drawn of one image."""
+        if self.report is not None and image.sketch is not None:
+            self.report.add(image.record, image.score, image.peak, image.sketch)
+        if image.panel is not None:
+            key = image.record.key
+            write_png(self._folder / (key if key.endswith(".png") else f"{key}.png"), image.panel)
+            self.drawn += 1
+
+
+def _spread(records: Sequence[ImageRecord], count: int) -> set[str]:
+    """Keys of `count` records, taken from each defect type in turn."""
+    by_type: dict[str, list[str]] = {}
+    for record in records:
+        by_type.setdefault(record.defect_type, []).append(record.key)
+    in_turn = [(place, kind, key) for kind, keys in by_type.items() for place, key in enumerate(keys)]
+    return {key for _, _, key in sorted(in_turn)[:count]}

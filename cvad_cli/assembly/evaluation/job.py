@@ -1,0 +1,134 @@
+"""What `cvad evaluate` makes of a verdict, where images are judged: drawings and the mask, small enough to travel.
+
+The image is decoded once: what the report shows of it is made from the pixels that the network's were made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from cvad_cli.adapters.image_panels.anomaly_panel import anomaly_panel
+from cvad_cli.adapters.image_panels.report_thumbnails import Sketch, shrunk, sketch
+from cvad_cli.adapters.images import resize_map, resize_mask
+from cvad_cli.adapters.images.masks import LabelledMask
+from cvad_cli.assembly.data.images import read_mask_of
+from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of, shot_of
+from cvad_cli.assembly.prediction.pipeline import Judged
+from cvad_cli.assembly.serving.open_bundle import OpenBundle
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.records import Calibration, ImageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedImage:
+    """A test image and what its figures are counted from."""
+
+    record: ImageRecord
+    score: float
+    peak: float
+    """Of the map."""
+    anomaly_map: np.ndarray
+    """float32 (h, w), at the network's size."""
+    mask: np.ndarray | None
+    """bool (h, w), at the size that pixels are counted at; None for a good part, and where it is not known."""
+    caution: str | None
+    """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
+    size: tuple[int, int]
+    """Rows and columns that pixels are counted at where there is no mask."""
+    sketch: Sketch | None
+    """For the page; None where no page is wanted."""
+    panel: np.ndarray | None
+    """uint8 RGB (h, w, 3), side by side; None where it is not wanted."""
+
+    def aligned(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Map and mask at one size; a good part's mask is empty, None where a defective part's is not known."""
+        mask = np.zeros(self.size, dtype=np.bool_) if self.record.is_normal else self.mask
+        if mask is None or mask.shape == self.anomaly_map.shape:
+            return self.anomaly_map, mask
+        return resize_map(self.anomaly_map, (mask.shape[0], mask.shape[1])), mask
+
+
+@final
+@dataclass(frozen=True)
+class EvaluationStep:
+    """Records of test images to `EvaluatedImage`."""
+
+    photo_bytes: int | None
+    """Bound on a photo of the page; None where no page is wanted."""
+    panels: frozenset[str]
+    """Keys of the images that are drawn side by side."""
+
+    def shot(self, item: ImageRecord) -> Shot:
+        """An image of the data set."""
+        return shot_of(item)
+
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """The image as the page shows it, which is as large as a panel needs."""
+        del size
+        return shrunk(decoded) if self.draws(record_of(subject)) else None
+
+    def draws(self, record: ImageRecord) -> bool:
+        """Whether anything of an image is shown."""
+        return self.photo_bytes is not None or record.key in self.panels
+
+    def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], EvaluatedImage]:
+        """Reads the mask and draws."""
+        evaluate = self.evaluator(settings, opened)
+        return lambda judged: evaluate(judged, read_mask_of(record_of(judged.loaded.subject), settings.data))
+
+    def evaluator(self, settings: RunConfig, opened: OpenBundle) -> Evaluator:
+        """The same, for whoever has read the mask already."""
+        return Evaluator(self, settings, opened.calibration)
+
+
+@final
+class Evaluator:
+    """Draws, and brings masks to size. Called from threads."""
+
+    def __init__(self, step: EvaluationStep, settings: RunConfig, calibration: Calibration) -> None:
+        self._step = step
+        self._calibration = calibration
+        self._side = settings.data.image_size
+        self._at_original = settings.evaluation.resolution == "original"
+
+    def __call__(self, judged: Judged, found: LabelledMask | None) -> EvaluatedImage:
+        """`found`: None for a good part, and where the mask is not known."""
+        loaded, prediction = judged.loaded, judged.prediction
+        record = record_of(loaded.subject)
+        mask = None if found is None else found.mask
+        shown = np.zeros((1, 1), dtype=np.bool_) if record.is_normal else mask
+        view = shrunk(loaded.kept) if loaded.kept is not None and self._step.draws(record) else None
+        drawn = panel = None
+        if view is not None and self._step.photo_bytes is not None:
+            bound, threshold = self._step.photo_bytes, self._calibration.pixel_threshold
+            drawn = sketch(view, prediction.anomaly_map, shown, threshold=threshold, photo_bytes=bound)
+        if view is not None and record.key in self._step.panels:
+            panel = self._panel(judged, view, shown)
+        return EvaluatedImage(
+            record=record,
+            score=prediction.score,
+            peak=float(prediction.anomaly_map.max()),
+            anomaly_map=prediction.anomaly_map,
+            mask=None if record.is_normal or mask is None else self._counted(mask, prediction.anomaly_map),
+            caution=None if found is None else found.caution,
+            size=loaded.size if self._at_original else (self._side, self._side),
+            sketch=drawn,
+            panel=panel,
+        )
+
+    def _counted(self, mask: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
+        """The mask at the network's input size, or its own where `evaluation.resolution` is original."""
+        if self._at_original or mask.shape == anomaly_map.shape:
+            return mask
+        return resize_mask(mask, (self._side, self._side))
+
+    def _panel(self, judged: Judged, view: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        key, score = record_of(judged.loaded.subject).key, judged.prediction.score
+        verdict = "rejected" if score > self._calibration.threshold else "passed"
+        title = f"{key}: {verdict}, score {score:.4g}, threshold {self._calibration.threshold:.4g}"
+        threshold = self._calibration.pixel_threshold
+        return anomaly_panel(view, judged.prediction.anomaly_map, mask, threshold=threshold, title=title)

@@ -1,0 +1,1 @@
+"""Which executor does the work, and with how many threads."""

@@ -1,0 +1,1 @@
+"""The one path from an image to its verdict and regions."""

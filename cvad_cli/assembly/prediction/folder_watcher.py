@@ -1,0 +1,208 @@
+"""Files as they appear in a folder, each once it is whole, each once.
+
+A folder is looked at again and again, which works on any file system, network shares included. A file is taken
+
+- at once, where it is a PNG: only a whole one can be decoded, its checksums prove it;
+- at once, where it was renamed into place: its inode has changed since its content was written;
+- else when neither size nor time has changed for `watch.settle_s`.
+
+One that cannot be decoded then, or changes while it is read, is tried again, until it has not changed for
+`watch.give_up_s`: then it is reported, once. What is done is known from the journal of results.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from cvad_cli.adapters.images import proves_itself
+from cvad_cli.adapters.storage.result_journal import ResultJournal
+from cvad_cli.assembly.data.path_arguments import walk
+from cvad_cli.assembly.prediction.image_item import Shot, Stamp, Subject
+from cvad_cli.assembly.prediction.pipeline import Failed, Loaded, Loader
+from cvad_cli.config.schema import WatchConfig
+from cvad_cli.errors import DataError
+
+SCAN_SHARE: Final = 0.2
+"""Of the time: what looking at a large folder may take."""
+
+RETRY_S: Final = 0.5
+
+
+@dataclass
+class _Waiting:
+    """A file that has no result yet."""
+
+    stamp: Stamp
+    since: float
+    """When it was first seen like this, by the clock of `time.monotonic`."""
+    at_once: bool
+    """Its content needs no time to settle."""
+    busy: bool = False
+    """It is on its way through the pipeline."""
+    not_before: float = 0.0
+
+
+@final
+class Watcher:
+    """Shots of a folder for the pipeline, until `enough` is set. Raises DataError where there is no such folder.
+
+    `shots` runs in one thread, `load` in several, `done` in another.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: ResultJournal,
+        config: WatchConfig,
+        *,
+        enough: threading.Event,
+        note: Callable[[str], None],
+    ) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; --watch looks at one that is there")
+        self._folder = folder
+        self._journal = journal
+        self._config = config
+        self._enough = enough
+        self._note = note
+        self._waiting: dict[str, _Waiting] = {}
+        self._lock = threading.Lock()
+        self._place = _identity(folder)
+        self._readable = True
+
+    def shots(self) -> Iterator[Shot]:
+        """Every file that is due, in the order in which they were written; looks again until `enough` is set."""
+        while not self._enough.is_set():
+            started = time.monotonic()
+            found = self._look()
+            looked = time.monotonic() - started
+            for stamp in found:
+                if self._enough.is_set():
+                    return
+                if self._is_due(stamp):
+                    path = self._folder / stamp.name
+                    yield Shot(Subject(str(path), stamp.name, stamp), path)
+            self._enough.wait(max(self._config.poll_s, looked * (1 / SCAN_SHARE - 1)))
+
+    @property
+    def is_live(self) -> bool:
+        """Files come when they will."""
+        return True
+
+    def load(self, loader: Loader, shot: Shot) -> Loaded | Failed | None:
+        """Read a file; None where it is to be tried again later."""
+        stamp = shot.subject.stamp
+        if stamp is None:
+            raise ValueError(f"{shot.subject.image}: a watched file has a stamp")
+        try:
+            loaded = loader(shot)
+            if _stamp_of(self._folder, self._folder / stamp.name) not in {stamp, None}:
+                raise DataError(f"{shot.subject.image}: is being changed")
+        except DataError as error:
+            return None if self._postpone(stamp) else Failed(shot.subject, error)
+        return loaded
+
+    def done(self, subject: Subject) -> None:
+        """Its line is in the journal."""
+        with self._lock:
+            if subject.stamp is not None and self._waiting[subject.stamp.name].stamp == subject.stamp:
+                del self._waiting[subject.stamp.name]
+
+    def _look(self) -> list[Stamp]:
+        """What lies in the folder and is not done, oldest first."""
+        stamps: list[Stamp] = []
+        whole = True
+        for path in walk(self._folder):
+            stamp = None if isinstance(path, DataError) else _stamp_of(self._folder, path)
+            if stamp is None:
+                whole = whole and not isinstance(path, DataError)
+            else:
+                stamps.append(stamp)
+        self._say_whether_readable(whole)
+        with self._lock:
+            if whole:
+                self._forget({stamp.name for stamp in stamps})
+            # Not where a share was unmounted: the empty folder under it says nothing about what was done.
+            if whole and len(self._journal) > 2 * len(stamps) + 1000 and _identity(self._folder) == self._place:
+                self._journal.forget_others((stamp.name, stamp.size, stamp.mtime_ns) for stamp in stamps)
+        new = [stamp for stamp in stamps if not self._journal.is_done(stamp.name, stamp.size, stamp.mtime_ns)]
+        return sorted(new, key=lambda stamp: (stamp.mtime_ns, stamp.name))
+
+    def _say_whether_readable(self, whole: bool) -> None:
+        if whole != self._readable:
+            self._readable = whole
+            what = "can be read again" if whole else "cannot be read; waiting for it to come back"
+            self._note(f"{self._folder}: {what}")
+
+    def _forget(self, names: set[str]) -> None:
+        """A file that went away before its turn is said, since nobody inspects it any more."""
+        for name in [name for name, entry in self._waiting.items() if name not in names and not entry.busy]:
+            del self._waiting[name]
+            self._note(f"{self._folder / name}: went away before it was whole; not inspected under this name")
+
+    def _is_due(self, stamp: Stamp) -> bool:
+        """Whether a file's time has come; then it counts as on its way."""
+        path, now = self._folder / stamp.name, time.monotonic()
+        with self._lock:
+            entry = self._waiting.get(stamp.name)
+            # Asked after the entry: what was finished since the look has left one and is in the other.
+            if (entry is not None and entry.busy) or self._journal.is_done(stamp.name, stamp.size, stamp.mtime_ns):
+                return False
+        if entry is None or entry.stamp != stamp:
+            entry = _Waiting(stamp, now, at_once=_was_renamed(path) or _is_proof(path))
+        settled = entry.at_once or now - entry.since >= self._config.settle_s
+        entry.busy = settled and now >= entry.not_before
+        with self._lock:
+            self._waiting[stamp.name] = entry
+        return entry.busy
+
+    def _postpone(self, stamp: Stamp) -> bool:
+        """Whether a file that could not be read will be tried again."""
+        now = time.monotonic()
+        with self._lock:
+            entry = self._waiting[stamp.name]
+            if now - entry.since >= self._config.give_up_s:
+                return False
+            entry.busy, entry.not_before = False, now + min(RETRY_S, self._config.give_up_s / 4)
+            return True
+
+
+def _stamp_of(folder: Path, path: Path) -> Stamp | None:
+    """What identifies a file's content; None where it has gone or is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Stamp(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def _was_renamed(path: Path) -> bool:
+    """Whether a file was moved after it was written: the inode changed later than the content. Not known on Windows."""
+    if os.name == "nt":
+        return False
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return status.st_ctime_ns > status.st_mtime_ns
+
+
+def _is_proof(path: Path) -> bool:
+    try:
+        return proves_itself(path)
+    except DataError:
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,110 @@
+"""The one job that judges images, here or on workers: items to outcomes, through a pipeline of the worker's own.
+
+What differs between commands is a `Step`: which shot an item is, what is kept of its image, and what is made of the
+verdict. A job keeps what it has opened where it is, and travels as its settings and its step alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, final
+
+import numpy as np
+
+from cvad_cli.adapters.machine.devices import choose_device
+from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.pipeline import Failed, Judged, Loaded, Loader, Pipeline, keep_nothing, keep_original
+from cvad_cli.assembly.prediction.results import Finished, Finisher
+from cvad_cli.assembly.prediction.sources import Sources
+from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
+from cvad_cli.config.schema import RunConfig
+
+Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a step takes them, in whatever words
+Result = TypeVar("Result", covariant=True)  # noqa: PLC0105
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Load = Callable[[Loader, Shot], Loaded | Failed | None]
+"""How a source reads a shot; None for one that is left out."""
+
+
+class Step(Protocol[Item, Result]):
+    """One command's part of the work on an image. Travels to workers by pickle, without what it has opened."""
+
+    def shot(self, item: Item, /) -> Shot:
+        """The image that an item stands for."""
+
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int], /) -> np.ndarray | None:
+        """What `start`'s function needs of the image: see `pipeline.Keep`. Runs in several threads."""
+
+    def start(self, settings: RunConfig, opened: OpenBundle, /) -> Callable[[Judged], Result]:
+        """What makes an outcome of a verdict, in several threads; a DataError of it fails the image alone."""
+
+
+@final
+class ImageJob(Generic[In, Out]):
+    """Items to outcomes, in order, judged in full batches; an unreadable image comes as its failure, in its place."""
+
+    def __init__(
+        self, settings: RunConfig, bundle: Path, step: Step[In, Out], opened: OpenBundle | None = None
+    ) -> None:
+        """`opened`: the bundle, where it is open here already."""
+        self.bundle = bundle
+        self._settings, self._step, self._opened = settings, step, opened
+        self._parts: tuple[Pipeline, Loader, Callable[[Judged], Out]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageJob, (self._settings, self.bundle, self._step)
+
+    def at(self, bundle: Path) -> ImageJob[In, Out]:
+        """The same work, with the bundle in another place."""
+        return ImageJob(self._settings, bundle, self._step)
+
+    def __call__(self, items: Iterable[In]) -> Generator[Out | Failed, None, None]:
+        """Judge the items."""
+        yield from self.run(map(self._step.shot, items), Sources.load)
+
+    def run(
+        self, shots: Iterable[Shot], load: Load, *, live: bool = False, ending: threading.Event | None = None
+    ) -> Generator[Out | Failed, None, None]:
+        """Judge shots of a source with a way to `load` of its own; `live` and `ending` as in `Pipeline.run`."""
+        pipeline, loader, finish = self.opened()
+        yield from pipeline.run(shots, partial(load, loader), finish, live=live, ending=ending)
+
+    def opened(self) -> tuple[Pipeline, Loader, Callable[[Judged], Out]]:
+        """Open the bundle, the first time; raises what `open_detector` and the step raise."""
+        if self._parts is None:
+            settings, runtime = self._settings, self._settings.runtime
+            opened = self._opened or open_detector(settings, choose_device(settings.device), self.bundle)
+            bound = settings.data.max_megapixels
+            self._parts = (
+                Pipeline(opened.detector, batch_size=runtime.batch_size, workers=runtime.worker_count),
+                Loader(opened.detector.image_size, max_megapixels=bound, keep=self._step.keep),
+                self._step.start(settings, opened),
+            )
+        return self._parts
+
+
+@final
+@dataclass(frozen=True)
+class PredictStep:
+    """Shots to results, files about them included. Workers write to the folders, so every node has to see them."""
+
+    maps: Path | None = None
+    overlays: Path | None = None
+
+    def shot(self, item: Shot) -> Shot:
+        """Sources give shots."""
+        return item
+
+    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Overlays are drawn on the image at its own size."""
+        return (keep_nothing if self.overlays is None else keep_original)(subject, decoded, size)
+
+    def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], Finished]:
+        """Regions and files."""
+        return Finisher(opened, settings, maps=self.maps, overlays=self.overlays)

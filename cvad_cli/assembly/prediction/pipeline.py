@@ -1,0 +1,228 @@
+"""Images on their way through a detector: read ahead in threads, judged in batches, finished in threads, in order.
+
+    shots -> decode, resize (threads) -> network, search (one thread) -> regions, files (threads) -> results
+
+Every command that judges images does it here, so a file has the same score, map and regions in each of them, up to the
+rounding that the images beside it in its batch bring about. What a command makes of a verdict is its `finish`.
+
+Every queue is bounded, so a slow part holds the ones before it back. A picture that cannot be read travels as its
+error and takes its place among the results. What a picture waits for (a full batch, its turn) is measured too, so that
+the parts of its latency explain the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar, final
+
+import numpy as np
+
+from cvad_cli.adapters.images import read_image, read_reduced, resize_image
+from cvad_cli.adapters.prefetch import Prefetch, ready_batches
+from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.errors import DataError
+from cvad_cli.ports import Detector, TimedDetector
+from cvad_cli.records import Prediction
+
+Result = TypeVar("Result")
+
+Keep = Callable[[Subject, np.ndarray, tuple[int, int]], np.ndarray | None]
+"""What is kept of an image for its finish: (subject, image as decoded, rows and columns of the file) -> what to keep.
+
+The image as decoded, uint8 RGB (h, w, 3), has the file's size, or less where a large JPEG was decoded at reduced scale.
+"""
+
+MOST_KEPT_MEGAPIXELS: Final = 12.0
+"""An image above is read again where it is needed: a pipeline holds some 3 batches of images, 1 GB at this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image at the network's size."""
+
+    subject: Subject
+    small: np.ndarray
+    """uint8 RGB (h, w, 3), at the detector's `image_size`."""
+    size: tuple[int, int]
+    """Rows and columns of the file's image, upright."""
+    kept: np.ndarray | None
+    """uint8 RGB (h, w, 3): what the loader's `keep` gave."""
+    read_again: Callable[[], np.ndarray] | None
+    """Decodes the file once more, whole; None for a frame, which was in no file."""
+    started: float
+    """When reading it began, by the clock of `time.perf_counter`."""
+    loaded: float
+    stages: Mapping[str, float]
+    """Seconds by stage so far."""
+
+    def original(self) -> np.ndarray:
+        """The image at its own size, uint8 RGB (h, w, 3): what was kept where that is it, else read again.
+
+        Raises DataError where the file is gone or shows another image by now.
+        """
+        if self.kept is not None and self.kept.shape[:2] == self.size:
+            return self.kept
+        if self.read_again is None:
+            raise ValueError(f"{self.subject.image}: a frame that is needed at its own size has to be kept")
+        image = self.read_again()
+        if image.shape[:2] != self.size:
+            raise DataError(f"{self.subject.image}: was changed while it was inspected; inspect it again")
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An image that has no verdict, and why."""
+
+    subject: Subject
+    error: DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A picture and what the detector says of it."""
+
+    loaded: Loaded
+    prediction: Prediction
+    judged: float
+    """When its batch came back, by the clock of `time.perf_counter`."""
+    stages: Mapping[str, float]
+    """Seconds by stage so far; what a batch took counts in full for each of its pictures, which waited for it."""
+
+
+def keep_original(_subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Keep an image that was decoded whole; `Loaded.original` reads a reduced one again."""
+    return decoded if decoded.shape[:2] == size else None
+
+
+def is_large(image: np.ndarray) -> bool:
+    """Whether an image is too large to be kept for its finish."""
+    return bool(image.shape[0] * image.shape[1] > 1e6 * MOST_KEPT_MEGAPIXELS)
+
+
+def keep_nothing(_subject: Subject, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
+    """For a finish that looks at the prediction alone."""
+
+
+@final
+class Loader:
+    """Brings shots to a detector's size: the one way of pixels to the network, whatever the command.
+
+    A large JPEG is decoded at reduced scale, as in training (docs/predict.md). `keep` runs in the loading threads and
+    changes nothing of what the network sees.
+    """
+
+    def __init__(self, image_size: tuple[int, int], *, max_megapixels: float, keep: Keep = keep_nothing) -> None:
+        self._image_size = image_size
+        self._max_megapixels = max_megapixels
+        self._keep = keep
+
+    def __call__(self, shot: Shot) -> Loaded:
+        """Read and resize. Raises DataError naming what cannot be read."""
+        started = time.perf_counter()
+        decoded, size = self._read(shot.origin)
+        read = time.perf_counter()
+        small = resize_image(decoded, self._image_size)
+        resized = time.perf_counter()
+        kept, read_again = self._keep(shot.subject, decoded, size), None
+        if isinstance(shot.origin, Path):  # a frame could not be read again
+            kept = None if kept is None or is_large(kept) else kept
+            read_again = partial(read_image, shot.origin, max_megapixels=self._max_megapixels)
+        stages = {"decode": read - started, "resize": resized - read}
+        return Loaded(shot.subject, small, size, kept, read_again, started, resized, stages)
+
+    def _read(self, origin: Path | np.ndarray | DataError) -> tuple[np.ndarray, tuple[int, int]]:
+        if isinstance(origin, DataError):
+            raise origin
+        if isinstance(origin, Path):
+            return read_reduced(origin, max(self._image_size), max_megapixels=self._max_megapixels)
+        return origin, (origin.shape[0], origin.shape[1])
+
+
+@final
+class Pipeline:
+    """The way of pictures through one detector. Its threads live as long as a `run`."""
+
+    def __init__(self, detector: Detector, *, batch_size: int, workers: int) -> None:
+        self._detector = detector
+        self._batch_size = batch_size
+        self._workers = workers
+
+    def run(
+        self,
+        shots: Iterable[Shot],
+        load: Callable[[Shot], Loaded | Failed | None],
+        finish: Callable[[Judged], Result],
+        *,
+        live: bool = False,
+        ending: threading.Event | None = None,
+    ) -> Generator[Result | Failed, None, None]:
+        """Yield `finish` of each image that was judged, and each failure, in the order of the shots.
+
+        An image whose `finish` raises DataError has failed; what else it raises ends the run.
+        `load` says None for a shot that is to be left out. `live`: pictures are judged as they come, else in full
+        batches. Leaving the loop early begins nothing more and ends the threads; `ending` is set first, for a source
+        that waits to let go.
+        """
+        halt, ending = threading.Event(), ending or threading.Event()
+        # A live picture that waits grows stale: the camera may keep it, or drop it for a newer one.
+        ahead = (1 if live else 2) * self._batch_size + self._workers
+        with Prefetch(shots, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
+            judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
+
+            def finished(one: Judged | Failed) -> Result | Failed:
+                if isinstance(one, Failed):
+                    return one
+                try:
+                    return finish(one)
+                except DataError as error:
+                    return Failed(one.loaded.subject, error)
+
+            room = self._batch_size + self._workers
+            with Prefetch(judged, finished, ahead=room, workers=self._workers, stop=halt) as results:
+                try:
+                    yield from results
+                finally:
+                    ending.set()
+
+    def _judge(self, batches: Iterable[list[Loaded | Failed | None]]) -> Iterator[Judged | Failed]:
+        for batch in batches:
+            pictures = [one for one in batch if isinstance(one, Loaded)]
+            verdicts = iter(self._predict(pictures) if pictures else ())
+            for one in batch:
+                if isinstance(one, Loaded):
+                    yield next(verdicts)
+                elif one is not None:
+                    yield one
+
+    def _predict(self, pictures: list[Loaded]) -> list[Judged | Failed]:
+        begun = time.perf_counter()
+        predictions = self._detector.predict([picture.small for picture in pictures])
+        done = time.perf_counter()
+        split = split_of(self._detector, done - begun)
+        return [
+            _checked(Judged(picture, prediction, done, {**picture.stages, "wait": begun - picture.loaded, **split}))
+            for picture, prediction in zip(pictures, predictions, strict=True)
+        ]
+
+
+def split_of(detector: Detector, whole_s: float) -> dict[str, float]:
+    """Seconds of the detector's last call by stage; one stage, `engine`, where it does not say."""
+    return dict(detector.last_split) if isinstance(detector, TimedDetector) else {"engine": whole_s}
+
+
+def _checked(judged: Judged) -> Judged | Failed:
+    """A score that is no number would pass every threshold: such a picture has no verdict."""
+    prediction = judged.prediction
+    if math.isfinite(prediction.score) and np.isfinite(prediction.anomaly_map).all():
+        return judged
+    subject = judged.loaded.subject
+    return Failed(
+        subject, DataError(f"{subject.image}: the detector gives no number for it; see what the picture shows")
+    )

@@ -1,0 +1,177 @@
+"""What `cvad predict` is pointed at -> shots, one picture each, found as they are asked for: memory stays flat."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
+from cvad_cli.adapters.images.video_frames import VIDEO_SUFFIXES, read_frames
+from cvad_cli.adapters.prefetch import WAKE_S
+from cvad_cli.assembly.data.path_arguments import common_folder, meant, name_below, whole_path
+from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.pipeline import Failed, Loaded, Loader
+from cvad_cli.errors import ConfigError, DataError
+
+STDIN: Final = "-"
+_CAMERA: Final = re.compile(r"camera:(\d+)")
+_ELSEWHERE: Final = "_elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Where a list of paths comes from: an open file, and what stands between two of them."""
+
+    descriptor: int
+    separator: bytes = b"\n"
+
+
+STANDARD_INPUT: Final = Listing(0)
+
+
+def camera_number(source: str) -> int | None:
+    """N of `camera:N`; None for anything else. Raises ConfigError for a camera that is no number."""
+    found = _CAMERA.fullmatch(source)
+    if found is None and source.startswith("camera:") and not Path(source).exists():
+        raise ConfigError(f"{source}: a camera is named by its number, as in camera:0")
+    return int(found.group(1)) if found else None
+
+
+def is_live(source: str) -> bool:
+    """Whether pictures come when they will: what is there is then judged at once, in smaller batches."""
+    return source == STDIN or camera_number(source) is not None
+
+
+def require_meaning(sources: Sequence[str]) -> None:
+    """See that every source is there before the first is worked on. Raises DataError or ConfigError naming it."""
+    if sources.count(STDIN) > 1:
+        raise ConfigError("-: standard input can be read once")
+    for source in sources:
+        if not is_live(source):
+            next(meant(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES), None)
+
+
+@final
+class Sources:
+    """Shots of what was named, for the pipeline: one source after another, until `enough` is set.
+
+    A folder gives its images, a file or a pattern also videos, frame by frame; `-` the paths of `listing`.
+    """
+
+    def __init__(
+        self, names: Sequence[str], enough: threading.Event, *, listing: Listing, max_megapixels: float = 100.0
+    ) -> None:
+        self._names = names
+        self._enough = enough
+        self._listing = listing
+        self._max_megapixels = max_megapixels
+        self._naming = _Naming(names)
+        self.is_live = any(map(is_live, names))
+
+    def shots(self) -> Iterator[Shot]:
+        """Every picture, found as it is asked for."""
+        for name in self._names:
+            for shot in self._of(name):
+                if self._enough.is_set():
+                    return
+                yield shot
+
+    @staticmethod
+    def load(loader: Loader, shot: Shot) -> Loaded | Failed:
+        """Read a picture; what cannot be read comes as its error."""
+        try:
+            return loader(shot)
+        except DataError as error:
+            return Failed(shot.subject, error)
+
+    def _of(self, name: str) -> Iterator[Shot]:
+        camera = camera_number(name)
+        if camera is not None:
+            yield from self._frames(camera, name)
+        elif name == STDIN:
+            for line in _lines(self._listing, self._enough):
+                yield from self._of_path(Path(os.fsdecode(line)))
+        else:
+            suffixes = IMAGE_SUFFIXES if Path(name).expanduser().is_dir() else IMAGE_SUFFIXES | VIDEO_SUFFIXES
+            for path in meant(name, suffixes):
+                if isinstance(path, DataError):
+                    yield Shot(Subject(name, self._naming.of(Path(name))), path)
+                else:
+                    yield from self._of_path(path)
+
+    def _of_path(self, path: Path) -> Iterator[Shot]:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            yield from self._frames(path, str(path))
+        else:
+            yield Shot(Subject(str(path), self._naming.of(path)), path)
+
+    def _frames(self, place: Path | int, source: str) -> Iterator[Shot]:
+        name = self._naming.of(place) if isinstance(place, Path) else f"camera_{place}"
+        try:
+            for number, frame in enumerate(read_frames(place, max_megapixels=self._max_megapixels)):
+                yield Shot(Subject(f"{source}#{number}", f"{name}/{number:08d}"), frame)
+        except DataError as error:
+            yield Shot(Subject(source, name), error)
+
+
+def require_outside(folder: Path, sources: Sequence[str], option: str) -> None:
+    """What is written must not be read as a picture in turn. Raises ConfigError where `folder` lies in a source."""
+    whole = folder.expanduser().resolve()
+    for source in sources:
+        inside = Path(source).expanduser()
+        if inside.is_dir() and whole.is_relative_to(inside.resolve()):
+            raise ConfigError(f"{option} {folder}: lies in {source}, which is read; name a folder outside it")
+
+
+def _lines(listing: Listing, enough: threading.Event) -> Iterator[bytes]:
+    """What stands between the separators, as soon as it is there; empty lines are none."""
+    rest = b""
+    while not enough.is_set():
+        if not _can_read(listing.descriptor):
+            continue
+        block = os.read(listing.descriptor, 1 << 16)
+        *whole, rest = (rest + block).split(listing.separator)
+        if not block:
+            whole, rest = [rest], b""
+        for line in whole:
+            path = line.rstrip(b"\r") if listing.separator == b"\n" else line
+            if path:
+                yield path
+        if not block:
+            return
+
+
+def _can_read(descriptor: int) -> bool:
+    """Whether there is something to read, or the end; False after a short while without, so that the end is seen."""
+    if os.name == "nt":  # select takes sockets alone there
+        return True
+    return bool(select.select([descriptor], [], [], WAKE_S)[0])
+
+
+class _Naming:
+    """Names for files about pictures: the path below what all sources have in common, so two never share one."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._common = common_folder(_root(source) for source in sources if camera_number(source) is None)
+
+    def of(self, path: Path) -> str:
+        """A relative name that leads nowhere else."""
+        if self._common is not None and whole_path(path).is_relative_to(self._common):
+            return name_below(path, self._common)
+        return f"{_ELSEWHERE}/{name_below(path, None)}"
+
+
+def _root(source: str) -> Path:
+    """The folder that a source's pictures lie below."""
+    if source == STDIN:
+        return Path.cwd()
+    whole = whole_path(Path(source).expanduser())
+    while not whole.is_dir() and whole != whole.parent:
+        whole = whole.parent
+    return whole

@@ -1,0 +1,1 @@
+"""What a detector can see: analysis, advice, report."""

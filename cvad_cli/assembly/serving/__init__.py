@@ -1,0 +1,1 @@
+"""From a bundle on disk to the engine that serves it."""

@@ -1,0 +1,170 @@
+"""Which engine judges a bundle's pictures, how precisely, and the proof that it judges as the trained model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from cvad_cli.assembly.training.agreement_probes import Probes
+from cvad_cli.config.schema import RuntimeConfig
+from cvad_cli.core.agreement import Agreement
+from cvad_cli.errors import ConfigError, ModelError
+from cvad_cli.ports import Detector
+
+Engine = Literal["openvino", "torch"]
+
+TORCH_PRECISIONS: Final = {
+    "cpu": ("f32",),
+    "cuda": ("f16", "f32", "bf16"),
+    "xpu": ("f16", "f32", "bf16"),
+    "mps": ("f16", "f32"),
+}
+"""What torch computes with on a kind of device; the first is what `auto` tries first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What judges pictures once a bundle is open, and how it was shown to judge as the trained model does."""
+
+    engine: Engine
+    device: str
+    precision: str
+    """f32, bf16, f16 or int8: that of the networks. Distances and maps are float32 in any case."""
+    search: Mapping[str, Any] | None = None
+    """How PatchCore's nearest patches are found, with the recall that was measured; None for other models."""
+    agreement: Mapping[str, Any] | None = None
+    """`core.agreement.Agreement` with float32 at training, as a mapping; None where nothing had to be shown."""
+    cache: Path | None = None
+    """Folder that the compiled network and the search structure came from, or were kept in."""
+    note: str | None = None
+    """What a user would want to know: why a precision was passed over, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to serve, before anything is opened."""
+
+    engine: Engine
+    device: str
+    precisions: tuple[str, ...]
+    """To be tried in this order: the first that proves itself serves."""
+    chosen: bool
+    """The user named the precision: another one must not take its place."""
+
+
+def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
+    """Resolve `runtime.engine` and `runtime.precision` on `device`. Raises ConfigError where they clash."""
+    kind = device.partition(":")[0]
+    engine = _engine(runtime, kind)
+    possible = _openvino_precisions() if engine == "openvino" else TORCH_PRECISIONS[kind]
+    if runtime.precision == "auto":
+        first = "bf16" if engine == "openvino" and "bf16" in possible else possible[0]
+        return Plan(engine, device, tuple(dict.fromkeys((first, "f32"))), chosen=False)
+    if runtime.precision not in possible:
+        where = f"{engine} on {'this processor' if engine == 'openvino' else device}"
+        hint = "; int8 is OpenVINO's, on a CPU" if runtime.precision == "int8" else ""
+        raise ConfigError(
+            f"runtime.precision: {where} serves in {', '.join(sorted(possible))}, not in {runtime.precision}{hint}. "
+            "Set it to one of these, or to auto"
+        )
+    return Plan(engine, device, (runtime.precision,), chosen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A detector of one precision, and what opens it again without building it."""
+
+    detector: Detector
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-ready."""
+    save: Callable[[Path], None] = lambda _folder: None
+    """Writes what belongs to the facts and is too large for them into a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which candidate serves, and why it may."""
+
+    candidate: Candidate
+    precision: str
+    agreement: Agreement | None = None
+    """With float32 at training; None where nothing had to be shown."""
+    note: str | None = None
+
+    def serving(self, plan: Plan) -> Serving:
+        """What is told of it."""
+        return Serving(plan.engine, plan.device, self.precision, agreement=self.proof, note=self.note)
+
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """The agreement, JSON-ready."""
+        return None if self.agreement is None else asdict(self.agreement)
+
+
+def choose_engine(plan: Plan, probes: Probes | None, build: Callable[[str], Candidate]) -> EngineChoice:
+    """Build the plan's precisions in turn and take the first that agrees with the trained model.
+
+    A bundle without probes is served in float32, which needs no proof.
+    Raises ModelError with the figures where the precision that the user named does not hold.
+    """
+    if probes is None:
+        if plan.chosen and plan.precisions != ("f32",):
+            raise ModelError(
+                f"runtime.precision: {plan.precisions[0]} must prove itself on images that this bundle does not "
+                "hold: it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
+            )
+        note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
+        return EngineChoice(build("f32"), "f32", note=note)
+    passed_over: list[str] = []
+    for precision in plan.precisions:
+        candidate = build(precision)
+        found = probes.test(candidate.detector.predict)
+        if found.holds:
+            return EngineChoice(candidate, precision, found, "; ".join(passed_over) or None)
+        passed_over.append(f"{precision} was passed over: {found}")
+    remedy = "set runtime.precision to auto" if plan.chosen else "set runtime.engine to torch and device to cpu"
+    raise ModelError(f"runtime: {plan.engine} does not judge as the trained model does: {passed_over[-1]}; {remedy}")
+
+
+def serve_with_torch(plan: Plan, probes: Probes | None, build: Callable[[str], Detector]) -> tuple[Detector, Serving]:
+    """A detector on torch. float32 on a CPU is the reference itself and is not tested against itself."""
+    if plan.device == "cpu" and plan.precisions == ("f32",):
+        choice = EngineChoice(Candidate(build("f32")), "f32")
+    else:
+        choice = choose_engine(plan, probes, lambda precision: Candidate(build(precision)))
+    return choice.candidate.detector, choice.serving(plan)
+
+
+def torch_alone(runtime: RuntimeConfig, device: str, model: str) -> Serving:
+    """How any other anomalib model is served. Raises ConfigError where the config wants something else."""
+    if runtime.engine == "openvino" or runtime.precision not in ("auto", "f32"):
+        wanted = f"{runtime.engine}, {runtime.precision}"
+        raise ConfigError(
+            f"runtime: {model} is served by torch in f32 alone, not by {wanted}; set runtime.engine and "
+            "runtime.precision to auto"
+        )
+    return Serving("torch", device, "f32")
+
+
+def as_reference(runtime: RuntimeConfig) -> RuntimeConfig:
+    """The settings under which a bundle opens as it was trained: torch, float32."""
+    return replace(runtime, engine="torch", precision="f32")
+
+
+def _engine(runtime: RuntimeConfig, kind: str) -> Engine:
+    if runtime.engine == "auto":
+        return "openvino" if kind == "cpu" and find_spec("openvino") and find_spec("faiss") else "torch"
+    if runtime.engine == "openvino" and kind != "cpu":
+        raise ConfigError(
+            f"runtime.engine: openvino serves on a CPU, but the device is {kind}; set device to cpu, or engine to auto"
+        )
+    return runtime.engine
+
+
+def _openvino_precisions() -> tuple[str, ...]:
+    from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
+
+    return processor_precisions()

@@ -1,0 +1,250 @@
+"""A bundle opened for a CPU: networks compiled by OpenVINO, the memory bank searched by faiss, both from a cache.
+
+The first opening on a machine converts the network with torch, builds the search structure and lets both prove
+themselves on the bundle's probes; what was made is kept beside the bundle. Later openings import neither torch nor
+anomalib.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+
+from cvad_cli.adapters.runtime_openvino.compiled import NETWORK_FILE, CompiledNetwork, convert, engine_identity
+from cvad_cli.adapters.runtime_openvino.detectors import OpenvinoEfficientAd, OpenvinoPatchcore
+from cvad_cli.adapters.runtime_openvino.quantising import quantise
+from cvad_cli.adapters.storage.bundles import Bundle
+from cvad_cli.adapters.storage.serving_cache import CacheEntry, ServingCache
+from cvad_cli.adapters.storage.tensor_files import read_arrays
+from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
+from cvad_cli.assembly.serving.engine_choice import Candidate, EngineChoice, Plan, Serving, choose_engine
+from cvad_cli.assembly.serving.int8_images import Int8Pictures
+from cvad_cli.assembly.training.agreement_probes import Probes
+from cvad_cli.config.schema import RunConfig
+from cvad_cli.core.maps import MapScale, interpolated, smoothed
+from cvad_cli.core.quantization import Rounding
+from cvad_cli.ports import Detector
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Good images that judge nothing, and the largest values (n,) of their maps in float32."""
+
+    images: Sequence[np.ndarray]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, detector: Detector, images: Sequence[np.ndarray]) -> Peaks:
+        """As a detector finds them."""
+        return cls(images, np.array([found.anomaly_map.max() for found in detector.predict(images)]))
+
+
+class _Converted(Protocol):
+    """A network that was converted, and what is known of it in float32."""
+
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        """The detector of one precision from the network in `folder`, with what rounding adds taken back."""
+
+
+class _Model(Protocol):
+    """What is particular to a kind of model."""
+
+    def convert(self, folder: Path) -> _Converted:
+        """Write the converted network into `folder`."""
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        """The detector of a kept entry."""
+
+
+def serve_with_openvino(
+    bundle: Bundle, settings: RunConfig, plan: Plan, probes: Probes | None
+) -> tuple[Detector, Serving]:
+    """Open a PatchCore or EfficientAD bundle on this CPU.
+
+    Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
+    finds no good images to take its ranges from.
+    """
+    good = [] if probes is None else list(probes.pictures[probes.good])
+    model = _MODELS[bundle.manifest["model"]["kind"]](bundle, settings.runtime.batch_size, good)
+    made: list[Detector] = []
+
+    def build(folder: Path) -> dict[str, Any]:
+        choice = _built(folder, model, settings, plan, probes)
+        candidate = choice.candidate
+        candidate.save(folder)
+        made.append(candidate.detector)
+        return {"precision": choice.precision, "agreement": choice.proof, "note": choice.note, **candidate.facts}
+
+    cache = ServingCache(bundle.folder, bundle.fingerprint, _identity(plan))
+    with cache.opened(build) as entry:
+        detector = made[0] if made else model.reopen(entry)
+        facts = entry.facts
+        serving = Serving(
+            engine="openvino",
+            device=plan.device,
+            precision=facts["precision"],
+            search=facts.get("search"),
+            agreement=facts["agreement"],
+            cache=entry.folder if entry.kept else None,
+            note=facts["note"],
+        )
+    return detector, serving
+
+
+def _built(folder: Path, model: _Model, settings: RunConfig, plan: Plan, probes: Probes | None) -> EngineChoice:
+    """Convert the network into `folder`, for int8 quantise it there, and choose by the proof."""
+    if plan.precisions != ("int8",) or probes is None:
+        return choose_engine(plan, probes, partial(model.convert(folder).candidate, folder))
+    images = Int8Pictures.of(settings.data, probes, seed=settings.seed)
+    exact = folder / "exact"
+    exact.mkdir()
+    converted = model.convert(exact)
+    reference = converted.candidate(exact, "f32").detector
+    judged, peaks = images.joined(probes, reference.predict), Peaks.of(reference, images.peaks)
+    quantise(exact / NETWORK_FILE, images.ranges, folder)
+    shutil.rmtree(exact, ignore_errors=True)
+    return choose_engine(plan, judged, lambda precision: converted.candidate(folder, precision, peaks))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Patchcore:
+    bundle: Bundle
+    max_at_once: int
+    good: Sequence[np.ndarray]
+
+    def convert(self, folder: Path) -> _ConvertedPatchcore:
+        from cvad_cli.adapters.neighbours import BankSearch
+        from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding, answers
+
+        embedding, bank = PatchEmbedding(patchcore_network(self.bundle)), self.bank
+        exact = answers(embedding, self.good) if self.good else np.empty((0, 0, bank.shape[1]), np.float32)
+        convert(embedding, self.side, folder)
+        # Without probes nothing shows the recall of an approximate search: then it is exact.
+        neighbors = int(self.bundle.manifest["model"]["num_neighbors"])
+        return _ConvertedPatchcore(self, exact, BankSearch.build(bank, neighbors, exact.reshape(-1, bank.shape[1])))
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        from cvad_cli.adapters.neighbours import BankSearch
+
+        stored = entry.facts["rounding"]
+        rounding = Rounding(np.array(stored["bias"], np.float32), stored["floor"])
+        search = BankSearch.load(entry.folder, self.bank, entry.facts["search"])
+        return self.assembled(self.network(entry.folder, entry.facts["precision"]), search, rounding)
+
+    @property
+    def side(self) -> int:
+        return int(self.bundle.manifest["preprocessing"]["image_size"])
+
+    @property
+    def bank(self) -> np.ndarray:
+        features: np.ndarray = read_arrays(self.bundle.file("memory_bank"))["features"]
+        return features
+
+    def network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+
+    def assembled(self, network: CompiledNetwork, search: Any, rounding: Rounding) -> Detector:
+        rows, columns = (int(cells) for cells in self.bundle.manifest["model"]["grid"])
+        spread = smoothed((rows, columns), (self.side, self.side))
+        return OpenvinoPatchcore(network, search, grid=(rows, columns), spread=spread, rounding=rounding)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _ConvertedPatchcore:
+    model: _Patchcore
+    exact: np.ndarray
+    """Patches (n, p, d) of the good probes in float32."""
+    search: Any
+
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        del peaks  # what rounding does is taken back from the features themselves
+        network, good = self.model.network(folder, precision), self.model.good
+        rounding = Rounding.none(self.exact.shape[-1])
+        if good and precision != "f32":
+            rounding = Rounding.measured(self.exact, network(good))
+        return Candidate(
+            self.model.assembled(network, self.search, rounding),
+            {
+                "search": asdict(self.search.facts),
+                "rounding": {"bias": rounding.bias.tolist(), "floor": rounding.floor},
+            },
+            self.search.save,
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _EfficientAd:
+    bundle: Bundle
+    max_at_once: int
+    good: Sequence[np.ndarray]
+
+    def convert(self, folder: Path) -> _ConvertedEfficientAd:
+        from cvad_cli.adapters.runtime_torch.networks import StudentTeacherMaps, answers, border_cells, map_scale
+
+        network = efficient_ad_model(self.bundle)
+        maps = StudentTeacherMaps(network)
+        geometry = {"grid": list(maps.grid((self.side, self.side))), "border": border_cells(network)}
+        exact = answers(maps, self.good) if self.good else np.empty(0, np.float32)
+        convert(maps, self.side, folder)
+        return _ConvertedEfficientAd(self, exact, geometry, map_scale(network))
+
+    def reopen(self, entry: CacheEntry) -> Detector:
+        return self.assembled(self.network(entry.folder, entry.facts["precision"]), entry.facts["maps"])
+
+    @property
+    def side(self) -> int:
+        return int(self.bundle.manifest["preprocessing"]["image_size"])
+
+    def network(self, folder: Path, precision: str) -> CompiledNetwork:
+        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+
+    def assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
+        spread = interpolated((maps["grid"][0], maps["grid"][1]), (self.side, self.side), maps["border"])
+        return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), spread=spread)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _ConvertedEfficientAd:
+    model: _EfficientAd
+    exact: np.ndarray
+    """Both maps (n, 2, h, w) of the good probes in float32."""
+    geometry: Mapping[str, Any]
+    scale: MapScale
+
+    def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
+        network, scale = self.model.network(folder, precision), self.scale
+        if self.model.good and precision != "f32":
+            # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
+            added = (network(self.model.good) - self.exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
+            scale = replace(scale, offset=scale.offset - scale.student * added[0] - scale.autoencoder * added[1])
+        if peaks is not None and precision != "f32":
+            # Where noise is large the largest of many values gains more by it than their mean does.
+            found = Peaks.of(self.model.assembled(network, self._maps(scale)), peaks.images)
+            scale = replace(scale, offset=scale.offset - float(np.mean(found.values - peaks.values)))
+        maps = self._maps(scale)
+        return Candidate(self.model.assembled(network, maps), {"maps": maps})
+
+    def _maps(self, scale: MapScale) -> dict[str, Any]:
+        return {**self.geometry, "scale": asdict(scale)}
+
+
+_MODELS: Final[Mapping[str, Callable[[Bundle, int, Sequence[np.ndarray]], _Model]]] = {
+    "patchcore": _Patchcore,
+    "efficient_ad": _EfficientAd,
+}
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    from cvad_cli.adapters.neighbours import faiss_version
+
+    return {**engine_identity(), "faiss": faiss_version(), "precision": "+".join(plan.precisions)}

@@ -1,0 +1,1 @@
+"""Fitting and calibrating a detector on good images."""

@@ -1,0 +1,185 @@
+"""Probes: a few images in each bundle with the exact scores of the model that was trained.
+
+Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the
+rule.
+They are good images at the network's size that the model was not fitted on, drawn by the seed, and the same with a
+foreign patch in them. No test image and no label is among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from cvad_cli.adapters.prefetch import batched
+from cvad_cli.adapters.storage.bundles import Bundle
+from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, write_tensors
+from cvad_cli.assembly.data.images import read_part, read_picture
+from cvad_cli.assembly.training.calibration import scores_and_peaks
+from cvad_cli.assembly.training.fitted_model import FittedModel
+from cvad_cli.config.schema import DataConfig, RunConfig
+from cvad_cli.core.agreement import Agreement, agreement, cropped, spoilt
+from cvad_cli.errors import BundleError
+from cvad_cli.ports import Reporter
+from cvad_cli.records import ImageRecord, Prediction
+
+ROLE: Final = "probes"
+"""The bundle's file that holds them."""
+
+GOOD_PROBES: Final = 10
+MOST_BYTES: Final = 16 << 20
+"""Of pictures in a bundle: large inputs get fewer probes, two good ones at least."""
+
+Judge = Callable[[Sequence[np.ndarray]], list[Prediction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Pictures and what the trained model says of them in float32."""
+
+    pictures: np.ndarray
+    """uint8 RGB (n, h, w, 3)."""
+    good: np.ndarray
+    """bool (n,)."""
+    scores: np.ndarray
+    """float32 (n,)."""
+    peaks: np.ndarray
+    """float32 (n,): the maps' largest values."""
+    spread: float
+    """Standard deviation of the held-out good image scores."""
+    peak_spread: float
+    """The same of the map peaks."""
+    keys: tuple[str, ...]
+    """The good images' names in the data set."""
+    unseen: tuple[str, ...] = ()
+    """Names of all good images that the model was not fitted on: what else must be judged is drawn from them first."""
+
+    def test(self, judge: Judge) -> Agreement:
+        """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
+        found = [prediction for batch in batched(self.pictures, 4) for prediction in judge(batch)]
+        scores, peaks = scores_and_peaks(found)
+        both = (
+            agreement(self.scores, scores, self.good, spread=self.spread),
+            agreement(self.peaks, peaks, self.good, spread=self.peak_spread),
+        )
+        return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
+
+    def with_good(self, pictures: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
+        """These and more good pictures, uint8 (h, w, 3), with what the trained model says of them in float32."""
+        scores, peaks = scores_and_peaks(found)
+        return replace(
+            self,
+            pictures=np.concatenate([self.pictures, np.stack(pictures)]),
+            good=np.concatenate([self.good, np.ones(len(pictures), bool)]),
+            scores=np.concatenate([self.scores, scores.astype(np.float32)]),
+            peaks=np.concatenate([self.peaks, peaks.astype(np.float32)]),
+        )
+
+    def judged(self, found: Sequence[Prediction]) -> Probes:
+        """The same pictures with what the trained model says of them in float32."""
+        scores, peaks = scores_and_peaks(found)
+        return replace(self, scores=scores.astype(np.float32), peaks=peaks.astype(np.float32))
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
+        header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys, "unseen": self.unseen}
+        write_tensors(path, tensors, {ROLE: json.dumps(header)})
+
+    @property
+    def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
+        """What `write_bundle` takes."""
+        return {ROLE: (".safetensors", self.save)}
+
+
+def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter) -> Probes:
+    """Draw good images that the model was not fitted on, spoil a copy of each, let the fitted model judge them all."""
+    if fitted.judge is None:
+        raise ValueError("this kind of model has no exact judge")
+    rng = np.random.default_rng([settings.seed, 8])
+    room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
+    count = min(len(good), max(2, min(GOOD_PROBES, room)))
+    chosen = drawn(good, fitted.unseen, count, rng=rng)
+    pictures, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
+    found = []
+    with reporter.stage("Judging probes for the serving engines", len(pictures)) as advance:
+        for batch in batched(pictures, 4):
+            found += fitted.judge(batch)
+            advance(len(batch))
+    scores, peaks = (np.concatenate(values) for values in zip(*fitted.held_out, strict=True))
+    own_scores, own_peaks = scores_and_peaks(found)
+    return Probes(
+        pictures=pictures,
+        good=unspoilt,
+        scores=own_scores.astype(np.float32),
+        peaks=own_peaks.astype(np.float32),
+        spread=_spread(scores),
+        peak_spread=_spread(peaks),
+        keys=tuple(each.record.key for each in chosen),
+        unseen=fitted.unseen,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A good image to judge by."""
+
+    record: ImageRecord
+    fitted: bool
+    """The model was fitted on it and knows it by heart, so that only a crop of it tells anything."""
+
+    def read(self, data: DataConfig, *, rng: np.random.Generator) -> np.ndarray:
+        """The image, or a random crop of one that the model was fitted on: uint8 RGB (s, s, 3)."""
+        if not self.fitted:
+            return read_picture(self.record.path, data)
+        return read_part(self.record.path, data, partial(cropped, rng=rng))
+
+
+def drawn(good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, rng: np.random.Generator) -> list[Drawn]:
+    """At most `count` of the good images in random order, those that the model was not fitted on before all others.
+
+    The order of `good` plays no part.
+    """
+    records = sorted(good, key=lambda record: record.key)
+    held_out = set(unseen)
+    shuffled = [records[index] for index in rng.permutation(len(records))]
+    order = sorted(shuffled, key=lambda record: record.key not in held_out)  # stable: each part stays shuffled
+    return [Drawn(record, fitted=record.key not in held_out) for record in order[:count]]
+
+
+def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Good pictures, uint8 (h, w, 3), then the same with a foreign patch: (2n, h, w, 3), and which are good (2n,)."""
+    pictures = np.stack([*good, *(spoilt(picture, rng=rng) for picture in good)])
+    return pictures, np.arange(len(pictures)) < len(good)
+
+
+def read_probes(bundle: Bundle) -> Probes | None:
+    """The probes of a bundle; None in one of an earlier cvad. Raises BundleError where they cannot be read."""
+    if ROLE not in bundle.manifest["files"]:
+        return None
+    path = bundle.file(ROLE)
+    try:
+        header = json.loads(read_header(path)[ROLE])
+        tensors = read_arrays(path)
+        return Probes(
+            **{name: tensors[name] for name in ("pictures", "good", "scores", "peaks")},
+            spread=float(header["spread"]),
+            peak_spread=float(header["peak_spread"]),
+            keys=tuple(header["keys"]),
+            unseen=tuple(header.get("unseen", ())),  # an earlier cvad did not write it
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise BundleError(
+            f"{path}: holds no probes that this cvad can read ({error}); run `cvad train` again"
+        ) from error
+
+
+def _spread(scores: np.ndarray) -> float:
+    """Never 0, also where all good pictures score alike."""
+    return float(max(np.std(scores, dtype=np.float64), 1e-6 * np.abs(scores).max(), 1e-12))
