@@ -114,7 +114,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from cvad_cli.assembly.evaluation.job import EvaluationStep
     from cvad_cli.assembly.execution.executors import open_executor
     from cvad_cli.assembly.prediction.job import ImageJob
-    from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+    from cvad_cli.assembly.run_folders import bundle_folder
+    from cvad_cli.assembly.serving.open_bundle import open_detector
     from cvad_cli.cli.progress import QuietReporter
     from cvad_cli.config.load import load_config
     from cvad_cli.tasks.train import TrainRequest, train

@@ -12,6 +12,11 @@ from cvad_cli.cli.batch import Batch, Categories, Force, Importing, Models, exit
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.run_task import Options, Task, TaskCall, run_each
 
+Classification = Annotated[
+    bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
+]
+Portable = Annotated[bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")]
+
 
 def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
@@ -52,9 +57,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     models: Models = None,
     force: Force = False,
     device: Device = None,
-    classification: Annotated[
-        bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
-    ] = False,
+    classification: Classification = False,
     gate: gates.GateFile = None,
     min_: gates.Minimums = [],  # noqa: B006
     max_: gates.Maximums = [],  # noqa: B006
@@ -63,9 +66,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     undecided: gates.Undecided = None,
     junit: gates.JunitFile = None,
     summary: gates.SummaryFile = None,
-    portable: Annotated[
-        bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")
-    ] = False,
+    portable: Portable = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

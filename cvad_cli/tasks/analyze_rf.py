@@ -19,7 +19,7 @@ from cvad_cli.assembly.receptive_field.analysis import CENTRE, Findings, analyse
 from cvad_cli.assembly.receptive_field.images import FieldPictures, field_pictures
 from cvad_cli.assembly.receptive_field.networks import Subjects, find_networks
 from cvad_cli.assembly.receptive_field.report import file_stem, markdown
-from cvad_cli.assembly.serving.open_bundle import bundle_folder
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.receptive_field.coverage import view_of
 from cvad_cli.core.receptive_field.graph import LayerField

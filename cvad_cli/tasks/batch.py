@@ -13,7 +13,7 @@ from cvad_cli.assembly.batch.outcomes import BatchSummary, RunOutcome
 from cvad_cli.assembly.batch.plan import PlannedRun
 from cvad_cli.assembly.batch.report import batch_folder, write_batch_report
 from cvad_cli.assembly.execution.executors import open_executor, run_here
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, evaluation_folder
+from cvad_cli.assembly.run_folders import bundle_folder, evaluation_folder
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import ConfigError, CvadError, ResourceError
 from cvad_cli.ports import Reporter

@@ -21,7 +21,8 @@ from cvad_cli.assembly.benchmark.scaling import grow
 from cvad_cli.assembly.benchmark.tables import as_markdown, tables_of
 from cvad_cli.assembly.data.images import open_dataset
 from cvad_cli.assembly.execution.executors import keeping_threads
-from cvad_cli.assembly.serving.open_bundle import bench_folder, open_bundle
+from cvad_cli.assembly.run_folders import bench_folder
+from cvad_cli.assembly.serving.open_bundle import open_bundle
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.files import replacing_folder

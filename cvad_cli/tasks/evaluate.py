@@ -32,7 +32,8 @@ from cvad_cli.assembly.gates.evaluation_gates import open_gates
 from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of
 from cvad_cli.assembly.prediction.job import ImageJob
 from cvad_cli.assembly.prediction.pipeline import Failed, Judged, is_large, keep_original
-from cvad_cli.assembly.serving.open_bundle import OpenBundle, evaluation_folder, open_detector
+from cvad_cli.assembly.run_folders import evaluation_folder
+from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.config.gates import GatePlan
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig

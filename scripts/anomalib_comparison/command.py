@@ -46,7 +46,7 @@ RUNS = {
 
 def trained(model: str, root: Path, overrides: list[str], steps: int) -> RunConfig:
     """Settings of a bundle below `root`, trained now if it is not there."""
-    from cvad_cli.assembly.serving.open_bundle import bundle_folder
+    from cvad_cli.assembly.run_folders import bundle_folder
     from cvad_cli.tasks.train import TrainRequest, train
 
     name, own = RUNS[model]

@@ -17,8 +17,9 @@ import pytest
 from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
 from cvad_cli.adapters.storage.bundles import read_bundle, write_bundle
 from cvad_cli.assembly.data.images import PictureStream, open_dataset
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import Candidate, choose_engine, plan_serving
-from cvad_cli.assembly.serving.open_bundle import OpenBundle, bundle_folder, open_detector
+from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.assembly.training.agreement_probes import Probes, read_probes
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig, RuntimeConfig

@@ -14,8 +14,9 @@ from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
 from cvad_cli.adapters.sample_data import write_sample_dataset
 from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.int8_images import Int8Pictures
-from cvad_cli.assembly.serving.open_bundle import OpenBundle, bundle_folder, open_detector
+from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.assembly.training.agreement_probes import Probes, read_probes
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig

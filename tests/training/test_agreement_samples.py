@@ -10,8 +10,9 @@ import pytest
 
 from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import as_reference
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.assembly.training.agreement_probes import Probes, drawn, read_probes
 from cvad_cli.assembly.training.calibration import plan_calibration
 from cvad_cli.config.load import load_config

@@ -17,7 +17,8 @@ import torch
 from cvad_cli.adapters.backbones import BackboneSpec, build_network, load_backbone
 from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.assembly.defect_types.describer import open_describer
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+from cvad_cli.assembly.run_folders import bundle_folder
+from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.config.load import load_config
 
 LAYERS = ("layer1", "layer2")

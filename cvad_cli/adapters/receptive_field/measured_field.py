@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cvad_cli.adapters.receptive_field.evaluating import evaluating
+from cvad_cli.adapters.receptive_field.tracing import evaluating
 from cvad_cli.core.receptive_field.effective import EffectiveField
 from cvad_cli.core.receptive_field.graph import EMPTY, Box
 from cvad_cli.errors import ModelError

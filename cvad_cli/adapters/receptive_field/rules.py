@@ -5,34 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from cvad_cli.adapters.receptive_field import operations, rearranging
+from cvad_cli.adapters.receptive_field import shape_ops, spatial_ops
 from cvad_cli.adapters.receptive_field.traced_maps import Call, Map
 
 _OPERATORS: Final[dict[Callable[[Call], Map], str]] = {
-    operations.convolution: "conv2d",
-    operations.transposed: "conv_transpose2d",
-    operations.pooling("max pool"): "max_pool2d max_pool2d_with_indices",
-    operations.pooling("avg pool"): "avg_pool2d",
-    operations.adaptive: "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d",
-    operations.interpolation: "upsample_nearest2d upsample_bilinear2d",
-    operations.padding: "pad constant_pad_nd reflection_pad2d replication_pad2d",
-    operations.cropping: "slice narrow",
-    operations.shuffled: "pixel_shuffle pixel_unshuffle",
-    operations.reduction: "mean sum amax amin max min var std var_mean std_mean linalg_vector_norm norm logsumexp prod",
-    operations.normalisation: "batch_norm native_batch_norm instance_norm group_norm layer_norm rms_norm",
-    operations.softmax: "softmax log_softmax _softmax _log_softmax",
-    operations.linear: "linear",
-    operations.product: "matmul bmm mm addmm einsum scaled_dot_product_attention",
-    operations.pointwise: "expand expand_as dropout feature_dropout alias contiguous clone to _to_copy detach "
+    spatial_ops.convolution: "conv2d",
+    spatial_ops.transposed: "conv_transpose2d",
+    spatial_ops.pooling("max pool"): "max_pool2d max_pool2d_with_indices",
+    spatial_ops.pooling("avg pool"): "avg_pool2d",
+    spatial_ops.adaptive: "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d",
+    spatial_ops.interpolation: "upsample_nearest2d upsample_bilinear2d",
+    spatial_ops.padding: "pad constant_pad_nd reflection_pad2d replication_pad2d",
+    spatial_ops.cropping: "slice narrow",
+    spatial_ops.shuffled: "pixel_shuffle pixel_unshuffle",
+    spatial_ops.reduction: "mean sum amax amin max min var std var_mean std_mean linalg_vector_norm norm logsumexp "
+    "prod",
+    spatial_ops.normalisation: "batch_norm native_batch_norm instance_norm group_norm layer_norm rms_norm",
+    spatial_ops.softmax: "softmax log_softmax _softmax _log_softmax",
+    spatial_ops.linear: "linear",
+    spatial_ops.product: "matmul bmm mm addmm einsum scaled_dot_product_attention",
+    spatial_ops.pointwise: "expand expand_as dropout feature_dropout alias contiguous clone to _to_copy detach "
     "lift_fresh_copy type_as channel_shuffle alpha_dropout feature_alpha_dropout hardswish prelu _prelu_kernel "
     "log_sigmoid logsigmoid tanhshrink softsign float",
-    rearranging.joining: "cat concat stack",
-    rearranging.parting: "chunk split split_with_sizes tensor_split unbind select",
-    rearranging.rolling: "roll",
-    rearranging.reordering: "permute transpose swapaxes",
-    rearranging.unsqueezing: "unsqueeze",
-    rearranging.squeezing: "squeeze",
-    rearranging.reshaping: "view reshape _unsafe_view flatten unflatten view_as reshape_as",
+    shape_ops.joining: "cat concat stack",
+    shape_ops.parting: "chunk split split_with_sizes tensor_split unbind select",
+    shape_ops.rolling: "roll",
+    shape_ops.reordering: "permute transpose swapaxes",
+    shape_ops.unsqueezing: "unsqueeze",
+    shape_ops.squeezing: "squeeze",
+    shape_ops.reshaping: "view reshape _unsafe_view flatten unflatten view_as reshape_as",
 }
 
 RULES: Final = {name: rule for rule, names in _OPERATORS.items() for name in names.split()}
@@ -53,4 +54,4 @@ def rule_for(call: Call, target: Any) -> Callable[[Call], Map]:
     overloads = [target, *(getattr(plain, name) for name in (plain.overloads() if plain else ()))]
     if not any(torch.Tag.pointwise in getattr(overload, "tags", ()) for overload in overloads):
         call.refuse("it is not among the operators that are known here")
-    return operations.pointwise
+    return spatial_ops.pointwise

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from cvad_cli.adapters.receptive_field.evaluating import evaluating
 from cvad_cli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -109,3 +108,15 @@ def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], 
         f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {said}. The picture may be "
         "too small for it, or its control flow may depend on pixel values: analyse the part before that"
     )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off and norms on their running statistics, for as long as it lasts."""
+    training = [child for child in model.modules() if child.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True

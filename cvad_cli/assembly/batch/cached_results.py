@@ -10,7 +10,7 @@ from cvad_cli import __version__
 from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.storage.bundles import Bundle, read_bundle
 from cvad_cli.assembly.data.images import open_dataset
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, evaluation_folder
+from cvad_cli.assembly.run_folders import bundle_folder, evaluation_folder
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import BundleError, DataError

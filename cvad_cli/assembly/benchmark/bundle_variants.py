@@ -15,9 +15,10 @@ import numpy as np
 from cvad_cli.adapters.storage.bundles import Bundle, FileWriter, write_bundle
 from cvad_cli.adapters.storage.tensor_files import read_arrays, write_tensors
 from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import patchcore_network
 from cvad_cli.assembly.serving.engine_choice import as_reference
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.assembly.training.agreement_probes import ROLE as PROBES
 from cvad_cli.assembly.training.agreement_probes import Probes, read_probes, with_spoilt
 from cvad_cli.config.load import to_plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -73,6 +74,26 @@ class PictureStream:
                 self.skipped.append(SkippedImage(record.key, str(outcome)))
             else:
                 yield record, outcome
+
+
+class LazyPictures(Sequence[np.ndarray]):
+    """Pictures that are read when they are asked for: an epoch over them needs memory for one batch."""
+
+    def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
+        self._records = records
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyPictures: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | LazyPictures:
+        if isinstance(index, slice):
+            return LazyPictures(self._records[index], self._data)
+        return read_picture(self._records[index].path, self._data)
 
 
 def read_picture(path: Path, data: DataConfig) -> np.ndarray:

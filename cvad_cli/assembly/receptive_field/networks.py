@@ -10,8 +10,9 @@ from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, Backbone, BackboneSpec, 
 from cvad_cli.adapters.pdn import build_pdn
 from cvad_cli.adapters.receptive_field.layer_graph import patch_embedding, pooled
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import as_reference
-from cvad_cli.assembly.serving.open_bundle import bundle_folder, open_detector
+from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.assembly.training.efficient_ad_options import EfficientAdOptions
 from cvad_cli.assembly.training.pdn_teachers import PDN_BACKBONES, patchcore_backbone, patchcore_layers
 from cvad_cli.config.schema import RunConfig

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd, TorchPatchcore
 from cvad_cli.adapters.storage.bundles import Bundle, read_bundle
 from cvad_cli.adapters.storage.tensor_files import read_arrays
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Serving, plan_serving, serve_with_torch, torch_alone
 from cvad_cli.assembly.training.agreement_probes import read_probes
@@ -36,21 +37,6 @@ class OpenBundle:
     calibration: Calibration
     device: str
     serving: Serving
-
-
-def bundle_folder(settings: RunConfig) -> Path:
-    """Where `cvad train` puts the bundle of this config."""
-    return Path(settings.output.root).expanduser() / settings.name / "bundle"
-
-
-def evaluation_folder(settings: RunConfig) -> Path:
-    """Where `cvad evaluate` puts its figures and pictures."""
-    return Path(settings.output.root).expanduser() / settings.name / "evaluation"
-
-
-def bench_folder(settings: RunConfig) -> Path:
-    """Where `cvad bench` puts what it measured."""
-    return Path(settings.output.root).expanduser() / settings.name / "bench"
 
 
 def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from cvad_cli.adapters.anomalib_models import GenericModel, describe
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, find_weights
-from cvad_cli.assembly.data.images import PictureStream, read_picture
+from cvad_cli.assembly.data.images import LazyPictures, PictureStream
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
 from cvad_cli.assembly.training.fitted_model import FittedModel
 from cvad_cli.config.schema import DataConfig, RunConfig
 from cvad_cli.errors import DataError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
-
-
-class LazyPictures(Sequence[np.ndarray]):
-    """Pictures that are read when they are asked for: an epoch over them needs memory for one batch."""
-
-    def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
-        self._records = records
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazyPictures: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | LazyPictures:
-        if isinstance(index, slice):
-            return LazyPictures(self._records[index], self._data)
-        return read_picture(self._records[index].path, self._data)
 
 
 def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter) -> FittedModel:

@@ -18,11 +18,10 @@ from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.runtime_openvino.frozen_networks import device_has_bf16
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.adapters.storage.tensor_files import write_tensors
-from cvad_cli.assembly.data.images import PictureStream
+from cvad_cli.assembly.data.images import LazyPictures, PictureStream
 from cvad_cli.assembly.distillation.image_batches import training_batches
 from cvad_cli.assembly.distillation.pretraining_images import PictureSource, RealPictures, find_real_pictures
-from cvad_cli.assembly.serving.open_bundle import bundle_folder
-from cvad_cli.assembly.training.anomalib_model import LazyPictures
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
 from cvad_cli.assembly.training.efficient_ad_options import PRESETS, EfficientAdOptions
 from cvad_cli.assembly.training.fitted_model import FittedModel
@@ -175,7 +174,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
 
 def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done: int) -> tuple[Any, dict[str, Any]]:
     """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
-    from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning_runs
+    from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning
     from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
 
     settings, (learning, held_out) = run.settings, parts
@@ -196,7 +195,7 @@ def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done
     )
     penalty = _penalty_pictures(run, range(done, course.steps))
     module = efficient_ad.LocalEfficientAd.around(model, penalty, schedule)
-    options = lightning_runs.where_and_how(
+    options = lightning.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
     with run.reporter.stage("Training efficient_ad", course.steps - done) as advance, closing(penalty):

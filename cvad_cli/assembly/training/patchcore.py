@@ -18,7 +18,7 @@ from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import TorchPatchcore, on_device, to_tensor
 from cvad_cli.adapters.storage.tensor_files import write_tensors
 from cvad_cli.assembly.data.images import PictureStream
-from cvad_cli.assembly.serving.open_bundle import bundle_folder
+from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.training.agreement_probes import Judge
 from cvad_cli.assembly.training.calibration import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.training.fitted_model import FittedModel
