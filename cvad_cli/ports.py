@@ -36,14 +36,14 @@ class Reporter(Protocol):
 
 
 class Detector(Protocol):
-    """A trained model that judges pictures. Opened from a bundle; never fitted."""
+    """A trained model that judges images. Opened from a bundle; never fitted."""
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Rows and columns that `predict` takes."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score pictures of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
+        """Score images of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
 
 
 @runtime_checkable

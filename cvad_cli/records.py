@@ -20,7 +20,7 @@ UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One picture of a data set and what is known about it before it is opened."""
+    """One image of a data set and what is known about it before it is opened."""
 
     path: Path
     key: str
@@ -45,7 +45,7 @@ class SkippedImage:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The two halves that a run needs: good pictures to learn from, labelled ones to be measured on."""
+    """The two halves that a run needs: good images to learn from, labelled ones to be measured on."""
 
     name: str
     train: tuple[ImageRecord, ...]
@@ -54,7 +54,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says of one picture. Scores are unbounded distances, larger means stranger."""
+    """What a detector says of one image. Scores are unbounded distances, larger means stranger."""
 
     score: float
     anomaly_map: np.ndarray
@@ -153,8 +153,8 @@ class EvaluationSummary:
     folder: Path
     metrics: Mapping[str, Any]
     """The content of metrics.json."""
-    pictures: int
-    """How many side-by-side pictures were drawn."""
+    images: int
+    """How many side-by-side images were drawn."""
     report: Path | None = None
     """The page for people; None where `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
@@ -250,7 +250,7 @@ class Neighbour:
     similarity: float
     """Cosine, from -1 to 1."""
     source: str
-    """Its picture, relative to the data set's root."""
+    """Its image, relative to the data set's root."""
     path: str | None
     """The same below this config's root; None where the name leads out of it."""
     box: tuple[int, ...]
@@ -258,7 +258,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class RegionVerdict:
-    """One region of a rejected part and its name. Places are (row, column) in pixels of the original picture."""
+    """One region of a rejected part and its name. Places are (row, column) in pixels of the original image."""
 
     defect_type: str
     """A labelled type, or `UNKNOWN`."""
@@ -281,8 +281,8 @@ class RegionVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureVerdict:
-    """What `cvad classify` says of one picture."""
+class ImageVerdict:
+    """What `cvad classify` says of one image."""
 
     image: str
     score: float

@@ -3,9 +3,9 @@
     python scripts/bench_gpu.py runs/patchcore_grid/bundle runs/efficientad_grid/bundle \
         --images datasets/mvtec_ad/grid/test --json
 
-Measured for each bundle: the latency of single pictures and the images/s in batches, from decoded uint8 arrays to
+Measured for each bundle: the latency of single images and the images/s in batches, from decoded uint8 arrays to
 scores and maps in NumPy, and images/s end to end from files (decoded by the same threads for both). Beside the figures
-stands how far the scores are from cvad's float32 on the same device and from anomalib's, and, where the pictures lie in
+stands how far the scores are from cvad's float32 on the same device and from anomalib's, and, where the images lie in
 one folder a defect type with one named good, the AUROC of each.
 """
 
@@ -34,16 +34,16 @@ from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 
 Judge = Callable[[Sequence[np.ndarray]], Any]
-"""Pictures to (scores, maps) in NumPy."""
+"""Images to (scores, maps) in NumPy."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
-    parser.add_argument("--images", type=Path, required=True, help="folder of PNG pictures, searched below")
+    parser.add_argument("--images", type=Path, required=True, help="folder of PNG images, searched below")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--singles", type=int, default=200, help="single pictures that are timed")
+    parser.add_argument("--singles", type=int, default=200, help="single images that are timed")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each throughput measurement")
     parser.add_argument("--threads", type=int, default=16, help="that decode, end to end")
     parser.add_argument("--json", action="store_true")
@@ -51,7 +51,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     paths = sorted(options.images.rglob("*.png"))
     if not paths:
-        parser.error(f"{options.images}: no PNG picture below")
+        parser.error(f"{options.images}: no PNG image below")
     results = [measure_bundle(folder, paths, options) for folder in options.bundles]
     report = {"machine": machine(options.device), "bundles": results}
     print(json.dumps(report, indent=2) if options.json else as_table(report))
@@ -64,7 +64,7 @@ def measure_bundle(folder: Path, paths: Sequence[Path], options: argparse.Namesp
     def read(path: Path) -> np.ndarray:
         return resize_image(read_image(path), (side, side))
 
-    pictures = list(prefetch(paths, read, workers=options.threads))
+    images = list(prefetch(paths, read, workers=options.threads))
     judges: dict[str, Judge] = {}
     started = time.perf_counter()
     for precision in ("auto", "f32"):
@@ -73,13 +73,13 @@ def measure_bundle(folder: Path, paths: Sequence[Path], options: argparse.Namesp
         print_progress(f"{folder}: cvad {precision}: {opened.serving}")
     opening = time.perf_counter() - started
     judges["anomalib eager"] = peer(bundle, options.device)
-    scores = {name: all_scores(judge, pictures, max(options.batches)) for name, judge in judges.items()}
+    scores = {name: all_scores(judge, images, max(options.batches)) for name, judge in judges.items()}
     labels = np.array([path.parent.name != "good" for path in paths])
     rows = {}
     for name, judge in judges.items():
         rows[name] = {
-            "latency_ms": latency(judge, pictures, options.singles),
-            "images_per_s": {str(size): throughput(judge, pictures, size, options.seconds) for size in options.batches},
+            "latency_ms": latency(judge, images, options.singles),
+            "images_per_s": {str(size): throughput(judge, images, size, options.seconds) for size in options.batches},
             "images_per_s_from_files": end_to_end(judge, paths, read, options),
             "largest_score_difference_to_cvad_f32": float(np.abs(scores[name] - scores["cvad f32"]).max()),
             "largest_score_difference_to_anomalib": float(np.abs(scores[name] - scores["anomalib eager"]).max()),
@@ -117,8 +117,8 @@ def settings_of(folder: Path, precision: str) -> RunConfig:
 
 
 def as_judge(detector: Any) -> Judge:
-    def judge(pictures: Sequence[np.ndarray]) -> Any:
-        found = detector.predict(pictures)
+    def judge(images: Sequence[np.ndarray]) -> Any:
+        found = detector.predict(images)
         return np.array([each.score for each in found]), [each.anomaly_map for each in found]
 
     return judge
@@ -133,9 +133,9 @@ def peer(bundle: Bundle, device: str) -> Judge:
     normalise = bundle.manifest["model"]["kind"] == "patchcore"
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def judge(pictures: Sequence[np.ndarray]) -> Any:
+    def judge(images: Sequence[np.ndarray]) -> Any:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+            batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 255
             found = model((batch - mean) / std if normalise else batch)
             return found.pred_score.flatten().cpu().numpy(), found.anomaly_map[:, 0].cpu().numpy()
 
@@ -171,24 +171,24 @@ def efficient_ad_peer(bundle: Bundle) -> Any:
     return model
 
 
-def all_scores(judge: Judge, pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.concatenate([judge(batch)[0] for batch in batched(pictures, size)])
+def all_scores(judge: Judge, images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    return np.concatenate([judge(batch)[0] for batch in batched(images, size)])
 
 
-def latency(judge: Judge, pictures: Sequence[np.ndarray], count: int) -> dict[str, float]:
-    for picture in pictures[:10]:
-        judge([picture])
+def latency(judge: Judge, images: Sequence[np.ndarray], count: int) -> dict[str, float]:
+    for image in images[:10]:
+        judge([image])
     taken = []
     for place in range(count):
         started = time.perf_counter()
-        judge([pictures[place % len(pictures)]])
+        judge([images[place % len(images)]])
         taken.append(1e3 * (time.perf_counter() - started))
     return {name: float(np.percentile(taken, share)) for name, share in (("p50", 50), ("p95", 95), ("p99", 99))}
 
 
-def throughput(judge: Judge, pictures: Sequence[np.ndarray], size: int, seconds: float) -> float:
+def throughput(judge: Judge, images: Sequence[np.ndarray], size: int, seconds: float) -> float:
     """Median images/s over batches of `size`, after two to warm up."""
-    batch = [pictures[place % len(pictures)] for place in range(size)]
+    batch = [images[place % len(images)] for place in range(size)]
     rates = []
     for _ in range(2):
         judge(batch)

@@ -1,9 +1,9 @@
-"""How many pictures a second more workers judge: measured here, then simulated for more workers than there are cores.
+"""How many images a second more workers judge: measured here, then simulated for more workers than there are cores.
 
-    python scripts/bench_scaling.py                                # 1 and 2 local workers, 192 generated pictures
+    python scripts/bench_scaling.py                                # 1 and 2 local workers, 192 generated images
     python scripts/bench_scaling.py --executors local ray --json   # Ray as well
 
-Measured: PatchCore on generated grid pictures, one thread a worker; workers are started and have opened the bundle
+Measured: PatchCore on generated grid images, one thread a worker; workers are started and have opened the bundle
 before the clock starts, and the process that collects does with every outcome what `cvad evaluate` does (mask,
 histograms). Simulated: the same workers and collector as a queue, with the shard times of one worker drawn at random,
 on machines that disturb each other in nothing; the simulation of 1 and 2 workers stands beside the measurement of them.
@@ -32,9 +32,9 @@ AHEAD = 2
 
 PLANNED_SHARD = 16
 PLANNED_SHARD_S = (1.2, 1.6, 2.0)
-"""16 pictures at 10 a second (scripts/plan_scaling.py), a quarter more or less. An assumption."""
+"""16 images at 10 a second (scripts/plan_scaling.py), a quarter more or less. An assumption."""
 PLANNED_COLLECT_S = 0.003
-"""Of the collector, a picture: mask and histograms at 256 px. An assumption; the measurement prints the real one."""
+"""Of the collector, an image: mask and histograms at 256 px. An assumption; the measurement prints the real one."""
 
 
 def simulated_rate(
@@ -46,10 +46,10 @@ def simulated_rate(
     shards: int = 400,
     seed: int = 0,
 ) -> float:
-    """Pictures a second of `workers` that take shards in turn and one collector that takes the outcomes in order.
+    """Images a second of `workers` that take shards in turn and one collector that takes the outcomes in order.
 
     A worker begins shard n when it is idle and fewer than AHEAD x workers shards lie between n and the collector's.
-    `shard_seconds` are drawn from with replacement; `collect_seconds` are the collector's, a picture.
+    `shard_seconds` are drawn from with replacement; `collect_seconds` are the collector's, an image.
     """
     rng = np.random.default_rng(seed)
     needs = rng.choice(np.asarray(shard_seconds, dtype=np.float64), shards)
@@ -64,8 +64,8 @@ def simulated_rate(
 
 
 def planned_table() -> list[str]:
-    """The table of docs/scaling.md: the plan's rate of a core, and a collector that takes 3 ms a picture."""
-    lines = ["| workers | simulated pictures/s | of linear |", "| ---: | ---: | ---: |"]
+    """The table of docs/scaling.md: the plan's rate of a core, and a collector that takes 3 ms an image."""
+    lines = ["| workers | simulated images/s | of linear |", "| ---: | ---: | ---: |"]
     for workers in (1, 2, 4, 8, 16, 32, 64, 128):
         rate = simulated_rate(
             workers, PLANNED_SHARD_S, shard=PLANNED_SHARD, collect_seconds=PLANNED_COLLECT_S, shards=20_000
@@ -75,7 +75,7 @@ def planned_table() -> list[str]:
 
 
 def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> float:
-    """Pictures a second, after the workers have opened the bundle."""
+    """Images a second, after the workers have opened the bundle."""
     from cvad_cli.core.pixel_metrics import PixelScores
 
     warm = records[: shard * executor.workers]
@@ -88,7 +88,7 @@ def measure(executor: Any, job: Any, records: Sequence[Any], shard: int) -> floa
 
 
 def shard_times(job: Any, records: Sequence[Any], shard: int) -> tuple[list[float], float]:
-    """Seconds of each shard for one thread in this process, and the collector's seconds a picture."""
+    """Seconds of each shard for one thread in this process, and the collector's seconds an image."""
     from cvad_cli.adapters.executors.threads import limited_threads
     from cvad_cli.core.pixel_metrics import PixelScores
 
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         settings = load_config(config)
         train(settings, TrainRequest(describe=False), QuietReporter())
         test = open_dataset(settings.data).test
-        records = [test[place % len(test)] for place in range(options.pictures)]
+        records = [test[place % len(test)] for place in range(options.images)]
         opened = open_detector(settings, "cpu")
         step = EvaluationStep(None, frozenset())
         job = ImageJob(settings, opened.bundle.folder, step, opened)
@@ -152,13 +152,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "processor": platform.processor(),
             "python": platform.python_version(),
         },
-        "pictures": options.pictures,
+        "images": options.images,
         "side": options.side,
         "shard": options.shard,
         "shard_seconds": {"mean": float(np.mean(times)), "std": float(np.std(times)), "shards": len(times)},
-        "collect_seconds_a_picture": collecting,
-        "measured_pictures_a_second": measured,
-        "simulated_pictures_a_second": {
+        "collect_seconds_a_image": collecting,
+        "measured_images_a_second": measured,
+        "simulated_images_a_second": {
             workers: simulated_rate(workers, times, shard=options.shard, collect_seconds=collecting)
             for workers in (1, 2, 4, 8, 16, 32, 64, 128)
         },
@@ -167,19 +167,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Two tables."""
-    for kind, rates in found["measured_pictures_a_second"].items():
+    for kind, rates in found["measured_images_a_second"].items():
         first = rates[min(rates)]
         for workers, rate in rates.items():
-            print(f"measured, {kind:5} {workers:4} workers: {rate:8.1f} pictures/s, {rate / first:6.2f}x")
-    simulated = found["simulated_pictures_a_second"]
+            print(f"measured, {kind:5} {workers:4} workers: {rate:8.1f} images/s, {rate / first:6.2f}x")
+    simulated = found["simulated_images_a_second"]
     for workers, rate in simulated.items():
-        print(f"simulated    {workers:4} workers: {rate:8.1f} pictures/s, {rate / simulated[1]:6.2f}x")
-    print(f"collector: {1000 * found['collect_seconds_a_picture']:.2f} ms a picture")
+        print(f"simulated    {workers:4} workers: {rate:8.1f} images/s, {rate / simulated[1]:6.2f}x")
+    print(f"collector: {1000 * found['collect_seconds_a_image']:.2f} ms an image")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--shard", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])

@@ -1,7 +1,7 @@
 """The arithmetic of docs/scaling.md: from cameras and defects to cores, memory, disks and shards.
 
     python scripts/plan_scaling.py                            # the tables of docs/scaling.md
-    python scripts/plan_scaling.py --pictures-per-core 20     # with a rate that was measured elsewhere
+    python scripts/plan_scaling.py --images-per-core 20     # with a rate that was measured elsewhere
 
 Nothing here was run at these sizes. Assumptions are the constants below, each with where it is from.
 """
@@ -12,26 +12,26 @@ import argparse
 import math
 from dataclasses import dataclass
 
-PICTURES_PER_CORE = 10.0
-"""A second: 264 pictures scored and 5 coresets made in 13.4 s on 2 cores (docs/benchmarks.md), so a lower bound."""
+IMAGES_PER_CORE = 10.0
+"""A second: 264 images scored and 5 coresets made in 13.4 s on 2 cores (docs/benchmarks.md), so a lower bound."""
 
 LOAD = 0.6
 """Of the cores, so that a burst does not queue."""
 
-PICTURES_A_CAMERA = 1.0
+IMAGES_A_CAMERA = 1.0
 """A second. An assumption."""
 
 HOURS_A_DAY = 16
 """Two shifts. An assumption."""
 
 REJECTED = 0.02
-"""Share of the pictures: the default false-alarm rate, in a plant with few defects. An assumption."""
+"""Share of the images: the default false-alarm rate, in a plant with few defects. An assumption."""
 
 REGIONS = 1.5
-"""Of a rejected picture. An assumption; classify.max_regions caps it at 4."""
+"""Of a rejected image. An assumption; classify.max_regions caps it at 4."""
 
-PICTURE_BYTES = 1.0e6
-"""A PNG of 1024 x 1024 grey pixels; MVTec AD's grid pictures are smaller (125 MB / 342)."""
+IMAGE_BYTES = 1.0e6
+"""A PNG of 1024 x 1024 grey pixels; MVTec AD's grid images are smaller (125 MB / 342)."""
 
 VALUES = 503
 """Of a descriptor (docs/benchmarks.md)."""
@@ -64,37 +64,37 @@ class Plant:
     """What a number of cameras asks for."""
 
     cameras: int
-    pictures_per_core: float = PICTURES_PER_CORE
+    images_per_core: float = IMAGES_PER_CORE
 
     @property
-    def pictures_a_second(self) -> float:
+    def images_a_second(self) -> float:
         """Of all cameras."""
-        return self.cameras * PICTURES_A_CAMERA
+        return self.cameras * IMAGES_A_CAMERA
 
     @property
     def cores(self) -> int:
         """With `LOAD`, all of them together."""
-        return math.ceil(self.pictures_a_second / self.pictures_per_core / LOAD)
+        return math.ceil(self.images_a_second / self.images_per_core / LOAD)
 
     @property
-    def pictures_a_day(self) -> float:
+    def images_a_day(self) -> float:
         """Of all cameras."""
-        return self.pictures_a_second * HOURS_A_DAY * 3600
+        return self.images_a_second * HOURS_A_DAY * 3600
 
     @property
     def regions_a_day(self) -> float:
-        """Of rejected pictures."""
-        return self.pictures_a_day * REJECTED * REGIONS
+        """Of rejected images."""
+        return self.images_a_day * REJECTED * REGIONS
 
     @property
     def kept_bytes_a_day(self) -> float:
-        """Rejected pictures alone; all of them would be 1 / REJECTED times as much."""
-        return self.pictures_a_day * REJECTED * PICTURE_BYTES
+        """Rejected images alone; all of them would be 1 / REJECTED times as much."""
+        return self.images_a_day * REJECTED * IMAGE_BYTES
 
     @property
     def core_hours_to_judge_a_day_again(self) -> float:
         """As after training anew."""
-        return self.pictures_a_day / self.pictures_per_core / 3600
+        return self.images_a_day / self.images_per_core / 3600
 
     @property
     def days_to(self) -> float:
@@ -134,17 +134,17 @@ class Index:
         return max(1, math.ceil(self.points / SHARD_POINTS))
 
 
-def plant_table(pictures_per_core: float) -> list[str]:
+def plant_table(images_per_core: float) -> list[str]:
     """Rows of cameras."""
     lines = [
-        "| cameras | pictures/s | cores | rejected, a day | regions, a day | days to 10⁹ | a day judged again |",
+        "| cameras | images/s | cores | rejected, a day | regions, a day | days to 10⁹ | a day judged again |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for cameras in (1, 10, 100, 1000):
-        plant = Plant(cameras, pictures_per_core)
+        plant = Plant(cameras, images_per_core)
         cells = (
             f"{cameras:,}",
-            f"{plant.pictures_a_second:,.0f}",
+            f"{plant.images_a_second:,.0f}",
             f"{plant.cores:,}",
             _bytes(plant.kept_bytes_a_day),
             f"{plant.regions_a_day:,.0f}",
@@ -190,9 +190,9 @@ def _bytes(count: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures-per-core", type=float, default=PICTURES_PER_CORE)
+    parser.add_argument("--images-per-core", type=float, default=IMAGES_PER_CORE)
     options = parser.parse_args()
-    print("\n".join([*plant_table(options.pictures_per_core), "", *index_table()]))
+    print("\n".join([*plant_table(options.images_per_core), "", *index_table()]))
 
 
 if __name__ == "__main__":

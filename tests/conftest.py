@@ -20,7 +20,7 @@ device: cpu
 data: {{root: {root}, category: grid, image_size: 64}}
 model: {{backbone: resnet10t, layers: [layer1, layer2], weights: random, coreset_ratio: 0.05, num_neighbors: 3}}
 calibration: {{false_alarm_rate: 0.1, folds: 3}}
-evaluation: {{pictures: 4}}
+evaluation: {{images: 4}}
 output: {{root: {output}}}
 """
 

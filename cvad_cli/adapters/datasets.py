@@ -1,7 +1,7 @@
 """Data sets on disk -> records: the MVTec AD layout, and plain folders with an optional labels.csv.
 
 Nothing is decoded here. Names that begin with a dot and files without an image suffix are passed over; what looks like
-a mistake is an error that names it: an empty folder, a picture in both halves, a link or a path that leaves the data
+a mistake is an error that names it: an empty folder, an image in both halves, a link or a path that leaves the data
 set's folder. Records come sorted by key.
 """
 
@@ -34,20 +34,20 @@ class FolderLayout:
     """Where a data set of plain folders keeps what; every path is relative to its root."""
 
     normal_dir: str = "train/good"
-    """Good pictures to learn from. May be absent where `labels` names them."""
+    """Good images to learn from. May be absent where `labels` names them."""
     abnormal_dirs: tuple[str, ...] = ()
     """Each a folder of one defect type, or a folder with one subfolder a type; a subfolder `good` holds good parts."""
     mask_dir: str | None = None
-    """Defect masks named as the picture's key, type/name or name, with or without `_mask`, in any image format."""
+    """Defect masks named as the image's key, type/name or name, with or without `_mask`, in any image format."""
     test_normal_dir: str | None = None
-    """Good pictures to be measured on."""
+    """Good images to be measured on."""
     labels: str | None = None
     """A CSV file of path, label and optionally split and mask, which adds to the folders and overrules them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A picture on its way to a record. `mask_names`: where a mask folder may hold its mask, best first, no suffix."""
+    """An image on its way to a record. `mask_names`: where a mask folder may hold its mask, best first, no suffix."""
 
     key: str
     kind: str
@@ -72,13 +72,13 @@ def load_mvtec(root: Path, category: str) -> Dataset:
 
 
 def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
-    """List the pictures of plain folders under `root`, then let the rows of `layout.labels` add and overrule.
+    """List the images of plain folders under `root`, then let the rows of `layout.labels` add and overrule.
 
     Keys are relative to `root`. Raises DataError naming the folder, or the label file and its line.
     """
     _require_folder(root, "set data.root to the folder that holds the images")
     rows = {} if layout.labels is None else _rows(root / layout.labels)
-    found = list(_folder_pictures(root, layout))
+    found = list(_folder_images(root, layout))
     listed = {p.key: p for p in _labelled(root, rows, {p.key: p for p in found})}
     masks = {} if layout.mask_dir is None else _masks(root, layout.mask_dir)
     dataset = _dataset(name, root, [p for p in found if p.key not in listed] + [*listed.values()], masks)
@@ -90,7 +90,7 @@ def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
 
 
 def fingerprint(records: Iterable[ImageRecord]) -> str:
-    """SHA-256 over key, type and content of pictures and masks, whatever the records' order or the data set's place.
+    """SHA-256 over key, type and content of images and masks, whatever the records' order or the data set's place.
 
     Contents are hashed, not sizes or dates: 125 MB of grid take about 0.2 s. Raises DataError for an unreadable file.
     """
@@ -130,17 +130,17 @@ def _test_types(home: Path) -> list[str]:
     return [entry.name for entry in entries if _is_folder(entry) and not _is_hidden(entry.name)]
 
 
-def _folder_pictures(root: Path, layout: FolderLayout) -> Iterator[_Found]:
+def _folder_images(root: Path, layout: FolderLayout) -> Iterator[_Found]:
     """What the folders say by themselves, without labels."""
     if layout.labels is None or _is_folder(root / layout.normal_dir):
         yield from (_Found(key, GOOD, "train") for key in _keys(root, layout.normal_dir))
     if layout.test_normal_dir is not None:
         yield from (_Found(key, GOOD, "test") for key in _keys(root, layout.test_normal_dir))
     for folder in layout.abnormal_dirs:
-        yield from _abnormal_pictures(root, folder)
+        yield from _abnormal_images(root, folder)
 
 
-def _abnormal_pictures(root: Path, folder: str) -> Iterator[_Found]:
+def _abnormal_images(root: Path, folder: str) -> Iterator[_Found]:
     """One folder of `abnormal_dirs`: its own name is the type, or each subfolder's is."""
     kind = PurePosixPath(folder).name
     keys = _keys(root, folder)
@@ -156,7 +156,7 @@ def _abnormal_pictures(root: Path, folder: str) -> Iterator[_Found]:
 
 
 def _labelled(root: Path, rows: Mapping[str, dict[str, str]], known: Mapping[str, _Found]) -> Iterator[_Found]:
-    """The pictures that the rows of the label file name, as the rows say."""
+    """The images that the rows of the label file name, as the rows say."""
     places: dict[str, str] = {}
     for place, row in rows.items():
         key = _listed_file(root, row["path"], place)
@@ -235,18 +235,18 @@ def _dataset(name: str, root: Path, found: Iterable[_Found], masks: Mapping[str,
     halves: dict[str, list[ImageRecord]] = {"train": [], "test": []}
     met: dict[str, _Found] = {}
     served: dict[Path, str] = {}
-    for picture in sorted(found, key=lambda picture: picture.key):
-        other = met.setdefault(os.path.realpath(root / picture.key), picture)
-        if other.split != picture.split:
-            raise DataError(f"{root / picture.key}: is in both train and test, as {other.key}; keep it in one half")
-        if other is not picture and other.key == picture.key:
-            raise DataError(f"{root / picture.key}: is in two of the folders that data lists; list each folder once")
-        names = (name + ending for name in picture.mask_names for ending in ("_mask", ""))
+    for image in sorted(found, key=lambda image: image.key):
+        other = met.setdefault(os.path.realpath(root / image.key), image)
+        if other.split != image.split:
+            raise DataError(f"{root / image.key}: is in both train and test, as {other.key}; keep it in one half")
+        if other is not image and other.key == image.key:
+            raise DataError(f"{root / image.key}: is in two of the folders that data lists; list each folder once")
+        names = (name + ending for name in image.mask_names for ending in ("_mask", ""))
         named = (root / masks[name] for name in names if name in masks)
-        mask = None if picture.kind == GOOD else picture.mask_path or next(named, None)
-        if mask is not None and served.setdefault(mask, picture.key) != picture.key:
-            raise DataError(f"{mask}: fits both {served[mask]} and {picture.key}; keep masks in a folder a type")
-        halves[picture.split].append(ImageRecord(root / picture.key, picture.key, picture.kind, mask))
+        mask = None if image.kind == GOOD else image.mask_path or next(named, None)
+        if mask is not None and served.setdefault(mask, image.key) != image.key:
+            raise DataError(f"{mask}: fits both {served[mask]} and {image.key}; keep masks in a folder a type")
+        halves[image.split].append(ImageRecord(root / image.key, image.key, image.kind, mask))
     if not halves["train"]:
         raise DataError(f"{root}: no good training images; set data.normal_dir, or label some good in split train")
     return Dataset(name, tuple(halves["train"]), tuple(halves["test"]))

@@ -1,7 +1,7 @@
 """Web pages by Jinja2: one file each, which loads nothing from any network.
 
 A page is a template of `cvad_cli/templates` that extends `base.html.j2`. Styles and scripts stand in the page; its
-content security policy allows these, by their hashes, and pictures that are embedded or lie beside it: no text from a
+content security policy allows these, by their hashes, and images that are embedded or lie beside it: no text from a
 data set, whatever it holds, can run or call out. Rendering is streamed, so a page may be larger than memory.
 """
 

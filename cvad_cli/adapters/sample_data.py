@@ -44,11 +44,11 @@ class _Plan:
                 return f"{name}: expected a whole number of at least {bound}, got {value!r}"
         return None
 
-    def pictures(self) -> Iterator[tuple[str, str, int, np.random.Generator]]:
-        """Split, type, number and random stream of each picture.
+    def images(self) -> Iterator[tuple[str, str, int, np.random.Generator]]:
+        """Split, type, number and random stream of each image.
 
         The stream is the child that the seed sequence (seed, category, group) would spawn as its k-th: it depends on
-        no other picture.
+        no other image.
         """
         groups = [("train", GOOD, self.train), ("test", GOOD, self.test_good)]
         groups += [("test", kind, self.per_defect) for kind in TEXTURES[self.category]]
@@ -61,7 +61,7 @@ class _Plan:
     def files(self) -> set[str]:
         """Paths inside the folder, with forward slashes."""
         names = {PLAN_NAME}
-        for split, kind, number, _ in self.pictures():
+        for split, kind, number, _ in self.images():
             names.add(f"{split}/{kind}/{number:03d}.png")
             if kind != GOOD:
                 names.add(f"ground_truth/{kind}/{number:03d}_mask.png")
@@ -73,7 +73,7 @@ def write_sample_dataset(  # noqa: PLR0913  # the five numbers of a plan, named 
 ) -> Path:
     """Generate `root/category` unless the same set is there already; gives that folder.
 
-    `train` and `test_good` count good pictures of size x size pixels, `per_defect` those of each defect type. A picture
+    `train` and `test_good` count good images of size x size pixels, `per_defect` those of each defect type. An image
     depends on the seed, its split, type and number alone. The folder appears whole or not at all, and one that was
     generated from other numbers is replaced. Raises DataError where the folder holds anything that was not generated
     here, or where the numbers are impossible; ResourceError where it cannot be written.
@@ -121,7 +121,7 @@ def _former_plan(path: Path) -> _Plan | None:
 
 
 def _write(folder: Path, plan: _Plan) -> None:
-    for split, kind, number, rng in plan.pictures():
+    for split, kind, number, rng in plan.images():
         if kind == GOOD:
             image = normal_texture(plan.category, size=plan.size, rng=rng)
         else:

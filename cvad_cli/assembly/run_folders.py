@@ -13,7 +13,7 @@ def bundle_folder(settings: RunConfig) -> Path:
 
 
 def evaluation_folder(settings: RunConfig) -> Path:
-    """Where `cvad evaluate` puts its figures and pictures."""
+    """Where `cvad evaluate` puts its figures and images."""
     return Path(settings.output.root).expanduser() / settings.name / "evaluation"
 
 

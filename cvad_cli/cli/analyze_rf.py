@@ -19,7 +19,7 @@ def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
         str | None, typer.Option(metavar="SIZE", help="A defect to judge: 2.5mm (needs data.pixel_size_mm) or 40px.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A picture to draw on, whose size counts as the camera's.")
+        Path | None, typer.Option(metavar="FILE", help="An image to draw on, whose size counts as the camera's.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -22,7 +22,7 @@ Models = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="A run for each model, as in patchcore,efficientad.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="In a batch: also do again what is there, of the same settings and pictures.")
+    bool, typer.Option("--force", help="In a batch: also do again what is there, of the same settings and images.")
 ]
 
 

@@ -11,7 +11,7 @@ from cvad_cli.cli.options import Debug, Device, Json, Quiet
 from cvad_cli.cli.run_task import Options, quiet_libraries, show_result
 
 Folders = Annotated[
-    list[Path], typer.Option("--images", metavar="DIR", help="A folder of pictures. May be given several times.")
+    list[Path], typer.Option("--images", metavar="DIR", help="A folder of images. May be given several times.")
 ]
 Backbones = Annotated[
     list[str],
@@ -34,19 +34,19 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     backbone: Backbones = ["tf_efficientnet_lite0", "mobilenetv2_100"],  # noqa: B006
     weights: WeightFiles = [],  # noqa: B006
     steps: Annotated[int, typer.Option(help="Training steps; may change on resuming until the last 30 %.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and of the first weights.")] = 42,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the images and of the first weights.")] = 42,
     device: Device = "auto",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
-    generated_share: Annotated[float, typer.Option(help="Share of generated pictures, 0 to 1.")] = 0.5,
-    calibration_images: Annotated[int, typer.Option(help="Pictures that the targets are standardised over.")] = 1024,
-    held_out_images: Annotated[int, typer.Option(help="Pictures that the loss is reported on.")] = 48,
+    generated_share: Annotated[float, typer.Option(help="Share of generated images, 0 to 1.")] = 0.5,
+    calibration_images: Annotated[int, typer.Option(help="Images that the targets are standardised over.")] = 1024,
+    held_out_images: Annotated[int, typer.Option(help="Images that the loss is reported on.")] = 48,
     resume: Resume = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Distil a patch description network from pretrained backbones, on your pictures and on generated ones."""
+    """Distil a patch description network from pretrained backbones, on your images and on generated ones."""
     _run_distillation(
         Options((), device, json, quiet, debug),
         output=output,

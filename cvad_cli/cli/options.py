@@ -22,11 +22,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no s
 Debug = Annotated[
     bool, typer.Option("--debug", callback=remember_debug, help="Show tracebacks and the libraries' own messages.")
 ]
-FailOnDefect = Annotated[bool, typer.Option("--fail-on-defect", help="Exit with status 1 where a picture is rejected.")]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON a picture, as it is judged.")]
+FailOnDefect = Annotated[bool, typer.Option("--fail-on-defect", help="Exit with status 1 where an image is rejected.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON an image, as it is judged.")]
 
 
 def refuse_both_forms(*, json: bool, jsonl: bool) -> None:
-    """One object at the end or a line a picture. Raises BadParameter where both are asked for."""
+    """One object at the end or a line an image. Raises BadParameter where both are asked for."""
     if json and jsonl:
         raise typer.BadParameter("give --json or --jsonl, not both")

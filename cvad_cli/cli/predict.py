@@ -28,7 +28,7 @@ from cvad_cli.cli.run_task import Options, Task, run_each
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGE|FOLDER|GLOB|VIDEO|camera:N|-]...", help="Pictures; - reads paths from stdin."),
+    typer.Argument(metavar="[IMAGE|FOLDER|GLOB|VIDEO|camera:N|-]...", help="Images; - reads paths from stdin."),
 ]
 Watch = Annotated[
     Path | None, typer.Option("--watch", metavar="FOLDER", help="Inspect each file as it appears, until stopped.")
@@ -36,12 +36,12 @@ Watch = Annotated[
 Results = Annotated[
     Path | None, typer.Option("--results", metavar="FILE", help="With --watch: the JSONL file that is its memory.")
 ]
-Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a picture.")]
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row an image.")]
 Maps = Annotated[
     Path | None, typer.Option("--maps", metavar="DIR", help="Write each anomaly map as 32-bit float TIFF.")
 ]
 Overlays = Annotated[
-    Path | None, typer.Option("--overlays", metavar="DIR", help="Write each picture with its regions marked.")
+    Path | None, typer.Option("--overlays", metavar="DIR", help="Write each image with its regions marked.")
 ]
 Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with a NUL, as find -print0 writes them.")]
 
@@ -63,7 +63,7 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Judge pictures with a trained detector: score, verdict and regions of each, as fast as it goes."""
+    """Judge images with a trained detector: score, verdict and regions of each, as fast as it goes."""
     from cvad_cli.cli.render.predict import PredictionLines
 
     refuse_both_forms(json=json, jsonl=jsonl)

@@ -15,7 +15,7 @@ from cvad_cli.cli.run_task import Options, Task, TaskCall, run_each
 Classification = Annotated[
     bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
 ]
-Portable = Annotated[bool, typer.Option("--portable", help="Put the pictures into report.html: one file to pass on.")]
+Portable = Annotated[bool, typer.Option("--portable", help="Put the images into report.html: one file to pass on.")]
 
 
 def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments

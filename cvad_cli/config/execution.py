@@ -10,7 +10,7 @@ from cvad_cli.config.checks import require
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Where work on many pictures, or on many runs, is done.
+    """Where work on many images, or on many runs, is done.
 
     `workers` left null: one for `local`, whose libraries use every core already; for `ray` what the CPUs allow.
     `threads` left null: the cores shared out among local workers; one for each of Ray's.

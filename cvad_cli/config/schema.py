@@ -23,7 +23,7 @@ PATCHCORE_LAYERS: Final = ("blocks.2", "blocks.4")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are and how they reach the network."""
+    """Where the images are and how they reach the network."""
 
     format: Literal["mvtec", "folders"] = "mvtec"
     root: str = "datasets/mvtec_ad"
@@ -122,15 +122,15 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What `cvad evaluate` measures and how many pictures it draws."""
+    """What `cvad evaluate` measures and how many images it draws."""
 
-    pictures: int = 24
+    images: int = 24
     report: Literal["beside", "portable", "none"] = "beside"
     resolution: Literal["input", "original"] = "input"
     aupro_limit: float = 0.3
 
     def __post_init__(self) -> None:
-        _require(self, "pictures", self.pictures >= 0, "a whole number from 0")
+        _require(self, "images", self.images >= 0, "a whole number from 0")
         _require(self, "aupro_limit", 0 < self.aupro_limit <= 1, "a false-positive rate above 0 and at most 1")
 
 
@@ -155,7 +155,7 @@ class RuntimeConfig:
 
     @property
     def worker_count(self) -> int:
-        """Threads that read pictures ahead of the network."""
+        """Threads that read images ahead of the network."""
         return int(self.workers) if self.workers != "auto" else reading_threads()
 
 
@@ -226,7 +226,7 @@ SMALLEST_MAP_PX: Final = 16
 class ClassifyConfig:
     """How defect regions are found, described and named.
 
-    `min_area_px` left null means what `SMALLEST_MAP_PX` pixels of the anomaly map cover in the picture.
+    `min_area_px` left null means what `SMALLEST_MAP_PX` pixels of the anomaly map cover in the image.
     """
 
     backbone: str | None = None

@@ -3,7 +3,7 @@
 Both judge the same probes: good images that the model was not fitted on, and the same with a foreign patch in them.
 Differences are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold
 cuts through: for a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 spreads moves the rate by half a per
-cent, and 264 calibration pictures leave it uncertain by twice that.
+cent, and 264 calibration images leave it uncertain by twice that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_NOISE: Final = 0.25
 
 LEAST_CORRELATION: Final = 0.99
 PASTED_SHARE: Final = (0.08, 0.25)
-"""Least and largest side of a foreign patch, as a share of the picture's shorter side."""
+"""Least and largest side of a foreign patch, as a share of the image's shorter side."""
 
 CROP_SHARE: Final = (0.85, 0.95)
 """Least and largest share of each side that a crop keeps: its patches are new to a bank, yet those of a good part."""
@@ -62,16 +62,16 @@ def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, spr
     )
 
 
-def spoilt(picture: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+def spoilt(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     """A uint8 RGB (h, w, 3) with a patch from elsewhere blended in, turned: after CutPaste (Li et al., CVPR 2021)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = max(2, round(min(height, width) * rng.uniform(*PASTED_SHARE)))
     (top, left), (row, column) = ((int(rng.integers(0, size - side + 1)) for size in (height, width)) for _ in range(2))
-    patch = np.rot90(picture[top : top + side, left : left + side], k=int(rng.integers(1, 4)))
+    patch = np.rot90(image[top : top + side, left : left + side], k=int(rng.integers(1, 4)))
     if rng.random() < 0.5:
         patch = 255 - patch
     opacity = rng.uniform(0.4, 1.0)
-    result = picture.copy()
+    result = image.copy()
     under = result[row : row + side, column : column + side]
     under[:] = np.rint(opacity * patch + (1 - opacity) * under).astype(np.uint8)
     return result

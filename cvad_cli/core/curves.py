@@ -1,4 +1,4 @@
-"""The curves that a report draws: all thresholds at once, in as few points as a picture can show.
+"""The curves that a report draws: all thresholds at once, in as few points as an image can show.
 
 scikit-learn counts. Nothing here is a figure to quote: areas come from core/metrics/ and core/pixel_metrics.py.
 """

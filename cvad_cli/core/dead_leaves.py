@@ -1,4 +1,4 @@
-"""Dead-leaves scenes: pictures with the statistics of photographs, generated from a seed.
+"""Dead-leaves scenes: images with the statistics of photographs, generated from a seed.
 
 Opaque shapes of random size fall on top of each other; with radii after a power law the scene looks alike at every
 scale, as photographs do (Lee, Mumford and Huang, "Occlusion models for natural images", IJCV 2001). Networks trained on
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 SMALLEST_RADIUS: Final = 2.0  # pixels
-LARGEST_RADIUS: Final = 0.6  # of the picture's side
+LARGEST_RADIUS: Final = 0.6  # of the image's side
 TEXTURES_IN_A_SCENE: Final = 4
 
 Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -34,7 +34,7 @@ def _fallen_leaves(side: int, rng: np.random.Generator) -> tuple[np.ndarray, int
     """Which leaf lies on top of each pixel, (side, side), and how many there are; leaf 0 is the ground.
 
     One scene in four is a small one repeated, cut off at its borders, so that seams repeat as well. One in four holds
-    a few leaves alone: mostly surface, as most pictures of parts are.
+    a few leaves alone: mostly surface, as most images of parts are.
     """
     repeats, sparse = rng.random(2) < 0.25
     field = int(rng.integers(max(8, side // 12), side // 2)) if repeats else side
@@ -170,7 +170,7 @@ def _speckle(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) ->
 
 
 def _ramp(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A smooth gradient, with a period of the picture's side or more."""
+    """A smooth gradient, with a period of the image's side or more."""
     down, across, start = rng.uniform(-np.pi, np.pi, 3).astype(np.float32)
     return np.asarray(np.sin((rows * down + columns * across) / rows.size + start))
 

@@ -33,7 +33,7 @@ ORIENTATIONS: Final = 8
 """Four quarter turns, each also mirrored: the symmetries of a square."""
 
 MAX_ZOOM: Final = 4.0
-"""A view is never less than a quarter of the picture's shorter side."""
+"""A view is never less than a quarter of the image's shorter side."""
 
 SHRINKAGE: Final = 0.01
 """Share of the isotropic part in the covariance of good residuals."""
@@ -64,7 +64,7 @@ Stages = Sequence[np.ndarray]
 
 
 class ViewBox(NamedTuple):
-    """A square of the original picture, in its pixels."""
+    """A square of the original image, in its pixels."""
 
     top: int
     left: int
@@ -78,33 +78,33 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def view_side(picture_size: tuple[int, int]) -> int:
+def view_side(image_size: tuple[int, int]) -> int:
     """Side of a view in native pixels: `VIEW_PX`, so that nothing is enlarged, but at least 1 / `MAX_ZOOM` of it all.
 
-    What counts is the shorter side. A picture that is smaller than a view is seen whole, and has to be enlarged.
+    What counts is the shorter side. An image that is smaller than a view is seen whole, and has to be enlarged.
     """
-    shorter = min(picture_size)
+    shorter = min(image_size)
     return min(shorter, max(VIEW_PX, round(shorter / MAX_ZOOM)))
 
 
-def view_box(centre: tuple[float, float], picture_size: tuple[int, int]) -> ViewBox:
-    """The view about `centre` (y, x in native pixels) of a picture (rows, columns), moved until it lies inside."""
-    side = view_side(picture_size)
+def view_box(centre: tuple[float, float], image_size: tuple[int, int]) -> ViewBox:
+    """The view about `centre` (y, x in native pixels) of an image (rows, columns), moved until it lies inside."""
+    side = view_side(image_size)
     top, left = (
-        min(max(round(place - side / 2), 0), length - side) for place, length in zip(centre, picture_size, strict=True)
+        min(max(round(place - side / 2), 0), length - side) for place, length in zip(centre, image_size, strict=True)
     )
     return ViewBox(top, left, side)
 
 
-def own_cells(mask: np.ndarray, picture_size: tuple[int, int], box: ViewBox) -> np.ndarray:
+def own_cells(mask: np.ndarray, image_size: tuple[int, int], box: ViewBox) -> np.ndarray:
     """bool (`CELLS`, `CELLS`): the cells of a view in which a region has a pixel.
 
-    `mask` is the region, bool (h, w), at the size of the anomaly map; `picture_size` that of the original picture.
+    `mask` is the region, bool (h, w), at the size of the anomaly map; `image_size` that of the original image.
     """
     cells = np.zeros((CELLS, CELLS), dtype=bool)
     rows, columns = (
         _cells_along(length, size, start, box.side)
-        for length, size, start in zip(mask.shape, picture_size, (box.top, box.left), strict=True)
+        for length, size, start in zip(mask.shape, image_size, (box.top, box.left), strict=True)
     )
     for row, (top, bottom) in enumerate(rows):
         band = np.asarray(mask[top:bottom].any(axis=0))
@@ -120,9 +120,9 @@ def _cells_along(length: int, size: int, start: int, side: int) -> list[tuple[in
     return [(low // unit_px, -(-high // unit_px)) for low, high in pairwise(edges)]
 
 
-def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """Orientation 0..7 of a picture or a map (h, w, ...): `orientation` % 4 quarter turns, then mirrored from 4 on."""
-    turned = np.rot90(picture, orientation % 4)
+def orient(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Orientation 0..7 of an image or a map (h, w, ...): `orientation` % 4 quarter turns, then mirrored from 4 on."""
+    turned = np.rot90(image, orientation % 4)
     return np.ascontiguousarray(turned[:, ::-1] if orientation >= 4 else turned)
 
 
@@ -215,18 +215,18 @@ class NormalModel:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Some cells of good views, and the picture that each was seen in."""
+    """Some cells of good views, and the image that each was seen in."""
 
     stages: tuple[np.ndarray, ...]
     """(n, d_s) a stage."""
     pixels: np.ndarray
     """(n, 7) pixel statistics."""
-    pictures: np.ndarray
+    images: np.ndarray
     """int (n,)."""
 
     def take(self, rows: np.ndarray) -> Cells:
         """Those cells alone."""
-        return Cells(tuple(stage[rows] for stage in self.stages), self.pixels[rows], self.pictures[rows])
+        return Cells(tuple(stage[rows] for stage in self.stages), self.pixels[rows], self.images[rows])
 
 
 def key_of(stages: Stages) -> np.ndarray:
@@ -259,17 +259,17 @@ def nearest(
 def normal_model(representatives: Cells, good: Cells) -> NormalModel:
     """The model that `representatives` and a sample of `good` cells give.
 
-    A good cell is compared with representatives from other pictures than its own: it must not be its own neighbour.
+    A good cell is compared with representatives from other images than its own: it must not be its own neighbour.
 
     Raises:
-        ValueError: fewer than 2 good cells have a representative in another picture.
+        ValueError: fewer than 2 good cells have a representative in another image.
     """
     distances, rows = nearest(
-        key_of(good.stages), key_of(representatives.stages), (good.pictures, representatives.pictures)
+        key_of(good.stages), key_of(representatives.stages), (good.images, representatives.images)
     )
     usable = np.flatnonzero(np.isfinite(distances))
     if len(usable) < 2:
-        raise ValueError("good cells: expected cells from at least 2 pictures")
+        raise ValueError("good cells: expected cells from at least 2 images")
     residuals = (  # one stage at a time: together they are as large as the sample
         stage[usable] - reference[rows[usable]]
         for stage, reference in zip(good.stages, representatives.stages, strict=True)

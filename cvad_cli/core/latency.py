@@ -80,14 +80,14 @@ class Durations:
 
 @final
 class StageTimes:
-    """How long each picture took as a whole and in each stage."""
+    """How long each image took as a whole and in each stage."""
 
     def __init__(self) -> None:
         self.whole = Durations()
         self._stages: dict[str, Durations] = {}
 
     def add(self, whole_s: float, stages_s: Mapping[str, float]) -> None:
-        """Count a picture: its latency, and what each stage had of it."""
+        """Count an image: its latency, and what each stage had of it."""
         self.whole.add(whole_s)
         for name, seconds in stages_s.items():
             self._stages.setdefault(name, Durations()).add(seconds)

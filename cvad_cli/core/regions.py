@@ -1,10 +1,10 @@
-"""From an anomaly map to defect regions: where they lie in the original picture, how large and how strange they are.
+"""From an anomaly map to defect regions: where they lie in the original image, how large and how strange they are.
 
 A pixel above `seed` starts a region, and the pixels above `grow` that hang together with it belong to it (hysteresis;
 Canny, PAMI 1986, section V). Parts with a small gap between them are one region: a scratch is not five defects. With
 the calibrated map threshold as `seed`, good parts show a region no more often than the rate that calibration states.
 
-The map has the size of the network's input and the picture any other: rows and columns are scaled apart.
+The map has the size of the network's input and the image any other: rows and columns are scaled apart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS: Final = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 @dataclass(frozen=True, slots=True)
 class RegionRule:
-    """What counts as a region. Thresholds and gaps are in units of the map, areas in units of the original picture."""
+    """What counts as a region. Thresholds and gaps are in units of the map, areas in units of the original image."""
 
     seed: float
     """A region needs a pixel of the map above this: the calibrated `pixel_threshold`."""
@@ -36,11 +36,11 @@ class RegionRule:
     bridge_px: int = 8
     """Parts with at most this many map pixels between them are one region; 8 is a cell of PatchCore's grid at 256."""
     min_area_px: float = 0.0
-    """Smaller regions are dropped: pixels of the original picture."""
+    """Smaller regions are dropped: pixels of the original image."""
     min_area_mm2: float = 0.0
     """The same in square millimetres; needs `pixel_size_mm`."""
     pixel_size_mm: float | None = None
-    """Side of one pixel of the original picture."""
+    """Side of one pixel of the original image."""
     most: int = 4
     """At most this many regions, those of most mass."""
 
@@ -62,7 +62,7 @@ class RegionRule:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One defect: its place in pixels of the original picture, its size and its scores on the map."""
+    """One defect: its place in pixels of the original image, its size and its scores on the map."""
 
     box: tuple[int, int, int, int]
     """(top, left, bottom, right), bottom and right exclusive: the smallest whole-pixel box that holds the region."""
@@ -71,7 +71,7 @@ class Region:
     contours: tuple[np.ndarray, ...]
     """Closed polygons (k, 2) of corners (y, x): clockwise around parts, counter-clockwise around holes."""
     area_px: float
-    """Pixels of the original picture, a fraction where the scale is one."""
+    """Pixels of the original image, a fraction where the scale is one."""
     area_mm2: float | None
     """The same in square millimetres; None where the pixel's size is not known."""
     peak: float
@@ -83,34 +83,34 @@ class Region:
 
 
 def find_regions(
-    anomaly_map: np.ndarray, picture_size: tuple[int, int], rule: RegionRule, *, rejected: bool = False
+    anomaly_map: np.ndarray, image_size: tuple[int, int], rule: RegionRule, *, rejected: bool = False
 ) -> tuple[Region, ...]:
-    """The regions of a map (h, w), most mass first, in a picture of `picture_size` (rows, columns).
+    """The regions of a map (h, w), most mass first, in an image of `image_size` (rows, columns).
 
     `rejected`: the part was rejected by its image score, so there is something to show. Where nothing passes the rule,
     the answer is the one region of most mass above `PEAK_SHARE` of the map's peak, of whatever area.
 
     Raises:
-        ValueError: the map is not two-dimensional, empty or not finite, or the picture has no pixels.
+        ValueError: the map is not two-dimensional, empty or not finite, or the image has no pixels.
     """
     if anomaly_map.ndim != 2 or anomaly_map.size == 0 or not np.isfinite(anomaly_map).all():
         raise ValueError(f"anomaly_map: expected finite (h, w), got shape {anomaly_map.shape}")
-    if min(picture_size) < 1:
-        raise ValueError(f"picture_size: expected rows and columns from 1, got {picture_size}")
+    if min(image_size) < 1:
+        raise ValueError(f"image_size: expected rows and columns from 1, got {image_size}")
     values = anomaly_map.astype(np.float64)
     labels = _bridged(_hysteresis(values, rule.seed, rule.floor), rule.bridge_px)
-    floor, kept = rule.floor, _strongest(labels, values - rule.floor, _least_pixels(values, picture_size, rule))
+    floor, kept = rule.floor, _strongest(labels, values - rule.floor, _least_pixels(values, image_size, rule))
     if rejected and not kept:
         floor = float(values.max() - (1 - PEAK_SHARE) * abs(values.max()))
         labels = _bridged(values >= floor, rule.bridge_px)
         kept = _strongest(labels, values - floor, 0.0)[:1]
     return tuple(
-        _measure(values, labels == label, picture_size, floor, rule.pixel_size_mm) for label in kept[: rule.most]
+        _measure(values, labels == label, image_size, floor, rule.pixel_size_mm) for label in kept[: rule.most]
     )
 
 
 def mask_regions(
-    share: np.ndarray, anomaly_map: np.ndarray, picture_size: tuple[int, int], rule: RegionRule
+    share: np.ndarray, anomaly_map: np.ndarray, image_size: tuple[int, int], rule: RegionRule
 ) -> tuple[Region, ...]:
     """The parts of a defect mask as regions of any area, with the map's scores; none where the mask is empty.
 
@@ -125,7 +125,7 @@ def mask_regions(
             mean_score=float(anomaly_map[region.mask].mean()),
             mass=float(np.maximum(anomaly_map[region.mask] - rule.floor, 0).sum()),
         )
-        for region in find_regions(share, picture_size, whole)
+        for region in find_regions(share, image_size, whole)
     )
 
 
@@ -148,10 +148,10 @@ def _sampled(mask: np.ndarray, size: list[int]) -> np.ndarray:
     return sampled
 
 
-def _least_pixels(values: np.ndarray, picture_size: tuple[int, int], rule: RegionRule) -> float:
+def _least_pixels(values: np.ndarray, image_size: tuple[int, int], rule: RegionRule) -> float:
     """The minimum areas of the rule, in pixels of the map."""
     in_mm = rule.min_area_mm2 / rule.pixel_size_mm**2 if rule.pixel_size_mm else 0.0
-    return max(rule.min_area_px, in_mm) * values.size / (picture_size[0] * picture_size[1])
+    return max(rule.min_area_px, in_mm) * values.size / (image_size[0] * image_size[1])
 
 
 def _strongest(labels: np.ndarray, excess: np.ndarray, least_pixels: float) -> list[int]:
@@ -185,10 +185,10 @@ def _bridged(mask: np.ndarray, gap: int) -> np.ndarray:
 
 
 def _measure(
-    values: np.ndarray, mask: np.ndarray, picture_size: tuple[int, int], floor: float, pixel_size_mm: float | None
+    values: np.ndarray, mask: np.ndarray, image_size: tuple[int, int], floor: float, pixel_size_mm: float | None
 ) -> Region:
     """What is known of the region `mask` (h, w), which holds a pixel."""
-    scale = np.asarray(picture_size) / np.asarray(values.shape)
+    scale = np.asarray(image_size) / np.asarray(values.shape)
     places, scores = np.argwhere(mask), values[mask]
     excess = scores - floor
     weights = excess if excess.sum() > 0 else np.ones_like(excess)
@@ -196,7 +196,7 @@ def _measure(
     (top, bottom), (left, right) = (
         (first * size // length, -(-(last + 1) * size // length))
         for first, last, size, length in zip(
-            places.min(0).tolist(), places.max(0).tolist(), picture_size, values.shape, strict=True
+            places.min(0).tolist(), places.max(0).tolist(), image_size, values.shape, strict=True
         )
     )
     centre = ((places + 0.5) * weights[:, None]).sum(0) / weights.sum() * scale

@@ -1,12 +1,12 @@
 """From labelled regions to the type of a new one: class scores, a calibrated confidence, and the right to say unknown.
 
 - **Which type**: class-balanced one-against-rest ridge regression on the vectors of the labelled regions.
-- **How sure**: a softmax whose temperature is fitted to scores that each labelled picture got while it was left out.
+- **How sure**: a softmax whose temperature is fitted to scores that each labelled image got while it was left out.
 - **Known at all**: the distance to the nearest region of a type, in units of that type's own spread, and a conformal
   p-value of it against the labelled regions' own, left out in the same way.
-- **A picture with several regions**: its type is the vote of its regions, each weighing its mass.
+- **An image with several regions**: its type is the vote of its regions, each weighing its mass.
 
-Nothing is trained but a linear system of the size of the labelled set, so a new type costs one labelled picture.
+Nothing is trained but a linear system of the size of the labelled set, so a new type costs one labelled image.
 
     Saunders, Gammerman, Vovk: Ridge regression learning algorithm in dual variables, ICML 1998
     Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, ICML 2017 (temperature, section 4.2)
@@ -30,38 +30,38 @@ RIDGE: Final = 0.3
 """Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
 
 MOST_REFITS: Final = 200
-"""With more labelled pictures than this, several are left out at a time."""
+"""With more labelled images than this, several are left out at a time."""
 
 TEMPERATURES: Final = (0.01, 10.0)
 """The range that a temperature is looked for in; ridge scores lie about in -1..1."""
 
 UNCALIBRATED: Final = 0.2
-"""Temperature where no type has two pictures, so that leaving one out says nothing."""
+"""Temperature where no type has two images, so that leaving one out says nothing."""
 
 LOWEST_LOG: Final = math.log(1e-12)
 """Of a confidence while the temperature is fitted: one type that was left out must not outweigh all the others."""
 
 LEAST_SPREAD: Final = 1e-3
-"""Copies of one picture do not make a type of no spread: distances between unit vectors, 0..2."""
+"""Copies of one image do not make a type of no spread: distances between unit vectors, 0..2."""
 
 
 @dataclass(frozen=True)
 class LabelledRegions:
-    """Regions whose type is known: n of them, o orientations each, from p pictures, of C types."""
+    """Regions whose type is known: n of them, o orientations each, from p images, of C types."""
 
     views: np.ndarray
     """(n, o, d) unit vectors: the descriptor of each region in each orientation, or o = 1, their unit mean alone."""
     types: np.ndarray
     """int (n,) in 0..C - 1, each of them present."""
-    pictures: np.ndarray
-    """int (n,): the picture that each region was found in."""
+    images: np.ndarray
+    """int (n,): the image that each region was found in."""
 
     def __post_init__(self) -> None:
         n = len(self.views)
-        if self.views.ndim != 3 or n == 0 or self.types.shape != (n,) or self.pictures.shape != (n,):
+        if self.views.ndim != 3 or n == 0 or self.types.shape != (n,) or self.images.shape != (n,):
             raise ValueError(
                 f"labelled regions: expected (n, o, d), (n,) and (n,) with n >= 1, got {self.views.shape}, "
-                f"{self.types.shape} and {self.pictures.shape}"
+                f"{self.types.shape} and {self.images.shape}"
             )
         present = np.unique(self.types)
         if len(present) != present[-1] + 1 or present[0] != 0:
@@ -82,9 +82,9 @@ class LabelledRegions:
 
     @cached_property
     def spreads(self) -> np.ndarray:
-        """(C,) median distance, within each type, of a region to its nearest mate from another picture."""
+        """(C,) median distance, within each type, of a region to its nearest mate from another image."""
         mates = _gaps(self.centres, self.views)
-        mates[self.pictures[:, None] == self.pictures] = np.inf
+        mates[self.images[:, None] == self.images] = np.inf
         mates[self.types[:, None] != self.types] = np.inf
         nearest = mates.min(1)
         spreads = np.asarray([np.median(nearest[self.types == kind]) for kind in range(self.count)])
@@ -94,9 +94,9 @@ class LabelledRegions:
 
     @cached_property
     def has_mate(self) -> np.ndarray:
-        """bool (n,): whether another picture shows the region's type too, so that it can be judged without its own."""
-        types_of_pictures = np.unique(np.stack([self.types, self.pictures]), axis=1)[0]
-        return np.asarray(np.bincount(types_of_pictures)[self.types] > 1)
+        """bool (n,): whether another image shows the region's type too, so that it can be judged without its own."""
+        types_of_images = np.unique(np.stack([self.types, self.images]), axis=1)[0]
+        return np.asarray(np.bincount(types_of_images)[self.types] > 1)
 
     @cached_property
     def ridge(self) -> Ridge:
@@ -146,15 +146,15 @@ def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -
 
 
 def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MOST_REFITS) -> np.ndarray:
-    """(n, C) scores of the labelled regions, each from the pictures other than its own; minus infinity: type unseen.
+    """(n, C) scores of the labelled regions, each from the images other than its own; minus infinity: type unseen.
 
-    With more than `max_refits` pictures, a share of them is left out at a time. A row is minus infinity throughout
+    With more than `max_refits` images, a share of them is left out at a time. A row is minus infinity throughout
     where nothing is left to learn from.
     """
-    _, picture = np.unique(labelled.pictures, return_inverse=True)
+    _, image = np.unique(labelled.images, return_inverse=True)
     scores = np.full((len(labelled.types), labelled.count), -np.inf)
-    for fold in range(min(picture.max() + 1, max_refits)):
-        out = picture % max_refits == fold
+    for fold in range(min(image.max() + 1, max_refits)):
+        out = image % max_refits == fold
         if out.all():
             continue
         seen, types = np.unique(labelled.types[~out], return_inverse=True)
@@ -191,28 +191,28 @@ def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_pictures: np.ndarray | None = None) -> np.ndarray:
+def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_images: np.ndarray | None = None) -> np.ndarray:
     """(q,) how far queries (q, d) are from every known type, in units of that type's own spread; large means unknown.
 
     Distance to a region: the least over its orientations. A type's spread: the median distance of its members to their
-    nearest mate from another picture; a type of one picture has the median spread of the others, or 1 where there is
-    none. `query_pictures` (q,): regions of the same picture do not count (leave-one-out). Infinite where none is left.
+    nearest mate from another image; a type of one image has the median spread of the others, or 1 where there is
+    none. `query_images` (q,): regions of the same image do not count (leave-one-out). Infinite where none is left.
     """
     away = _gaps(queries, labelled.views)
-    if query_pictures is not None:
-        away[query_pictures[:, None] == labelled.pictures] = np.inf
+    if query_images is not None:
+        away[query_images[:, None] == labelled.images] = np.inf
     ratio = [away[:, labelled.types == kind].min(1) / labelled.spreads[kind] for kind in range(labelled.count)]
     least: np.ndarray = np.min(ratio, axis=0)
     return least
 
 
 def own_strangeness(labelled: LabelledRegions) -> np.ndarray:
-    """(n,) strangeness of the labelled regions, each against those of other pictures.
+    """(n,) strangeness of the labelled regions, each against those of other images.
 
     P-values compare with those that have a mate. Any other is judged as a region of an unknown type is, while its
-    picture is left out, and says nothing of known ones.
+    image is left out, and says nothing of known ones.
     """
-    return strangeness(labelled.centres, labelled, labelled.pictures)
+    return strangeness(labelled.centres, labelled, labelled.images)
 
 
 def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -227,7 +227,7 @@ def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 def vote(confidences: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    """(C,) confidences of a picture from those of its regions (r, C), each weighing its mass (r,), at least 0.
+    """(C,) confidences of an image from those of its regions (r, C), each weighing its mass (r,), at least 0.
 
     Where no region has any mass, all weigh the same.
 

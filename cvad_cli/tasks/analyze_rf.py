@@ -16,7 +16,7 @@ from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.assembly.execution.executors import keeping_threads
 from cvad_cli.assembly.receptive_field.advice import advise, layer_views, parse_defect, require_fitting
 from cvad_cli.assembly.receptive_field.analysis import CENTRE, Findings, analyse_network, as_report
-from cvad_cli.assembly.receptive_field.images import FieldPictures, field_pictures
+from cvad_cli.assembly.receptive_field.images import FieldImages, field_images
 from cvad_cli.assembly.receptive_field.networks import Subjects, find_networks
 from cvad_cli.assembly.receptive_field.report import file_stem, markdown
 from cvad_cli.assembly.run_folders import bundle_folder
@@ -35,7 +35,7 @@ class AnalyzeRfRequest:
     defect_size: str | None = None
     """A side on the part, such as '2.5mm' or '40px'."""
     image: Path | None = None
-    """The camera's picture: it is drawn on, and its size counts as the original one."""
+    """The camera's image: it is drawn on, and its size counts as the original one."""
 
 
 @keeping_threads
@@ -50,21 +50,21 @@ def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporte
     device = choose_device(settings.device)
     folder = bundle_folder(settings).with_name("receptive_field")
     require_writable(folder.parent)
-    pictures = field_pictures(settings, request.image, reporter)
+    images = field_images(settings, request.image, reporter)
     if defect:
-        require_fitting(defect, pictures.original_size)
+        require_fitting(defect, images.original_size)
     with reporter.stage("Building networks", 1) as advance:
         subjects = find_networks(settings, device, reporter)
         advance(1)
-    findings = _analyse(settings, subjects, pictures, reporter)
+    findings = _analyse(settings, subjects, images, reporter)
     main = findings[0]
-    view = view_of(main.found, size, pictures.original_size, pixel)
-    report = _report(settings, pictures, findings)
+    view = view_of(main.found, size, images.original_size, pixel)
+    report = _report(settings, images, findings)
     report["advice"] = advise(main, view, layer_views(subjects, view), defect)
     with reporter.stage("Drawing", len(findings) + 1) as advance, replacing_folder(folder) as fresh:
         names: list[str] = []
         for found in findings:
-            names += _draw(fresh, settings.name, found, pictures, subjects)
+            names += _draw(fresh, settings.name, found, images, subjects)
             advance(1)
         coverage_curves(fresh / "coverage.png", view, title=f"{settings.name}: what cells see", defect=defect)
         advance(1)
@@ -75,15 +75,13 @@ def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporte
     return FieldSummary(folder, report, bool(report["agrees"]))
 
 
-def _analyse(
-    settings: RunConfig, subjects: Subjects, pictures: FieldPictures, reporter: Reporter
-) -> Sequence[Findings]:
+def _analyse(settings: RunConfig, subjects: Subjects, images: FieldImages, reporter: Reporter) -> Sequence[Findings]:
     size = (settings.data.image_size, settings.data.image_size)
     findings = []
     with reporter.stage("Reading and probing", len(subjects.networks)) as advance:
         for at, network in enumerate(subjects.networks):
             rng = np.random.default_rng([settings.seed, at])
-            findings.append(analyse_network(network, size, pictures.images, rng=rng))
+            findings.append(analyse_network(network, size, images.images, rng=rng))
             advance(1)
     for found in findings:
         if not found.agrees:
@@ -94,25 +92,25 @@ def _analyse(
     return findings
 
 
-def _report(settings: RunConfig, pictures: FieldPictures, findings: Sequence[Findings]) -> dict[str, Any]:
+def _report(settings: RunConfig, images: FieldImages, findings: Sequence[Findings]) -> dict[str, Any]:
     return {
         "name": settings.name,
         "model": settings.model.name,
         "seed": settings.seed,
         "cvad_version": __version__,
         "image_size": [settings.data.image_size, settings.data.image_size],
-        "pictures": pictures.source,
+        "images": images.source,
         "agrees": all(found.agrees for found in findings),
         "networks": [as_report(found) for found in findings],
     }
 
 
-def _draw(folder: Path, name: str, found: Findings, pictures: FieldPictures, subjects: Subjects) -> Iterator[str]:
+def _draw(folder: Path, name: str, found: Findings, images: FieldImages, subjects: Subjects) -> Iterator[str]:
     """Draw one network's figures and yield their names. A student that is built like its teacher has its fields."""
     network, stem = found.network.name, file_stem(found.network.name)
     if network != "student":
         title = f"{name}: what one cell sees, layer by layer ({network})"
-        nested_fields(folder / f"fields-{stem}.png", pictures.images[0], _worth_drawing(found, subjects), title=title)
+        nested_fields(folder / f"fields-{stem}.png", images.images[0], _worth_drawing(found, subjects), title=title)
         yield f"fields-{stem}.png"
     for place, effective in found.effective.items():
         suffix = "" if place == CENTRE else "-edge"

@@ -54,7 +54,7 @@ class BatchRequest:
 def run_batch(settings: Sequence[PlannedRun], request: BatchRequest, reporter: Reporter) -> BatchSummary:
     """Do the runs, which are their settings as planned, where their `executor` says; write one report on all of them.
 
-    Runs are spread over the workers; with fewer evaluations than workers, the pictures of each are. Raises ConfigError
+    Runs are spread over the workers; with fewer evaluations than workers, the images of each are. Raises ConfigError
     where the runs name different executors, ResourceError where the report cannot be written; what goes wrong in a run
     is in its outcome.
     """

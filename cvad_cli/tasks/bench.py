@@ -62,7 +62,7 @@ def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> Ben
     machine = describe_machine()
     bundle = open_bundle(settings)
     device = choose_device(settings.device)
-    records = pictures_to_judge(settings, request.images)
+    records = images_to_judge(settings, request.images)
     job = BenchmarkJob(settings, device, records)
     report: dict[str, Any] = {
         "name": settings.name,
@@ -83,7 +83,7 @@ def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> Ben
     return BenchSummary(folder, report)
 
 
-def pictures_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
+def images_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
     """The test images, of each defect type in turn; the training images where there are none. At most `count`."""
     dataset = open_dataset(settings.data)
     by_type: dict[str, list[ImageRecord]] = {}

@@ -1,4 +1,4 @@
-"""`cvad classify`: a verdict for each picture, and a name for each of its defects."""
+"""`cvad classify`: a verdict for each image, and a name for each of its defects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cvad_cli.assembly.prediction.pipeline import Failed
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.files import replacing, require_writable
 from cvad_cli.ports import Reporter
-from cvad_cli.records import UNKNOWN, PictureVerdict, RegionVerdict, SkippedImage
+from cvad_cli.records import UNKNOWN, ImageVerdict, RegionVerdict, SkippedImage
 
 COLUMNS: Final = (
     *("image", "rejected", "score", "threshold", "image_type", "image_confidence", "region", "type", "confidence"),
@@ -33,21 +33,21 @@ COLUMNS: Final = (
 )
 
 
-def _ignore(verdict: PictureVerdict) -> None:
+def _ignore(verdict: ImageVerdict) -> None:
     """Nobody reads the verdicts one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyRequest:
-    """Which pictures, and what to make of them."""
+    """Which images, and what to make of them."""
 
     inputs: tuple[str, ...]
     """Files, folders and patterns."""
     csv: Path | None = None
     """A table to write: a row a region, one for a part that passes."""
     overlays: Path | None = None
-    """A folder for pictures with their defects marked."""
-    on_result: Callable[[PictureVerdict], None] = _ignore
+    """A folder for images with their defects marked."""
+    on_result: Callable[[ImageVerdict], None] = _ignore
     """Gets each verdict when it is made, in order."""
 
 
@@ -59,19 +59,19 @@ class ClassifySummary:
     index: str
     types: tuple[str, ...]
     labelled_regions: int
-    images: tuple[PictureVerdict, ...]
+    images: tuple[ImageVerdict, ...]
     skipped: tuple[SkippedImage, ...]
     caveats: tuple[str, ...]
 
     @property
     def rejected(self) -> int:
-        """How many pictures have a defect."""
+        """How many images have a defect."""
         return sum(image.rejected for image in self.images)
 
 
 @keeping_threads
 def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) -> ClassifySummary:
-    """Judge pictures, find the regions of those that are rejected, and name each after the labelled ones.
+    """Judge images, find the regions of those that are rejected, and name each after the labelled ones.
 
     Verdicts go to `request.on_result` one by one; the record holds them all. Raises the CvadError that names what to
     mend.
@@ -118,7 +118,7 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
 class _Found:
     """What has been said so far."""
 
-    verdicts: list[PictureVerdict]
+    verdicts: list[ImageVerdict]
     skipped: list[SkippedImage]
 
 
@@ -131,7 +131,7 @@ def _inspected(
     stops: bool,
 ) -> Iterator[tuple[Shot, Inspection]]:
     """Each image that can be read with what was found in it, in order; `stops`: one that cannot ends the work."""
-    with reporter.stage("Judging the pictures", len(shots)) as advance:
+    with reporter.stage("Judging the images", len(shots)) as advance:
         for shot, outcome in zip(shots, outcomes, strict=True):
             if not isinstance(outcome, Failed):
                 yield shot, outcome
@@ -144,7 +144,7 @@ def _inspected(
 
 
 def said_of(region: RegionVerdict) -> str:
-    """A region's name as it stands in a picture: 'thread 97 %', or 'unknown (most like thread)'."""
+    """A region's name as it stands in an image: 'thread 97 %', or 'unknown (most like thread)'."""
     if region.defect_type == UNKNOWN:
         return f"{UNKNOWN} (most like {region.likeliest})"
     return f"{region.defect_type} {_percent(region.confidence)}"
@@ -160,7 +160,7 @@ def _colours(types: Sequence[str]) -> dict[str, tuple[int, int, int]]:
 
 
 def _draw(
-    path: Path, picture: np.ndarray, verdict: PictureVerdict, colours: dict[str, tuple[int, int, int]], *, title: str
+    path: Path, image: np.ndarray, verdict: ImageVerdict, colours: dict[str, tuple[int, int, int]], *, title: str
 ) -> None:
     marks = [
         Mark(region.box, [np.array(loop) for loop in region.contours], said_of(region), colours[region.defect_type])
@@ -168,11 +168,11 @@ def _draw(
     ]
     what = "passed" if not verdict.rejected else f"rejected: {verdict.defect_type}"
     defect_overlay(
-        path, picture, marks, title=f"{title}   {what}   score {verdict.score:.3g}, threshold {verdict.threshold:.3g}"
+        path, image, marks, title=f"{title}   {what}   score {verdict.score:.3g}, threshold {verdict.threshold:.3g}"
     )
 
 
-def _write_rows(file: IO[str], verdicts: Sequence[PictureVerdict]) -> None:
+def _write_rows(file: IO[str], verdicts: Sequence[ImageVerdict]) -> None:
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     for verdict in verdicts:

@@ -99,6 +99,6 @@ def _config(folder: Path, category: str, seed: int) -> RunConfig:
         data=DataConfig(root=str(folder / "data"), category=category),
         model=ModelConfig(backbone=BACKBONE, coreset_ratio=0.02),
         calibration=CalibrationConfig(false_alarm_rate=FALSE_ALARM_RATE),
-        evaluation=EvaluationConfig(pictures=12),
+        evaluation=EvaluationConfig(images=12),
         output=OutputConfig(root=str(folder)),
     )

@@ -1,4 +1,4 @@
-"""`cvad distill-teacher`: a patch description network of one's own, from a pretrained backbone and any pictures."""
+"""`cvad distill-teacher`: a patch description network of one's own, from a pretrained backbone and any images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
 from cvad_cli.assembly.distillation.feature_targets import SourceBackbone, backbone_features, load_sources
-from cvad_cli.assembly.distillation.pretraining_images import PictureSource, RealPictures, find_real_pictures
+from cvad_cli.assembly.distillation.pretraining_images import ImageSource, RealImages, find_real_images
 from cvad_cli.assembly.distillation.training_loop import CheckpointPlace, Distilled, TrainingPlan, distil
 from cvad_cli.errors import ConfigError
 from cvad_cli.ports import Reporter
@@ -85,11 +85,11 @@ class DistillSummary:
     channels: int
     sources: tuple[str, ...]
     images: Mapping[str, int]
-    """Source of the pictures -> how many: of generated ones, how many were drawn."""
+    """Source of the images -> how many: of generated ones, how many were drawn."""
     steps: int
     resumed_from: int
     loss: float
-    """Mean squared error on held-out pictures; 1.0 is a network that always answers with the mean."""
+    """Mean squared error on held-out images; 1.0 is a network that always answers with the mean."""
     curve: tuple[tuple[int, float], ...]
     """(step, held-out loss) at each checkpoint."""
     seconds: float
@@ -104,15 +104,15 @@ def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter
     """
     started = time.perf_counter()
     device = choose_device(settings.device)
-    real = find_real_pictures(settings.images, samples=settings.samples)
+    real = find_real_images(settings.images, samples=settings.samples)
     if not real.training and settings.generated_share < 1:
-        reporter.warn("no real pictures (give --images, or install scikit-image): every picture is generated")
+        reporter.warn("no real images (give --images, or install scikit-image): every image is generated")
     backbones = load_sources(
         [SourceBackbone.parse(text) for text in settings.backbones], settings.weights, seed=settings.seed
     )
     if request.restart:
         settings.checkpoint.unlink(missing_ok=True)
-    source = PictureSource(real, generated_share=settings.generated_share, seed=settings.seed)
+    source = ImageSource(real, generated_share=settings.generated_share, seed=settings.seed)
     place = CheckpointPlace(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
     features = backbone_features(backbones, device)
     distilled = distil(_plan(settings), source, features, place, reporter)
@@ -136,7 +136,7 @@ def _plan(settings: DistillSettings) -> TrainingPlan:
     )
 
 
-def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: RealPictures) -> dict[str, Any]:
+def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: RealImages) -> dict[str, Any]:
     """All that decides the result, as a checkpoint keeps it; where it runs and is written decides nothing.
 
     The steps are not among it: the training loop knows up to when they may change.
@@ -151,7 +151,7 @@ def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: 
         "generated_share": settings.generated_share,
         "calibration_images": settings.calibration_images,
         "held_out_images": settings.held_out_images,
-        "real_pictures": real.fingerprint,
+        "real_images": real.fingerprint,
     }
 
 
@@ -162,7 +162,7 @@ def _described(backbones: tuple[Backbone, ...]) -> list[str]:
 def _summary(
     settings: DistillSettings,
     backbones: tuple[Backbone, ...],
-    real: RealPictures,
+    real: RealImages,
     distilled: Distilled,
     seconds: float,
 ) -> DistillSummary:

@@ -81,7 +81,7 @@ class EvaluateRequest:
 
 @keeping_threads
 def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) -> EvaluationSummary:
-    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, pictures.
+    """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, images.
 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
     the new one is whole. Raises the CvadError that names what to mend.
@@ -117,7 +117,7 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
         if drawer.report is not None:
-            named = None if naming is None else naming.pictures
+            named = None if naming is None else naming.images
             manifest = opened.bundle.manifest
             found = Findings(metrics, manifest, opened.calibration, scored.pixels, gates, named)
             write_report(staged, found, drawer.report)
@@ -256,7 +256,7 @@ def _training_of(opened: OpenBundle) -> dict[str, Any]:
 
 
 def _serving_of(opened: OpenBundle) -> dict[str, Any]:
-    """What judged the pictures, and how it was shown to judge as the trained model does."""
+    """What judged the images, and how it was shown to judge as the trained model does."""
     said = dataclasses.asdict(opened.serving)
     return {key: value for key, value in said.items() if key != "cache"}
 

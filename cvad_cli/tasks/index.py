@@ -1,4 +1,4 @@
-"""`cvad index`: labelled pictures into the defect index, and what else one does with an index."""
+"""`cvad index`: labelled images into the defect index, and what else one does with an index."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
 
 SOURCES_AT_ONCE: Final = 200
-"""Pictures whose regions are asked for in one request."""
+"""Images whose regions are asked for in one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,12 @@ class IndexRequest:
     """What is to be indexed, and how."""
 
     shots: int | None = None
-    """Pictures a type; None: all."""
+    """Images a type; None: all."""
     seed: int = 0
-    """Draws the pictures where there are more than `shots`."""
+    """Draws the images where there are more than `shots`."""
     labelled_by: str = DATASET
     prune: bool = False
-    """Also remove regions of pictures that are gone from the data set, or changed."""
+    """Also remove regions of images that are gone from the data set, or changed."""
     rebuild: bool = False
     """Begin anew, also where the index was made through another bundle."""
 
@@ -93,13 +93,13 @@ class IndexSummary:
     """What `cvad index` did."""
 
     index: str
-    pictures: Mapping[str, tuple[str, ...]]
-    """Type -> the pictures that were indexed, by their keys."""
+    images: Mapping[str, tuple[str, ...]]
+    """Type -> the images that were indexed, by their keys."""
     added: int
     """Regions that were not there, or were labelled otherwise."""
     unchanged: int
     removed: int
-    """Regions of the same pictures that are no longer found, and what was pruned."""
+    """Regions of the same images that are no longer found, and what was pruned."""
     skipped: tuple[SkippedImage, ...]
     total: int
     """Regions in the index now."""
@@ -115,7 +115,7 @@ class IndexListing:
     dimension: int
     regions: int
     types: Mapping[str, Mapping[str, int]]
-    """Type -> its regions and pictures."""
+    """Type -> its regions and images."""
     entries: tuple[Mapping[str, Any], ...] = ()
     """The payload of every region, with its id, where they were asked for."""
 
@@ -135,7 +135,7 @@ class TransferSummary:
 
 @keeping_threads
 def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter) -> IndexSummary:
-    """Describe the regions of labelled pictures and keep them. Doing it twice changes nothing.
+    """Describe the regions of labelled images and keep them. Doing it twice changes nothing.
 
     Raises the CvadError that names what to mend; what was acknowledged before stays.
     """
@@ -174,7 +174,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
 
 
 def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
-    """Payloads by id of what the index holds of some pictures, or of all: an index may be larger than memory."""
+    """Payloads by id of what the index holds of some images, or of all: an index may be larger than memory."""
     if sources is None:
         return {point.id: point.payload for point in store.scroll(where={"category": category})}
     return {
@@ -208,7 +208,7 @@ def _described(
 
 
 class _Run:
-    """One pass over labelled pictures, and what came of it."""
+    """One pass over labelled images, and what came of it."""
 
     def __init__(self, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.done: list[ImageRecord] = []
@@ -221,7 +221,7 @@ class _Run:
     def fresh(
         self, record: ImageRecord, sha256: str, regions: Sequence[Region], vectors: np.ndarray
     ) -> list[DefectPoint]:
-        """The points of a picture that the index does not hold yet."""
+        """The points of an image that the index does not hold yet."""
         found = [self._labeller.point(record, sha256, *pair) for pair in zip(regions, vectors, strict=True)]
         self.found |= {point.id for point in found}
         fresh = [p for p in found if p.id not in self._before or not same_label(self._before[p.id], p.payload)]
@@ -230,7 +230,7 @@ class _Run:
         return fresh
 
     def stale(self) -> list[str]:
-        """Ids of regions that were indexed from the same pictures and are no longer found there."""
+        """Ids of regions that were indexed from the same images and are no longer found there."""
         again = {record.key for record in self.done}
         return [key for key, held in self._before.items() if held.get("source") in again and key not in self.found]
 
@@ -243,8 +243,8 @@ def index_listing(settings: RunConfig, request: ListingRequest, reporter: Report
         info = require_index(store, place)
         points = list(store.scroll())
     labels = [(said(point, "defect_type"), said(point, "source")) for point in points]
-    regions, pictures = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
-    types = {kind: {"regions": regions[kind], "pictures": pictures[kind]} for kind in sorted(regions)}
+    regions, images = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
+    types = {kind: {"regions": regions[kind], "images": images[kind]} for kind in sorted(regions)}
     rows = sorted(
         ({"id": point.id, **point.payload} for point in points),
         key=lambda row: (str(row["defect_type"]), str(row["source"]), str(row["id"])),
@@ -297,7 +297,7 @@ def import_index_from(settings: RunConfig, request: ImportRequest, reporter: Rep
 def _labelled_defects(records: Sequence[ImageRecord], settings: RunConfig) -> list[ImageRecord]:
     defects = [record for record in records if not record.is_normal]
     if not defects:
-        raise DataError(f"{settings.data.root}: no picture with a defect type to index; see datasets/README.md")
+        raise DataError(f"{settings.data.root}: no image with a defect type to index; see datasets/README.md")
     for record in defects:
         if record.defect_type.casefold() == UNKNOWN:
             raise DataError(f"{record.path}: no type can be called {UNKNOWN!r}: that is the answer for what has none")
@@ -305,7 +305,7 @@ def _labelled_defects(records: Sequence[ImageRecord], settings: RunConfig) -> li
 
 
 def _draw(records: Sequence[ImageRecord], request: IndexRequest) -> list[ImageRecord]:
-    """All pictures, or `shots` of each type, in the data set's order."""
+    """All images, or `shots` of each type, in the data set's order."""
     if request.shots is None:
         return list(records)
     rng = np.random.default_rng(request.seed)
@@ -317,7 +317,7 @@ def _draw(records: Sequence[ImageRecord], request: IndexRequest) -> list[ImageRe
 
 
 def _prune(store: DefectStore, before: Mapping[str, Mapping[str, Any]], records: Sequence[ImageRecord]) -> int:
-    """Remove regions whose picture is gone, was relabelled or holds something else now."""
+    """Remove regions whose image is gone, was relabelled or holds something else now."""
     current = {record.key: record for record in records}
     hashes: dict[str, str] = {}
     gone = []

@@ -1,4 +1,4 @@
-"""`cvad predict`: a score, a verdict and the regions of each picture, at line speed, for as long as pictures come."""
+"""`cvad predict`: a score, a verdict and the regions of each image, at line speed, for as long as images come."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ COLUMNS: Final = (
     *("peak", "latency_ms", "map", "overlay", "error"),
 )
 MOST_LISTED: Final = 20
-"""Unreadable pictures that the summary names; the lines name all."""
+"""Unreadable images that the summary names; the lines name all."""
 
 Line = Mapping[str, Any]
-"""About one picture: the fields of `PictureResult`, or `image` and `error`; with --watch also `file`."""
+"""About one image: the fields of `ImageResult`, or `image` and `error`; with --watch also `file`."""
 
 
 def _ignore(line: Line, tally: Tally) -> None:
@@ -53,7 +53,7 @@ def _ignore(line: Line, tally: Tally) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictRequest:
-    """Which pictures, and what to write about them."""
+    """Which images, and what to write about them."""
 
     sources: tuple[str, ...] = ()
     """Files, folders, patterns, videos, `camera:N`, and `-` for the paths of `listing`."""
@@ -79,7 +79,7 @@ class PredictRequest:
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What `cvad predict` did. Nothing in it grows with the number of pictures."""
+    """What `cvad predict` did. Nothing in it grows with the number of images."""
 
     name: str
     images: int
@@ -92,7 +92,7 @@ class PredictSummary:
     """From the opened detector to the last result."""
     images_per_second: float
     latency: Spread
-    """From the moment that reading a picture began until its result was ready, waiting included."""
+    """From the moment that reading an image began until its result was ready, waiting included."""
     stages: Mapping[str, Spread]
     explained: float
     """Share of the latency that the stages account for."""
@@ -102,7 +102,7 @@ class PredictSummary:
 
 @keeping_threads
 def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> PredictSummary:
-    """Judge every picture of the sources, or those that appear in the watched folder until `request.stop` is set.
+    """Judge every image of the sources, or those that appear in the watched folder until `request.stop` is set.
 
     Results go to `request.on_result` one by one; the record sums them up. Raises the CvadError that names what to mend.
     """
@@ -130,7 +130,7 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
 
 
 Judging = Callable[[Sources | Watcher], Generator[Finished | Failed, None, None]]
-"""Takes what brings the pictures, gives their outcomes in order."""
+"""Takes what brings the images, gives their outcomes in order."""
 
 
 def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threading.Event) -> Judging:
@@ -141,18 +141,18 @@ def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threa
 
 
 def _by_workers(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Judging:
-    """Workers open the bundle for themselves, and write the files about a picture."""
+    """Workers open the bundle for themselves, and write the files about an image."""
     job = ImageJob(settings, open_bundle(settings).folder, PredictStep(request.maps, request.overlays))
     return lambda feed: run_job(settings, job, feed.shots(), reporter.warn)
 
 
 def _check(request: PredictRequest) -> None:
     if (request.watch is None) == (not request.sources):
-        raise ConfigError("predict: name pictures, folders, patterns, videos or cameras, or give --watch FOLDER")
+        raise ConfigError("predict: name images, folders, patterns, videos or cameras, or give --watch FOLDER")
     if request.results is not None and request.watch is None:
         raise ConfigError("--results: is the memory of --watch; without it, send what --jsonl prints to a file")
     if request.csv is not None and request.watch is not None:
-        raise ConfigError("--csv: is written at the end, which --watch has not; its file of results has every picture")
+        raise ConfigError("--csv: is written at the end, which --watch has not; its file of results has every image")
     require_meaning(request.sources)
     read = request.sources if request.watch is None else (str(request.watch),)
     for option, folder in (("--maps", request.maps), ("--overlays", request.overlays)):
@@ -251,7 +251,7 @@ def _default_results(settings: RunConfig, folder: Path) -> Path:
 
 
 def _row(line: Line) -> list[Any]:
-    """One picture as a row of the table: its verdict, and the box of the region of most mass."""
+    """One image as a row of the table: its verdict, and the box of the region of most mass."""
     if "error" in line:
         return [line["image"], *[""] * (len(COLUMNS) - 2), line["error"]]
     strongest = line["regions"][0] if line["regions"] else None

@@ -1,4 +1,4 @@
-"""`cvad train`: from good pictures to a calibrated bundle."""
+"""`cvad train`: from good images to a calibrated bundle."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> Tra
 
 
 def _warnings(fitted: FittedModel, calibration: Calibration) -> list[str]:
-    """What the user should know of pictures that were passed over, and of a rate that the images cannot give."""
+    """What the user should know of images that were passed over, and of a rate that the images cannot give."""
     skipped = [f"skipped {image.key}: {image.reason}" for image in fitted.skipped]
     return skipped if calibration.caveat is None else [*skipped, calibration.caveat]
 

@@ -248,7 +248,7 @@
     return make("img", { src: image.src, alt: "", className, width: image.getAttribute("width"), height: image.getAttribute("height") });
   };
 
-  const NAMES = { photo: "Picture", map: "Anomaly map", mask: "Mask", outline: "Outline of what is above the threshold" };
+  const NAMES = { photo: "Image", map: "Anomaly map", mask: "Mask", outline: "Outline of what is above the threshold" };
 
   function fill(card) {
     const { heat, truth, peak, above } = card.element.dataset;
@@ -289,7 +289,7 @@
       return other ? [stripItem(other, `${other.type}, similarity ${similarity.toFixed(3)}`)] : [];
     });
     box.replaceChildren(
-      make("p", {}, `Named ${named} after the other pictures, with confidence ${percent(confidence)} `, verdict),
+      make("p", {}, `Named ${named} after the other images, with confidence ${percent(confidence)} `, verdict),
       make("ol", { className: "strip" }, ...near),
     );
   }

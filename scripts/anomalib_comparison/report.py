@@ -19,7 +19,7 @@ from cvad_cli.errors import ConfigError
 from cvad_cli.files import replacing_folder
 from cvad_cli.ports import Reporter
 from cvad_cli.records import BenchSummary
-from cvad_cli.tasks.bench import pictures_to_judge, provenance
+from cvad_cli.tasks.bench import images_to_judge, provenance
 
 
 def compare_bundles(runs: Sequence[RunConfig], folder: Path, plan: ComparisonPlan, reporter: Reporter) -> BenchSummary:
@@ -34,7 +34,7 @@ def compare_bundles(runs: Sequence[RunConfig], folder: Path, plan: ComparisonPla
         kind = bundle.manifest["model"]["kind"]
         if kind in models:
             raise ConfigError(f"{bundle.folder}: is the second bundle of one model; compare one of each at a time")
-        records, device = pictures_to_judge(settings, plan.images), choose_device(settings.device)
+        records, device = images_to_judge(settings, plan.images), choose_device(settings.device)
         models[kind] = compare(settings, records, device=device, plan=plan, reporter=reporter)
     report = {**together(models, repeats=plan.repeats), **provenance(machine)}
     with replacing_folder(folder) as staged:

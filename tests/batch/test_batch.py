@@ -34,7 +34,7 @@ device: cpu
 data: {{root: {root}, category: grid, image_size: 64}}
 model: {{backbone: resnet10t, layers: [layer1, layer2], weights: random, coreset_ratio: 0.05, num_neighbors: 3}}
 calibration: {{false_alarm_rate: 0.1, folds: 3}}
-evaluation: {{pictures: 2}}
+evaluation: {{images: 2}}
 runtime: {{batch_size: 2}}
 executor: {{threads: 1, shard_images: 2}}
 output: {{root: {output}}}
@@ -126,14 +126,14 @@ def test_what_is_there_is_kept_and_force_does_it_again(own_copy: Path, verb: str
     before = file.stat().st_mtime_ns
     again = cvad(verb, "-c", own_copy, "--categories", BOTH)
     assert again.exit_code == 0, again.output
-    assert "small_grid: kept, as its settings and pictures have not changed" in again.stderr
+    assert "small_grid: kept, as its settings and images have not changed" in again.stderr
     assert file.stat().st_mtime_ns == before
     forced = cvad(verb, "-c", own_copy, "--categories", "grid", "--force", "--json")
     assert [run["state"] for run in json.loads(forced.stdout)["runs"]] == ["done"]
     assert file.stat().st_mtime_ns > before
 
 
-def test_other_settings_pictures_or_a_lost_file_are_reason_to_do_a_run_again(
+def test_other_settings_images_or_a_lost_file_are_reason_to_do_a_run_again(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
     def states(*options: object, verb: str = "evaluate") -> list[str]:
@@ -144,12 +144,12 @@ def test_other_settings_pictures_or_a_lost_file_are_reason_to_do_a_run_again(
     elsewhere = tmp_path / "moved"
     shutil.copytree(two_categories, elsewhere)
     moved = ("--set", f"data.root={elsewhere}")
-    assert states(*moved) == ["kept", "kept"], "the same pictures in another place"
+    assert states(*moved) == ["kept", "kept"], "the same images in another place"
     assert states(*moved, "--set", "evaluation.aupro_limit=0.2") == ["done", "done"]
-    picture = next((elsewhere / "leather" / "test" / "good").iterdir())
-    shutil.copy(next((elsewhere / "leather" / "train" / "good").iterdir()), picture)
+    image = next((elsewhere / "leather" / "test" / "good").iterdir())
+    shutil.copy(next((elsewhere / "leather" / "train" / "good").iterdir()), image)
     assert states(*moved, "--set", "evaluation.aupro_limit=0.2") == ["kept", "done"]
-    assert states(*moved, verb="train") == ["kept", "kept"], "training never saw that picture"
+    assert states(*moved, verb="train") == ["kept", "kept"], "training never saw that image"
     (own_copy.parent / "runs" / "small_grid" / "bundle" / "manifest.json").unlink()
     assert states(*moved, verb="train") == ["done", "kept"]
 
@@ -196,7 +196,7 @@ def test_runs_spread_over_processes_give_the_figures_of_this_process_to_the_last
 
 
 @NEEDS_RAY
-def test_runs_and_pictures_spread_over_ray_give_the_figures_of_this_process_to_the_last_bit(
+def test_runs_and_images_spread_over_ray_give_the_figures_of_this_process_to_the_last_bit(
     batch_config: Path, own_copy: Path, cvad
 ) -> None:
     spread = ("--set", "executor.kind=ray", "--set", "executor.workers=2", "--force", "--json")
@@ -211,21 +211,21 @@ def test_runs_and_pictures_spread_over_ray_give_the_figures_of_this_process_to_t
         assert ours.fingerprint == theirs.fingerprint
         assert ours.manifest["created"] != theirs.manifest["created"]
     assert one.exit_code == 0, one.output
-    assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "its pictures spread"
+    assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "its images spread"
 
 
 def test_index_classify_and_predict_say_the_same_with_workers(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
     said = {}
-    pictures = two_categories / "grid" / "test"
+    images = two_categories / "grid" / "test"
     for workers in (1, 2):
         here = ("--set", f"executor.workers={workers}", "--set", f"qdrant.path={tmp_path / str(workers)}")
         indexed = cvad("index", "-c", own_copy, *here, "--json")
         assert indexed.exit_code == 0, indexed.output
-        classified = cvad("classify", pictures, "-c", own_copy, *here, "--json", "--overlays", tmp_path / f"o{workers}")
+        classified = cvad("classify", images, "-c", own_copy, *here, "--json", "--overlays", tmp_path / f"o{workers}")
         assert classified.exit_code == 0, classified.output
-        predicted = cvad("predict", pictures, "-c", own_copy, *here, "--jsonl")
+        predicted = cvad("predict", images, "-c", own_copy, *here, "--jsonl")
         assert predicted.exit_code == 0, predicted.output
         said[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)] + [
             {**json.loads(line), "latency_ms": None} for line in predicted.stdout.splitlines()
@@ -251,7 +251,7 @@ def test_a_batch_that_was_killed_goes_on_where_it_was(tmp_path: Path, two_catego
 
 
 class KillsAWorker:
-    """A reporter that kills a worker when the first picture has been judged."""
+    """A reporter that kills a worker when the first image has been judged."""
 
     def __init__(self) -> None:
         self.killed: list[int] = []

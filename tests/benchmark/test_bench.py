@@ -19,7 +19,7 @@ from cvad_cli.assembly.benchmark.tables import tables_of
 from cvad_cli.assembly.training.agreement_probes import read_probes
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks import bench
-from cvad_cli.tasks.bench import pictures_to_judge
+from cvad_cli.tasks.bench import images_to_judge
 
 LATENCY = {"count", "mean_ms", "p50_ms", "p95_ms", "p99_ms"}
 
@@ -92,11 +92,11 @@ def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None)
     assert (bench_of(run_of_ours) / "scaling.png").is_file()
 
 
-def test_pictures_are_of_every_type_even_where_few_are_taken(trained: Path) -> None:
+def test_images_are_of_every_type_even_where_few_are_taken(trained: Path) -> None:
     settings = load_config(trained)
-    chosen = pictures_to_judge(settings, 6)
+    chosen = images_to_judge(settings, 6)
     assert len({record.defect_type for record in chosen}) == 6
-    assert len(pictures_to_judge(settings, None)) == 14
+    assert len(images_to_judge(settings, None)) == 14
 
 
 def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: 
     assert larger.fingerprint != bundle.fingerprint
 
 
-def test_another_image_size_has_probes_and_a_bank_that_know_such_pictures(trained: Path, tmp_path: Path) -> None:
+def test_another_image_size_has_probes_and_a_bank_that_know_such_images(trained: Path, tmp_path: Path) -> None:
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -126,16 +126,16 @@ def test_another_image_size_has_probes_and_a_bank_that_know_such_pictures(traine
     other = read_bundle(tmp_path / changed.name / "bundle")
     probes = read_probes(other)
     assert probes is not None
-    assert probes.pictures.shape[1:] == (side, side, 3)
+    assert probes.images.shape[1:] == (side, side, 3)
     assert probes.scores[probes.good].mean() < probes.scores[~probes.good].mean()
     own, rows = (load_file(each.file("memory_bank"))["features"] for each in (bundle, other))
     assert rows.shape == own.shape
-    patches = patches_of(bundle, list(probes.pictures[probes.good][:1]))[::16]
+    patches = patches_of(bundle, list(probes.images[probes.good][:1]))[::16]
 
     def reach(bank: np.ndarray) -> float:
         return float(np.mean([np.linalg.norm(bank - patch, axis=1).min() for patch in patches]))
 
-    assert reach(rows) < 0.9 * reach(own)  # strange pictures are searched at another pace
+    assert reach(rows) < 0.9 * reach(own)  # strange images are searched at another pace
 
 
 def test_an_untrained_config_is_told_before_anything_is_measured(small_config: Path, cvad) -> None:

@@ -354,7 +354,7 @@ def test_the_whole_data_set_may_be_a_link(plant: Plant, tmp_path: Path) -> None:
     assert len(load_mvtec(tmp_path / "here", "grid").train) == 2
 
 
-def test_a_picture_in_both_halves_is_named_even_under_another_name(plant: Plant) -> None:
+def test_a_image_in_both_halves_is_named_even_under_another_name(plant: Plant) -> None:
     root = plant(*MVTEC_FILES)
     (root / "grid/test/good/zzz.png").symlink_to(root / "grid/train/good/000.png")
     with pytest.raises(

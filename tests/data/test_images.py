@@ -218,8 +218,8 @@ def test_the_exif_orientation_is_applied(put, kind: str, orientation: int) -> No
     exif = Image.Exif()
     exif[274] = orientation
     path = put(saved(Image.fromarray(np.kron(RGB, np.ones((8, 8, 1), np.uint8))), kind, exif=exif))
-    with Image.open(path) as picture:
-        expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     np.testing.assert_array_equal(read_image(path), expected)
 
 
@@ -257,26 +257,26 @@ SMOOTH = np.dstack([np.mgrid[:640, :960][0] // 3, np.mgrid[:640, :960][1] // 4, 
 )
 def test_a_jpeg_is_decoded_smaller_while_it_stays_twice_as_large_as_its_use(put, side: int, shape) -> None:
     path = put(pillow(SMOOTH, "JPEG", quality=95), "part.jpg")
-    picture, size = read_reduced(path, side)
-    assert (picture.shape, size) == ((*shape, 3), (640, 960))
+    image, size = read_reduced(path, side)
+    assert (image.shape, size) == ((*shape, 3), (640, 960))
     whole = resize_image(read_image(path), (side, side)).astype(int)
-    assert np.abs(resize_image(picture, (side, side)) - whole).max() <= 3
+    assert np.abs(resize_image(image, (side, side)) - whole).max() <= 3
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_original_size_is_that_of_the_upright_picture(put, orientation: int) -> None:
+def test_the_original_size_is_that_of_the_upright_image(put, orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     path = put(saved(Image.fromarray(SMOOTH[:633]), "JPEG", exif=exif), "part.jpg")
-    picture, size = read_reduced(path, 40)
+    image, size = read_reduced(path, 40)
     assert size == read_image(path).shape[:2] == ((960, 633) if orientation >= 5 else (633, 960))
-    assert (picture.shape[0] > picture.shape[1]) == (size[0] > size[1])
+    assert (image.shape[0] > image.shape[1]) == (size[0] > size[1])
 
 
 def test_other_kinds_are_never_reduced(put) -> None:
     for kind in ("PNG", "BMP", "TIFF", "WEBP"):
-        picture, size = read_reduced(put(pillow(SMOOTH, kind)), 20)
-        assert picture.shape[:2] == size == (640, 960)
+        image, size = read_reduced(put(pillow(SMOOTH, kind)), 20)
+        assert image.shape[:2] == size == (640, 960)
 
 
 def test_a_reduced_jpeg_that_is_cut_short_is_still_refused(put) -> None:
@@ -394,7 +394,7 @@ def test_a_png_filled_up_with_zeros_is_never_half_an_image(put, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ENCODED)
-def test_changed_bytes_give_a_picture_or_a_data_error(put, kind: str) -> None:
+def test_changed_bytes_give_a_image_or_a_data_error(put, kind: str) -> None:
     rng = np.random.default_rng(zlib.crc32(kind.encode()))
     refused = 0
     for _ in range(40):
@@ -423,7 +423,7 @@ def test_threads_leave_the_warning_filters_as_they_were(put) -> None:
     assert warnings.filters == before
 
 
-def test_a_gray_picture_costs_one_channel_and_cannot_be_written_to(put) -> None:
+def test_a_gray_image_costs_one_channel_and_cannot_be_written_to(put) -> None:
     image = read_image(put(pillow(GRAY, "PNG")))
     assert image.strides[2] == 0
     assert not image.flags.writeable
@@ -535,7 +535,7 @@ def test_a_map_that_shrinks_keeps_its_mean() -> None:
 
 
 @pytest.mark.parametrize("image", [RGB, GRAY, BITS > 0], ids=["RGB", "gray", "mask"])
-def test_a_written_picture_reads_back_the_same(tmp_path: Path, image: np.ndarray) -> None:
+def test_a_written_image_reads_back_the_same(tmp_path: Path, image: np.ndarray) -> None:
     path = tmp_path / "new" / "part.png"
     write_image(path, image)
     read_back = read_mask(path) if image.dtype == np.bool_ else read_image(path)
@@ -543,7 +543,7 @@ def test_a_written_picture_reads_back_the_same(tmp_path: Path, image: np.ndarray
     assert [entry.name for entry in path.parent.iterdir()] == ["part.png"]
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
     path = tmp_path / "part.png"
     write_image(path, GRAY)
     with pytest.raises(ValueError, match="expected uint8"):

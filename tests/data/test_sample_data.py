@@ -54,16 +54,16 @@ def test_a_seed_fixes_every_byte(tmp_path):
     assert not shared
 
 
-def test_a_picture_does_not_depend_on_how_many_are_written(tmp_path):
+def test_a_image_does_not_depend_on_how_many_are_written(tmp_path):
     few = digests(write_sample_dataset(tmp_path / "few", "grid", **SMALL))
     more = {"train": 4, "test_good": 3, "per_defect": 2}
     many = digests(write_sample_dataset(tmp_path / "many", "grid", **{**SMALL, **more}))
     assert {name for name in few if many[name] != few[name]} == {PLAN_NAME}
 
 
-def test_all_pictures_of_a_set_differ(tmp_path):
-    pictures = [digest for name, digest in digests(write_sample_dataset(tmp_path, "grid", **SMALL)).items()]
-    assert len(set(pictures)) == len(pictures)
+def test_all_images_of_a_set_differ(tmp_path):
+    images = [digest for name, digest in digests(write_sample_dataset(tmp_path, "grid", **SMALL)).items()]
+    assert len(set(images)) == len(images)
 
 
 def test_the_same_set_is_used_again(tmp_path):
@@ -91,7 +91,7 @@ def test_a_set_from_another_version_is_replaced(tmp_path, monkeypatch):
     assert json.loads((folder / PLAN_NAME).read_text()) == plan
 
 
-def test_a_set_with_a_picture_missing_is_written_anew(tmp_path):
+def test_a_set_with_a_image_missing_is_written_anew(tmp_path):
     folder = write_sample_dataset(tmp_path, "grid", **SMALL)
     whole = digests(folder)
     (folder / "test" / "bent" / "000.png").unlink()

@@ -22,7 +22,7 @@ def seeded(*key: int) -> np.random.Generator:
 
 @pytest.mark.parametrize("size", [64, 97, 128])
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_a_normal_picture_is_rgb_bytes_that_use_the_range(category, size):
+def test_a_normal_image_is_rgb_bytes_that_use_the_range(category, size):
     image = normal_texture(category, size=size, rng=seeded(0))
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
@@ -33,7 +33,7 @@ def test_a_normal_picture_is_rgb_bytes_that_use_the_range(category, size):
 
 
 @pytest.mark.parametrize(("category", "kind"), DEFECTS)
-def test_equal_seeds_give_equal_pictures_and_others_differ(category, kind):
+def test_equal_seeds_give_equal_images_and_others_differ(category, kind):
     image, mask = defective_texture(category, kind, size=64, rng=seeded(5))
     same, same_mask = defective_texture(category, kind, size=64, rng=seeded(5))
     other, other_mask = defective_texture(category, kind, size=64, rng=seeded(6))
@@ -81,7 +81,7 @@ def test_defects_of_one_type_lie_in_different_places(category, kind):
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_normal_pictures_vary_in_pattern_and_in_light(category):
+def test_normal_images_vary_in_pattern_and_in_light(category):
     images = np.stack([normal_texture(category, size=64, rng=seeded(8, seed)) for seed in range(8)]).astype(float)
     gray = images.mean(axis=-1)
     assert gray.mean(axis=(1, 2)).std() > 1.0
@@ -91,7 +91,7 @@ def test_normal_pictures_vary_in_pattern_and_in_light(category):
 
 
 @pytest.mark.parametrize(("category", "kind"), [(name, TEXTURES[name][0]) for name in CATEGORIES])
-def test_one_seed_is_the_same_picture_at_every_size(category, kind):
+def test_one_seed_is_the_same_image_at_every_size(category, kind):
     large, large_mask = defective_texture(category, kind, size=256, rng=seeded(9))
     small, small_mask = defective_texture(category, kind, size=128, rng=seeded(9))
     halved = large.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))

@@ -17,7 +17,7 @@ from cvad_cli.records import DefectPoint
 
 
 def points(**counts: int) -> list[DefectPoint]:
-    """So many points of each type, two to a picture, ordered by id as a store gives them."""
+    """So many points of each type, two to an image, ordered by id as a store gives them."""
     rng = np.random.default_rng(0)
     made = [
         DefectPoint(
@@ -45,11 +45,11 @@ def test_a_small_index_is_taken_whole_and_no_type_is_lost_to_thinning() -> None:
     assert {point.payload["defect_type"] for point in thinned(points(a=9, b=1, c=1, d=1), 2)} == {"a", "b", "c", "d"}
 
 
-def test_types_and_pictures_are_numbered_by_their_names() -> None:
+def test_types_and_images_are_numbered_by_their_names() -> None:
     types, labelled = labelled_regions(points(thread=4, bent=2))
     assert types == ("bent", "thread")
     assert np.bincount(labelled.types).tolist() == [2, 4]
-    assert sorted(np.bincount(labelled.pictures).tolist()) == [2, 2, 2]
+    assert sorted(np.bincount(labelled.images).tolist()) == [2, 2, 2]
     assert labelled.views.shape == (6, 1, 4)
 
 

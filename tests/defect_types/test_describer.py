@@ -1,4 +1,4 @@
-"""The describer: fitted on good pictures alone, the same for the same seed, and whole again out of a bundle."""
+"""The describer: fitted on good images alone, the same for the same seed, and whole again out of a bundle."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def describer(bundle: Bundle) -> Describer:
     return open_describer(bundle, "cpu")
 
 
-def region_at(rows: slice, columns: slice, picture_size: tuple[int, int]) -> Region:
+def region_at(rows: slice, columns: slice, image_size: tuple[int, int]) -> Region:
     values = np.zeros((64, 64))
     values[rows, columns] = 2.0
-    return find_regions(values, picture_size, RegionRule(seed=1.0))[0]
+    return find_regions(values, image_size, RegionRule(seed=1.0))[0]
 
 
 def test_the_same_seed_gives_the_same_describer(settings: RunConfig, fitted: FittedDescriber) -> None:
@@ -117,27 +117,27 @@ def test_fitting_holds_no_more_features_than_its_bound(
     assert fit_describer(settings, open_dataset(settings.data).train, "cpu", Quiet()) is not None
     (cells,) = seen
     assert sum(stage.nbytes for stage in cells.stages) <= 200_000
-    assert len(np.unique(cells.pictures)) == 12  # every good picture was looked at
+    assert len(np.unique(cells.images)) == 12  # every good image was looked at
 
 
 def test_a_describer_comes_out_of_its_bundle_as_it_went_in(fitted: FittedDescriber, describer: Describer) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
     regions = [region_at(slice(5, 9), slice(5, 20), (300, 280)), region_at(slice(40, 60), slice(50, 55), (300, 280))]
     straight = Describer(
         describing.feature_function(fitted.backbone.network, describing.VIEW_PX, "cpu"), fitted.normal, "cpu"
     )
-    found = describer.describe(picture, regions)
+    found = describer.describe(image, regions)
     assert found.shape == (2, ORIENTATIONS, describer.dimension)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), 1, atol=1e-5)
-    np.testing.assert_allclose(found, straight.describe(picture, regions), atol=1e-5)
-    assert describer.describe(picture, []).shape == (0, ORIENTATIONS, describer.dimension)
+    np.testing.assert_allclose(found, straight.describe(image, regions), atol=1e-5)
+    assert describer.describe(image, []).shape == (0, ORIENTATIONS, describer.dimension)
 
 
-def test_a_turned_picture_has_the_same_vectors_in_another_order(describer: Describer) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    upright = describer.describe(picture, [region_at(slice(8, 16), slice(20, 44), (256, 256))])[0]
-    turned = np.ascontiguousarray(np.rot90(picture))
+def test_a_turned_image_has_the_same_vectors_in_another_order(describer: Describer) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    upright = describer.describe(image, [region_at(slice(8, 16), slice(20, 44), (256, 256))])[0]
+    turned = np.ascontiguousarray(np.rot90(image))
     values = np.zeros((64, 64))
     values[8:16, 20:44] = 2.0
     (region,) = find_regions(np.rot90(values), (256, 256), RegionRule(seed=1.0))
@@ -148,26 +148,26 @@ def test_a_turned_picture_has_the_same_vectors_in_another_order(describer: Descr
 
 def test_only_what_is_seen_about_the_region_counts(describer: Describer) -> None:
     rng = np.random.default_rng(2)
-    picture = rng.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     region = region_at(slice(10, 12), slice(10, 12), (1024, 1024))  # about (176, 176): a view of 256 px
-    before = describer.describe(picture, [region])
-    picture[400:] = 0
-    assert (describer.describe(picture, [region]) == before).all()
-    picture[170:180, 170:180] = 0
-    assert np.abs(describer.describe(picture, [region]) - before).max() > 1e-3
+    before = describer.describe(image, [region])
+    image[400:] = 0
+    assert (describer.describe(image, [region]) == before).all()
+    image[170:180, 170:180] = 0
+    assert np.abs(describer.describe(image, [region]) - before).max() > 1e-3
 
 
-def test_a_picture_smaller_than_a_view_can_be_described(describer: Describer) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, (40, 90, 3), dtype=np.uint8)
-    found = describer.describe(picture, [region_at(slice(0, 64), slice(60, 64), (40, 90))])
+def test_a_image_smaller_than_a_view_can_be_described(describer: Describer) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    found = describer.describe(image, [region_at(slice(0, 64), slice(60, 64), (40, 90))])
     assert np.isfinite(found).all()
 
 
 def test_the_same_kind_of_defect_is_nearer_than_another(describer: Describer, settings: RunConfig) -> None:
-    picture = read_image(open_dataset(settings.data).train[0].path)
+    image = read_image(open_dataset(settings.data).train[0].path)
     vectors = []
     for kind, rows in (("dark", 20), ("dark", 50), ("light", 20), ("light", 50)):
-        damaged = picture.copy()
+        damaged = image.copy()
         damaged[2 * rows : 2 * rows + 12, 40:70] = 0 if kind == "dark" else 255
         region = region_at(slice(rows, rows + 6), slice(20, 35), damaged.shape[:2])
         vectors.append(query_vector(describer.describe(damaged, [region]))[0])
@@ -175,16 +175,16 @@ def test_the_same_kind_of_defect_is_nearer_than_another(describer: Describer, se
     assert min(likeness[0, 1], likeness[2, 3]) > max(likeness[0, 2], likeness[0, 3], likeness[1, 2], likeness[1, 3])
 
 
-def test_a_picture_that_cannot_be_read_is_named(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
     records = open_dataset(settings.data).train[:4]
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"not a picture")
+    broken.write_bytes(b"not an image")
     records = (*records[:2], dataclasses.replace(records[2], path=broken), *records[3:])
     with pytest.raises(DataError, match=r"broken\.png"):
         fit_describer(settings, records, "cpu", Quiet())
 
 
-def test_pictures_of_several_sizes_are_fitted_together(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_fitted_together(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
     rng, records = np.random.default_rng(4), []
     for number, size in enumerate([(300, 500), (40, 60), (256, 256)]):
         path = tmp_path / f"{number}.png"

@@ -35,10 +35,10 @@ WIDTHS = (3, 4, 5, 6)
 SIDES = st.integers(1, 5000)
 
 
-def cells_like(count: int, *, seed: int, shift: float = 0.0, pictures: int = 4) -> Cells:
+def cells_like(count: int, *, seed: int, shift: float = 0.0, images: int = 4) -> Cells:
     rng = np.random.default_rng(seed)
     stages = tuple(rng.normal(shift, 1, (count, width)).astype(np.float32) for width in WIDTHS)
-    return Cells(stages, rng.random((count, 7)), np.arange(count) % pictures)
+    return Cells(stages, rng.random((count, 7)), np.arange(count) % images)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def normal() -> NormalModel:
 
 @settings(max_examples=200, deadline=None)
 @given(SIDES, SIDES, st.floats(-1, 2), st.floats(-1, 2))
-def test_a_view_stays_inside_the_picture(rows: int, columns: int, down: float, across: float) -> None:
+def test_a_view_stays_inside_the_image(rows: int, columns: int, down: float, across: float) -> None:
     box = view_box((down * rows, across * columns), (rows, columns))
     assert 1 <= box.side <= min(rows, columns)
     assert 0 <= box.top <= rows - box.side
@@ -56,17 +56,17 @@ def test_a_view_stays_inside_the_picture(rows: int, columns: int, down: float, a
 
 
 @pytest.mark.parametrize(
-    ("picture", "side"),
+    ("image", "side"),
     [
-        pytest.param((256, 256), 256, id="the network's own size: the whole picture"),
+        pytest.param((256, 256), 256, id="the network's own size: the whole image"),
         pytest.param((1024, 1024), 256, id="native resolution"),
         pytest.param((512, 900), 256, id="never enlarged"),
         pytest.param((4096, 3000), 750, id="zoom at most 4, of the shorter side"),
         pytest.param((100, 5000), 100, id="smaller than a view: as much as there is"),
     ],
 )
-def test_a_view_is_native_never_enlarged_and_zooms_at_most_four_times(picture: tuple[int, int], side: int) -> None:
-    assert view_side(picture) == side
+def test_a_view_is_native_never_enlarged_and_zooms_at_most_four_times(image: tuple[int, int], side: int) -> None:
+    assert view_side(image) == side
 
 
 def test_a_view_is_centred_where_there_is_room() -> None:
@@ -75,7 +75,7 @@ def test_a_view_is_centred_where_there_is_room() -> None:
 
 
 def test_a_regions_cells_are_those_that_hold_a_pixel_of_it_at_unequal_scales() -> None:
-    mask = np.zeros((256, 128), dtype=bool)  # of a picture of 1024 x 1024: 4 rows and 8 columns to a map pixel
+    mask = np.zeros((256, 128), dtype=bool)  # of an image of 1024 x 1024: 4 rows and 8 columns to a map pixel
     mask[100:104, 50:51] = True  # rows 400..415, columns 400..407
     cells = own_cells(mask, (1024, 1024), ViewBox(384, 384, 256))  # 8 x 8 native pixels to a cell
     assert np.argwhere(cells).tolist() == [[2, 2], [3, 2]]
@@ -107,17 +107,17 @@ def test_a_cell_is_a_regions_own_exactly_where_they_overlap(length: int, size: i
 
 
 def test_the_eight_orientations_are_different_and_closed() -> None:
-    picture = np.arange(9).reshape(3, 3)
-    all_of_them = {orient(picture, k).tobytes() for k in range(ORIENTATIONS)}
+    image = np.arange(9).reshape(3, 3)
+    all_of_them = {orient(image, k).tobytes() for k in range(ORIENTATIONS)}
     assert len(all_of_them) == ORIENTATIONS
     for first in range(ORIENTATIONS):
-        twice = {orient(orient(picture, first), second).tobytes() for second in range(ORIENTATIONS)}
+        twice = {orient(orient(image, first), second).tobytes() for second in range(ORIENTATIONS)}
         assert twice == all_of_them
-    assert (orient(picture, 0) == picture).all()
+    assert (orient(image, 0) == image).all()
 
 
 @pytest.mark.parametrize("orientation", range(ORIENTATIONS))
-def test_pixel_statistics_turn_with_the_picture(orientation: int) -> None:
+def test_pixel_statistics_turn_with_the_image(orientation: int) -> None:
     view = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
     turned = pixel_statistics(orient(view, orientation))
     np.testing.assert_allclose(turned, orient(pixel_statistics(view), orientation), atol=1e-5)
@@ -174,7 +174,7 @@ def test_the_nearest_key_is_the_nearest(monkeypatch) -> None:
     np.testing.assert_allclose(distances, everything.min(1))
 
 
-def test_a_key_of_the_same_picture_does_not_count() -> None:
+def test_a_key_of_the_same_image_does_not_count() -> None:
     keys = np.asarray([[0.0], [5.0]])
     distances, rows = nearest(np.asarray([[0.0], [1.0]]), keys, (np.asarray([0, 1]), np.asarray([0, 1])))
     assert (distances.tolist(), rows.tolist()) == ([5.0, 1.0], [1, 0])
@@ -194,9 +194,9 @@ def test_good_pixel_statistics_are_white_and_centred_in_the_model(normal: Normal
     np.testing.assert_allclose(np.cov(pixels, rowvar=False), np.eye(7), atol=0.15)
 
 
-def test_a_normal_model_needs_two_pictures() -> None:
-    with pytest.raises(ValueError, match="at least 2 pictures"):
-        normal_model(cells_like(10, seed=0, pictures=1), cells_like(50, seed=1, pictures=1))
+def test_a_normal_model_needs_two_images() -> None:
+    with pytest.raises(ValueError, match="at least 2 images"):
+        normal_model(cells_like(10, seed=0, images=1), cells_like(50, seed=1, images=1))
 
 
 def test_parts_that_do_not_fit_make_no_normal_model(normal: NormalModel) -> None:

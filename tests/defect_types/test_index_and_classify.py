@@ -1,4 +1,4 @@
-"""From a few labelled pictures to a name for every defect, through the command line."""
+"""From a few labelled images to a name for every defect, through the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ device: cpu
 data: {{root: {root}, category: leather, image_size: 128}}
 model: {{backbone: resnet10t, layers: [layer1, layer2], weights: random, coreset_ratio: 0.05, num_neighbors: 3}}
 calibration: {{false_alarm_rate: 0.1, folds: 3}}
-evaluation: {{pictures: 0}}
+evaluation: {{images: 0}}
 output: {{root: {output}}}
 """
 
@@ -91,8 +91,8 @@ def fingerprint(trained: Path) -> str:
     return read_bundle(trained.parent / "runs" / "small" / "bundle").fingerprint
 
 
-def test_every_labelled_picture_is_indexed_and_no_good_one(first_indexing: dict) -> None:
-    assert {kind: len(keys) for kind, keys in first_indexing["pictures"].items()} == dict.fromkeys(TYPES, 3)
+def test_every_labelled_image_is_indexed_and_no_good_one(first_indexing: dict) -> None:
+    assert {kind: len(keys) for kind, keys in first_indexing["images"].items()} == dict.fromkeys(TYPES, 3)
     assert first_indexing["added"] == first_indexing["total"] >= 15
 
 
@@ -106,7 +106,7 @@ def test_indexing_twice_changes_nothing(at: tuple, first_indexing: dict, tmp_pat
 
 def test_the_payload_says_what_was_labelled_by_whom_and_through_what(at: tuple, first_indexing, trained, cvad) -> None:
     listing = json.loads(cvad("index", *at, "--list", "--json").stdout)
-    assert {kind: counts["pictures"] for kind, counts in listing["types"].items()} == dict.fromkeys(TYPES, 3)
+    assert {kind: counts["images"] for kind, counts in listing["types"].items()} == dict.fromkeys(TYPES, 3)
     assert len(listing["entries"]) == listing["regions"] == first_indexing["total"]
     for entry in listing["entries"]:
         assert entry["source"].startswith(f"test/{entry['defect_type']}/")
@@ -118,7 +118,7 @@ def test_the_payload_says_what_was_labelled_by_whom_and_through_what(at: tuple, 
         assert 0 <= left < right <= 128
 
 
-def test_a_labelled_picture_is_its_own_nearest_neighbour(classified: dict) -> None:
+def test_a_labelled_image_is_its_own_nearest_neighbour(classified: dict) -> None:
     seen = 0
     for image in classified["images"]:
         if image["rejected"] and image["regions"] and "/good/" not in image["image"]:
@@ -173,7 +173,7 @@ def test_lines_tables_and_the_exit_status_say_the_same(
     assert cvad("classify", *here, "-q").exit_code == 0
 
 
-def test_overlays_of_pictures_of_one_name_keep_apart_below_their_folder(
+def test_overlays_of_images_of_one_name_keep_apart_below_their_folder(
     at: tuple, first_indexing: dict, sample_data: Path, tmp_path: Path, cvad
 ) -> None:
     test = sample_data / "leather" / "test"
@@ -205,7 +205,7 @@ def test_two_leading_slashes_are_as_good_as_one(at: tuple, first_indexing: dict,
     assert all(name in result.stdout for name in ("000.png", "001.png"))
 
 
-def test_patterns_folders_and_repeated_names_give_each_picture_once(
+def test_patterns_folders_and_repeated_names_give_each_image_once(
     at: tuple, first_indexing: dict, sample_data: Path, cvad
 ) -> None:
     test = sample_data / "leather" / "test"
@@ -227,7 +227,7 @@ def test_a_name_that_means_nothing_is_told(at: tuple, tmp_path: Path, name: str,
     assert (result.exit_code, message in result.stderr) == (3, True), result.stderr
 
 
-def test_a_damaged_picture_stops_or_is_listed(
+def test_a_damaged_image_stops_or_is_listed(
     at: tuple, first_indexing: dict, sample_data: Path, tmp_path: Path, cvad
 ) -> None:
     shutil.copy(sample_data / "leather/test/fold/000.png", tmp_path / "a.png")
@@ -245,13 +245,13 @@ def test_shots_are_drawn_by_the_seed_and_named(trained: Path, tmp_path: Path, cv
     drawn = []
     for number, seed in enumerate((1, 1, 2)):
         run = ("--config", trained, "--set", f"qdrant.path={tmp_path / str(number)}")
-        drawn.append(json.loads(cvad("index", *run, "--shots", 1, "--seed", seed, "--json").stdout)["pictures"])
+        drawn.append(json.loads(cvad("index", *run, "--shots", 1, "--seed", seed, "--json").stdout)["images"])
     assert all(len(keys) == 1 for keys in drawn[0].values())
     assert list(drawn[0]) == TYPES
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_one_picture_a_type_names_and_says_that_it_is_not_calibrated(
+def test_one_image_a_type_names_and_says_that_it_is_not_calibrated(
     trained: Path, sample_data: Path, tmp_path: Path, cvad
 ) -> None:
     run = ("--config", trained, "--set", f"qdrant.path={tmp_path}")
@@ -333,9 +333,7 @@ def test_a_bundle_without_a_describer_evaluates_and_says_why_it_cannot_name(
         assert "run `cvad train`" in result.stderr
 
 
-def test_prune_forgets_pictures_that_are_gone_or_changed(
-    trained: Path, sample_data: Path, tmp_path: Path, cvad
-) -> None:
+def test_prune_forgets_images_that_are_gone_or_changed(trained: Path, sample_data: Path, tmp_path: Path, cvad) -> None:
     shutil.copytree(sample_data, tmp_path / "data")
     run = (
         *("--config", trained, "--set", f"data.root={tmp_path / 'data'}"),
@@ -388,7 +386,7 @@ def test_a_label_may_hold_any_character(trained: Path, sample_data: Path, tmp_pa
         run = (*run, "--set", setting)
     indexed = cvad("index", *run, "--labelled-by", "Zoë", "--json")
     assert indexed.exit_code == 0, indexed.output
-    assert sorted(json.loads(indexed.stdout)["pictures"]) == sorted([ODD, "cut"])
+    assert sorted(json.loads(indexed.stdout)["images"]) == sorted([ODD, "cut"])
     named = cvad("classify", root / "others", *run, "--json", "-q", "--overlays", tmp_path / "marked")
     assert named.exit_code == 0, named.output
     assert json.loads(named.stdout)["types"] == sorted([ODD, "cut"])
@@ -440,10 +438,10 @@ def test_naming_is_measured_with_nothing_tested_in_the_index(trained: Path, tmp_
     found = json.loads(result.stdout)["classification"]
     assert found["types"] == dict.fromkeys(TYPES, 3)
     assert 0 <= found["leave_one_out"]["accuracy"] <= 1
-    assert np.sum(found["leave_one_out"]["confusion"]["rows_are_true"]) == found["pictures"] == 15
+    assert np.sum(found["leave_one_out"]["confusion"]["rows_are_true"]) == found["images"] == 15
     assert found["shots"]["1"]["tested"] == 10
     assert found["shots"]["5"] is None
-    assert "the rarest type has 3 pictures" in found["unavailable"]["shots.5"]
+    assert "the rarest type has 3 images" in found["unavailable"]["shots.5"]
     assert 0 <= found["open_set"]["auroc_mean"] <= 1
     folder = tmp_path / "runs" / "small" / "evaluation"
     assert json.loads((folder / "metrics.json").read_text("utf-8"))["classification"] == found

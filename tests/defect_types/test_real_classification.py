@@ -23,7 +23,7 @@ def test_leather_defects_are_named_from_a_few_examples(cvad, tmp_path: Path, mon
     monkeypatch.setenv("CVAD_WEIGHTS_DIR", str(WEIGHTS))
     run: tuple[object, ...] = ("--config", REPOSITORY / "configs" / "patchcore_grid.yaml", "--device", "cpu")
     for setting in (
-        *("name=leather_crops", f"data.root={DATA}", "data.category=leather_crops", "evaluation.pictures=0"),
+        *("name=leather_crops", f"data.root={DATA}", "data.category=leather_crops", "evaluation.images=0"),
         *(f"output.root={tmp_path}", f"qdrant.path={tmp_path / 'index'}"),
     ):
         run = (*run, "--set", setting)
@@ -40,7 +40,7 @@ def test_leather_defects_are_named_from_a_few_examples(cvad, tmp_path: Path, mon
     assert measured["open_set"]["auroc_mean"] >= 0.85
     assert measured["open_set"]["known_called_unknown"] <= 0.15
 
-    indexed = json.loads(cvad("index", *run, "--shots", 5, "--seed", 1, "--json").stdout)["pictures"]
+    indexed = json.loads(cvad("index", *run, "--shots", 5, "--seed", 1, "--json").stdout)["images"]
     shown = {key for keys in indexed.values() for key in keys}
     test = DATA / "leather_crops" / "test"
     defects = [path for path in sorted(test.glob("*/*.png")) if path.parent.name != "good"]

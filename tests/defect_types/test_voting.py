@@ -35,7 +35,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def clusters(
     *sizes: int, seed: int = 0, spread: float = 0.1, width: int = 12, orientations: int = 8
 ) -> LabelledRegions:
-    """Types of so many regions each, one region a picture, about axes of their own."""
+    """Types of so many regions each, one region an image, about axes of their own."""
     rng = np.random.default_rng(seed)
     types = np.repeat(np.arange(len(sizes)), sizes)
     regions = np.eye(width)[types] + spread * rng.normal(size=(len(types), width))
@@ -110,21 +110,21 @@ def test_leaving_one_out_is_fitting_without_it() -> None:
         np.testing.assert_allclose(scores[region : region + 1], expected)
 
 
-def test_regions_of_one_picture_are_left_out_together() -> None:
+def test_regions_of_one_image_are_left_out_together() -> None:
     labelled = clusters(2, 2)
     together = LabelledRegions(labelled.views, labelled.types, np.asarray([0, 0, 1, 2]))
     scores = leave_one_out_scores(together)
-    assert np.isneginf(scores[:2, 0]).all()  # the type's only picture
+    assert np.isneginf(scores[:2, 0]).all()  # the type's only image
     assert np.isfinite(scores[:, 1]).all()
     alone = leave_one_out_scores(LabelledRegions(labelled.views, labelled.types, np.zeros(4, int)))
     assert np.isneginf(alone).all()
 
 
-def test_many_pictures_are_left_out_a_share_at_a_time() -> None:
+def test_many_images_are_left_out_a_share_at_a_time() -> None:
     labelled = clusters(9, 9)
     scores = leave_one_out_scores(labelled, max_refits=4)
     assert (scores.argmax(1) == labelled.types).all()
-    out = labelled.pictures % 4 == 1
+    out = labelled.images % 4 == 1
     expected = ridge_scores(
         labelled.views[~out].reshape(-1, 12), np.repeat(labelled.types[~out], 8), labelled.centres[out]
     )
@@ -174,17 +174,17 @@ def test_strangeness_is_in_units_of_each_types_own_spread() -> None:
     tight, loose = clusters(10, seed=1, spread=0.02), clusters(10, seed=1, spread=0.2)
     away = unit(np.eye(12)[[0]] + 0.3 * np.eye(12)[[7]])
     assert strangeness(away, tight)[0] > 5 * strangeness(away, loose)[0]
-    turned = LabelledRegions(np.roll(loose.views, 1, axis=2), loose.types, loose.pictures)
+    turned = LabelledRegions(np.roll(loose.views, 1, axis=2), loose.types, loose.images)
     both = LabelledRegions(np.concatenate([tight.views, turned.views]), np.repeat([0, 1], 10), np.arange(20))
     queries = unit(np.random.default_rng(0).normal(size=(30, 12)))
     alone = np.minimum(strangeness(queries, tight), strangeness(queries, turned))
     np.testing.assert_allclose(strangeness(queries, both), alone)
 
 
-def test_a_type_of_one_picture_borrows_the_others_spread() -> None:
+def test_a_type_of_one_image_borrows_the_others_spread() -> None:
     labelled = clusters(6, 6, 1)
     query = unit(np.eye(12)[[2]] + 0.2 * np.eye(12)[[9]])
-    others = LabelledRegions(labelled.views[:12], labelled.types[:12], labelled.pictures[:12])
+    others = LabelledRegions(labelled.views[:12], labelled.types[:12], labelled.images[:12])
     gap = np.sqrt(2 - 2 * (labelled.views[12] @ query[0]).max())
     spreads = []
     for kind in (0, 1):
@@ -195,10 +195,10 @@ def test_a_type_of_one_picture_borrows_the_others_spread() -> None:
     assert strangeness(query, labelled)[0] == pytest.approx(gap / np.median(spreads))
 
 
-def test_regions_of_the_same_picture_are_no_witnesses() -> None:
+def test_regions_of_the_same_image_are_no_witnesses() -> None:
     labelled = clusters(3, 3)
     twins = LabelledRegions(
-        np.concatenate([labelled.views, labelled.views]), np.tile(labelled.types, 2), np.tile(labelled.pictures, 2)
+        np.concatenate([labelled.views, labelled.views]), np.tile(labelled.types, 2), np.tile(labelled.images, 2)
     )
     np.testing.assert_allclose(own_strangeness(twins)[:6], own_strangeness(labelled), rtol=1e-6)
 
@@ -246,14 +246,14 @@ def test_known_regions_are_called_unknown_at_the_given_rate_and_others_every_tim
     assert np.mean(called) == pytest.approx(0.1, abs=0.05)  # ten sets of 80: standard deviation 0.015
 
 
-def test_types_with_a_single_picture_do_not_hide_an_unknown_region() -> None:
+def test_types_with_a_single_image_do_not_hide_an_unknown_region() -> None:
     """Left out, such a region is of an unknown type itself: to compare with it says nothing of known ones."""
     classifier = TypeClassifier.learn(clusters(10, 10, *[1] * 8))
     assert classifier.lowest_p == pytest.approx(1 / 21)
     assert classifier.judge(np.eye(12)[10:]).unknown(0.1).all()
 
 
-def test_regions_of_one_picture_alone_allow_no_rate() -> None:
+def test_regions_of_one_image_alone_allow_no_rate() -> None:
     labelled = clusters(10, 10)
     alone = TypeClassifier.learn(LabelledRegions(labelled.views, labelled.types, np.zeros(20, int)))
     assert alone.lowest_p == 1
@@ -269,7 +269,7 @@ def test_an_infinitely_strange_labelled_region_makes_nothing_unknown_by_mistake(
     assert conformal_p(np.asarray([np.inf, 1.0]), np.asarray([5.0, np.inf])).tolist() == [2 / 3, 2 / 3]
 
 
-def test_the_vote_of_a_picture_weighs_its_regions_by_mass() -> None:
+def test_the_vote_of_a_image_weighs_its_regions_by_mass() -> None:
     confidences = np.asarray([[0.9, 0.1], [0.2, 0.8]])
     np.testing.assert_allclose(vote(confidences, np.asarray([1.0, 3.0])), [0.375, 0.625])
     np.testing.assert_allclose(vote(confidences, np.zeros(2)), [0.55, 0.45])

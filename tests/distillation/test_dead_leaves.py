@@ -22,7 +22,7 @@ def test_the_same_seed_gives_the_same_scene_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("side", [16, 33, 256])
-def test_a_scene_is_a_colour_picture_of_the_side_that_was_asked_for(side: int) -> None:
+def test_a_scene_is_a_colour_image_of_the_side_that_was_asked_for(side: int) -> None:
     scene = dead_leaves(side, rng=np.random.default_rng(0))
     assert scene.shape == (side, side, 3)
     assert scene.dtype == np.uint8

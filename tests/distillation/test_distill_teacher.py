@@ -30,11 +30,11 @@ from cvad_cli.assembly.distillation.feature_targets import (
 )
 from cvad_cli.assembly.distillation.image_batches import training_batches
 from cvad_cli.assembly.distillation.pretraining_images import (
-    PICTURE_SIDE,
-    PictureSource,
-    RealPictures,
+    IMAGE_SIDE,
+    ImageSource,
+    RealImages,
     bundled_samples,
-    find_real_pictures,
+    find_real_images,
 )
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
 from cvad_cli.core.learning_rate import WARM_UP_STEPS, fall_begins, learning_share
@@ -54,7 +54,7 @@ with warnings.catch_warnings():
     from cvad_cli.adapters.torch_training.muon import orthogonalised
 from cvad_cli.adapters.pdn import load_teacher
 
-NO_REAL_PICTURES = RealPictures((), (), (), "none")
+NO_REAL_IMAGES = RealImages((), (), (), "none")
 
 
 class Recorder:
@@ -308,10 +308,10 @@ def test_a_backbone_without_layers_gives_its_stages_of_middling_stride() -> None
 @pytest.mark.parametrize("channels", [None, 3, 80], ids=["all 64", "fewer", "more"])
 def test_targets_have_mean_0_and_variance_1(channels: int | None) -> None:
     features = backbone_features(load_sources([SourceBackbone("resnet10t", ("layer1",))], ["random"], seed=1), "cpu")
-    source = PictureSource(NO_REAL_PICTURES, generated_share=1.0, seed=2)
+    source = ImageSource(NO_REAL_IMAGES, generated_share=1.0, seed=2)
     affine = estimate_targets(features, source, images=6, channels=channels, seed=3, advance=lambda _count: None)
-    pictures = np.stack([source.picture("calibration", step, 0) for step in range(6)])
-    found = features(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+    images = np.stack([source.image("calibration", step, 0) for step in range(6)])
+    found = features(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
     assert found.shape == (6, 64, GRID, GRID)
     targets = found.permute(0, 2, 3, 1).reshape(-1, 64).numpy() @ affine.weight + affine.bias
     assert targets.shape == (6 * GRID * GRID, channels or 64)
@@ -359,72 +359,72 @@ def test_a_constant_feature_is_not_blown_up() -> None:
     np.testing.assert_allclose(np.array([4.0, 3.0]) @ affine.weight + affine.bias, [1.0, 0.0], atol=1e-6)
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     folder.mkdir(parents=True)
     for index in range(count):
         levels = np.random.default_rng(index).integers(0, 255, (90, 70, 3), dtype=np.uint8)
         Image.fromarray(levels).save(folder / f"{index:02}.png")
 
 
-def test_pictures_depend_on_seed_stream_step_and_place_alone(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "real", 3)
-    real = find_real_pictures([tmp_path / "real"], samples=False)
-    first, again = (PictureSource(real, generated_share=0.5, seed=9) for _ in range(2))
+def test_images_depend_on_seed_stream_step_and_place_alone(tmp_path: Path) -> None:
+    write_images(tmp_path / "real", 3)
+    real = find_real_images([tmp_path / "real"], samples=False)
+    first, again = (ImageSource(real, generated_share=0.5, seed=9) for _ in range(2))
     batch = first.batch("training", 4, 3)
-    assert batch.shape == (3, PICTURE_SIDE, PICTURE_SIDE, 3)
+    assert batch.shape == (3, IMAGE_SIDE, IMAGE_SIDE, 3)
     first.batch("training", 5, 2)
     assert np.array_equal(first.batch("training", 4, 3), batch)
     assert np.array_equal(again.batch("training", 4, 3), batch)
     for other in (
         again.batch("training", 5, 3),
         again.batch("held_out", 4, 3),
-        PictureSource(real, generated_share=0.5, seed=8).batch("training", 4, 3),
+        ImageSource(real, generated_share=0.5, seed=8).batch("training", 4, 3),
     ):
         assert not np.array_equal(other, batch)
 
 
-def test_held_out_pictures_are_not_trained_on(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "deep" / "er", 20)
-    real = find_real_pictures([tmp_path / "deep"], samples=False)
+def test_held_out_images_are_not_trained_on(tmp_path: Path) -> None:
+    write_images(tmp_path / "deep" / "er", 20)
+    real = find_real_images([tmp_path / "deep"], samples=False)
     assert (len(real.training), len(real.held_out)) == (18, 2)
     assert not set(real.training) & set(real.held_out)
     assert real.sources == (("deep", 20),)
     (tmp_path / "deep" / "er" / "00.png").unlink()
-    assert find_real_pictures([tmp_path / "deep"], samples=False).fingerprint != real.fingerprint
+    assert find_real_images([tmp_path / "deep"], samples=False).fingerprint != real.fingerprint
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match=r"holds no picture \(\.bmp"):
-        find_real_pictures([tmp_path], samples=False)
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match=r"holds no image \(\.bmp"):
+        find_real_images([tmp_path], samples=False)
 
 
-def test_an_unreadable_picture_is_passed_over_and_a_folder_of_them_ends_the_run(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "mixed", 1)
+def test_an_unreadable_image_is_passed_over_and_a_folder_of_them_ends_the_run(tmp_path: Path) -> None:
+    write_images(tmp_path / "mixed", 1)
     (tmp_path / "mixed" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
-    mixed = PictureSource(find_real_pictures([tmp_path / "mixed"], samples=False), generated_share=0.0, seed=0)
+    mixed = ImageSource(find_real_images([tmp_path / "mixed"], samples=False), generated_share=0.0, seed=0)
     mixed.batch("training", 0, 6)
     assert len(mixed.skipped) == 1
     assert "bad.png" in mixed.skipped[0]
     (tmp_path / "mixed" / "00.png").unlink()
-    only_bad = PictureSource(find_real_pictures([tmp_path / "mixed"], samples=False), generated_share=0.0, seed=0)
-    with pytest.raises(DataError, match=r"10 pictures in a row cannot be read, the last one because: .*bad.png"):
+    only_bad = ImageSource(find_real_images([tmp_path / "mixed"], samples=False), generated_share=0.0, seed=0)
+    with pytest.raises(DataError, match=r"10 images in a row cannot be read, the last one because: .*bad.png"):
         only_bad.batch("training", 0, 1)
 
 
 @pytest.mark.skipif(not bundled_samples(), reason="scikit-image is not installed")
 def test_the_bundled_samples_need_no_download() -> None:
-    real = find_real_pictures([], samples=True)
+    real = find_real_images([], samples=True)
     assert real.sources[0][1] == len(bundled_samples()) >= 15
-    crops = PictureSource(real, generated_share=0.0, seed=0).batch("held_out", 0, 4)
+    crops = ImageSource(real, generated_share=0.0, seed=0).batch("held_out", 0, 4)
     assert crops.std(axis=(1, 2, 3)).min() > 1
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (256, 256), (300, 900)], ids=str)
-def test_a_crop_has_the_side_that_was_asked_for_and_stays_inside_the_picture(shape: tuple[int, int]) -> None:
-    picture = np.full((*shape, 3), 120, np.uint8)
+def test_a_crop_has_the_side_that_was_asked_for_and_stays_inside_the_image(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 120, np.uint8)
     for seed in range(8):
-        crop = random_crop(picture, 64, rng=np.random.default_rng(seed))
+        crop = random_crop(image, 64, rng=np.random.default_rng(seed))
         assert (crop.shape, crop.dtype) == ((64, 64, 3), np.uint8)
         assert np.ptp(crop, axis=(0, 1)).max() == 0  # a border made up, or an edge met, would show
 
@@ -449,13 +449,13 @@ def test_the_command_distils_a_teacher_and_checks_its_arguments(cvad, tmp_path) 
     assert "a file name that ends in .safetensors" in wrong.stderr
 
 
-def test_processes_beside_a_gpu_make_the_pictures_that_threads_make(tmp_path: Path) -> None:
+def test_processes_beside_a_gpu_make_the_images_that_threads_make(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     for number in range(9):
         Image.fromarray(rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-    real = find_real_pictures([tmp_path], samples=False)
-    sources = [PictureSource(real, generated_share=0.3, seed=5) for _ in range(2)]
+    real = find_real_images([tmp_path], samples=False)
+    sources = [ImageSource(real, generated_share=0.3, seed=5) for _ in range(2)]
     threads, processes = (
         list(training_batches(source, range(2, 6), 3, processes=count))
         for source, count in zip(sources, (0, 2), strict=True)

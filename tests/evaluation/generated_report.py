@@ -1,4 +1,4 @@
-"""Reports without a network: pictures, maps and scores are generated, all else is what `cvad evaluate` does.
+"""Reports without a network: images, maps and scores are generated, all else is what `cvad evaluate` does.
 
     python tests/evaluation/generated_report.py FOLDER [IMAGES] [--portable]
 
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, sketch
-from cvad_cli.assembly.evaluation.image_output import REPORT_PICTURES_NAME
+from cvad_cli.assembly.evaluation.image_output import REPORT_IMAGES_NAME
 from cvad_cli.assembly.evaluation.report import REPORT_NAME, Findings, write_report
-from cvad_cli.assembly.evaluation.report_images import ReportPictures
+from cvad_cli.assembly.evaluation.report_images import ReportImages
 from cvad_cli.core.metrics import measure_images
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.records import GOOD, Calibration, ImageRecord
@@ -38,9 +38,9 @@ def record(number: int, defect_type: str, name: str | None = None) -> ImageRecor
 
 def generated(folder: Path, records: Sequence[ImageRecord], **options: object) -> dict:
     """Write a report of the records into `folder`; its metrics. `options` are those of `drawn`."""
-    found, pictures = drawn(folder, records, **options)
+    found, images = drawn(folder, records, **options)
     (folder / "metrics.json").write_text(json.dumps(found.metrics, ensure_ascii=False), encoding="utf-8")
-    write_report(folder, found, pictures)
+    write_report(folder, found, images)
     return dict(found.metrics)
 
 
@@ -54,11 +54,11 @@ def drawn(
     images: int | None = None,
     seed: int = 7,
     **found: object,
-) -> tuple[Findings, ReportPictures]:
+) -> tuple[Findings, ReportImages]:
     """All that a page needs but the page. Every fourth defect scores like a good part."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = ReportPictures(folder / REPORT_PICTURES_NAME, images=images or len(records), portable=portable)
+    report_images = ReportImages(folder / REPORT_IMAGES_NAME, images=images or len(records), portable=portable)
     pixels, scores = PixelScores(), []
     weave = 128 + 60 * np.sin(np.arange(side) / 3.0)[:, None] * np.sin(np.arange(side) / 2.0)[None, :]
     for number, item in enumerate(records):
@@ -72,18 +72,18 @@ def drawn(
             anomaly_map,
             None if known is None else known[:: len(known) // len(anomaly_map), :: len(known) // len(anomaly_map)],
         )
-        bound = pictures.photo_bytes
+        bound = report_images.photo_bytes
         shown = sketch(shrunk(image), anomaly_map, known, threshold=THRESHOLD, photo_bytes=bound)
-        pictures.add(item, score, score, shown)
+        report_images.add(item, score, score, shown)
     metrics = as_metrics(records, scores, pixels, seed)
     if "naming" in found:
         metrics["classification"] = naming_metrics(records)
     calibration = Calibration(THRESHOLD, THRESHOLD, "cross_conformal", 0.02, 0.019, 264, "expected", 0.068)
-    return Findings(metrics, MANIFEST, calibration, pixels, **found), pictures
+    return Findings(metrics, MANIFEST, calibration, pixels, **found), report_images
 
 
 def scene(weave: np.ndarray, item: ImageRecord, height: float, rng: np.random.Generator):
-    """A woven picture, a map of half its size with one bump, and the mask of that bump."""
+    """A woven image, a map of half its size with one bump, and the mask of that bump."""
     side = len(weave)
     rows, columns = np.mgrid[: side // 2, : side // 2] * 2.0
     y, x = rng.uniform(0.2, 0.8, 2) * side
@@ -141,13 +141,13 @@ def as_metrics(records: Sequence[ImageRecord], scores: list[float], pixels: Pixe
 
 
 def naming_metrics(records: Sequence[ImageRecord]) -> dict:
-    """Every picture named after the first type."""
+    """Every image named after the first type."""
     kinds = [item.defect_type for item in records if not item.is_normal]
     types = sorted(set(kinds))
     table = [[kinds.count(name) if place == 0 else 0 for place in range(len(types))] for name in types]
     return {
         "types": {name: kinds.count(name) for name in types},
-        "pictures": len(kinds),
+        "images": len(kinds),
         "regions": len(kinds),
         "leave_one_out": {
             "accuracy": 0.25,
@@ -158,7 +158,7 @@ def naming_metrics(records: Sequence[ImageRecord]) -> dict:
         },
         "shots": {"1": None},
         "open_set": None,
-        "unavailable": {"shots.1": "the rarest type has 1 pictures, so none would be left to test"},
+        "unavailable": {"shots.1": "the rarest type has 1 images, so none would be left to test"},
     }
 
 

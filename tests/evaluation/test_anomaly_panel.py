@@ -22,16 +22,16 @@ def scene(height=60, width=80, peak=5.0):
 
 def panel(path, image, anomaly_map, mask, threshold=3.0, title="bent/000.png"):
     panels.write_png(path, panels.anomaly_panel(image, anomaly_map, mask, threshold=threshold, title=title))
-    with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as written:
+        assert (written.format, written.mode) == ("PNG", "RGB")
+        return np.asarray(written).astype(int)
 
 
 def is_contour(sheet):
     return (sheet == panels.CONTOUR_RGB).all(axis=2)
 
 
-def test_the_outline_is_drawn_in_the_last_picture_around_what_is_above_the_threshold(tmp_path):
+def test_the_outline_is_drawn_in_the_last_image_around_what_is_above_the_threshold(tmp_path):
     sheet = panel(tmp_path / "panel.png", *scene())
     rows, columns = np.nonzero(is_contour(sheet))
     tile, left = panels.TILE_PX, sheet.shape[1] - 16 - panels.TILE_PX
@@ -71,7 +71,7 @@ def test_a_missing_mask_is_a_pale_tile_and_an_empty_one_is_black(tmp_path):
         pytest.param(4, 2000, True, id="one line of a line scan"),
     ],
 )
-def test_wide_pictures_are_stacked_and_the_sheet_stays_small(tmp_path, height, width, stacked):
+def test_wide_images_are_stacked_and_the_sheet_stays_small(tmp_path, height, width, stacked):
     sheet = panel(tmp_path / "panel.png", *scene(height, width))
     assert (sheet.shape[1] < 1100 and sheet.shape[0] > 4 * 40) == stacked
     assert max(sheet.shape[:2]) < 4 * 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_field_charts import SMALL, energy, fields, picture
+from test_field_charts import SMALL, energy, fields, image
 
 from cvad_cli.adapters.charts import benchmark, evaluation, receptive_field
 from cvad_cli.core.receptive_field.coverage import View
@@ -17,7 +17,7 @@ STAGES = {name: {"mean_ms": 1.0, "p95_ms": 2.0} for name in ("decode", "whole")}
 LATENCY = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 30.0}
 TARGETS = {"PatchCore": {"cvad": {"images_per_s": 3.0, "images_per_s_runs": [2.0, 3.0], "latency": LATENCY}}}
 GROWTH = {"image_size": [{"value": side, "ms_per_image": side / 9, "memory_mb": side} for side in (128, 256)]}
-BIN = {"from": 0.9, "to": 1.0, "accuracy": 0.8, "confidence": 0.9, "pictures": 5}
+BIN = {"from": 0.9, "to": 1.0, "accuracy": 0.8, "confidence": 0.9, "images": 5}
 RELIABILITY = {"expected_calibration_error": 0.1, "bins": [BIN]}
 CHARTS = {
     "ROC": lambda path, title: evaluation.roc_chart(path, SCORES, DEFECTIVE, threshold=2.0, title=title),
@@ -27,7 +27,7 @@ CHARTS = {
     "histogram": lambda path, title: evaluation.score_histogram(path, SCORES, TYPES, threshold=2.0, title=title),
     "confusion": lambda path, title: evaluation.confusion_chart(path, np.eye(2, dtype=int), ["a", "b"], title=title),
     "reliability": lambda path, title: evaluation.reliability_chart(path, RELIABILITY, title=title),
-    "nested fields": lambda path, title: receptive_field.nested_fields(path, picture(), fields(SMALL), title=title),
+    "nested fields": lambda path, title: receptive_field.nested_fields(path, image(), fields(SMALL), title=title),
     "heat": lambda path, title: receptive_field.field_heat(path, energy(), Box(30, 30, 62, 62), title=title),
     "coverage": lambda path, title: receptive_field.coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title=title

@@ -44,11 +44,11 @@ def texts(figure):
 
 @pytest.mark.parametrize(("chart", "labels"), CHARTS)
 @pytest.mark.parametrize("threshold", [2.0, 99.0, -99.0])
-def test_a_chart_is_an_opaque_picture_on_white(tmp_path, chart, labels, threshold):
+def test_a_chart_is_an_opaque_image_on_white(tmp_path, chart, labels, threshold):
     chart(tmp_path / "chart.png", SCORES, labels, threshold=threshold, title="grid")
-    with Image.open(tmp_path / "chart.png") as picture:
-        assert picture.format == "PNG"
-        pixels = np.asarray(picture.convert("RGBA"))
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGBA"))
     assert (pixels[..., 3] == 255).all()
     assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
     assert min(pixels.shape[:2]) > 400

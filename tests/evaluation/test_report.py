@@ -94,7 +94,7 @@ def test_every_figure_of_the_page_is_that_of_metrics_json(usual_report):
         assert {text for _, text in shown} == {measured(value)}, name
 
 
-def test_the_page_of_a_run_has_the_figures_and_pictures_of_that_run(trained: Path, metrics_of):
+def test_the_page_of_a_run_has_the_figures_and_images_of_that_run(trained: Path, metrics_of):
     folder = trained.parent / "runs" / "small" / "evaluation"
     page, metrics = Page(folder / "report.html"), metrics_of(trained)
     for name, shown in page.figures.items():
@@ -131,13 +131,13 @@ def test_nothing_on_the_page_leads_to_a_network_and_its_policy_allows_its_own_sc
             assert f"'sha256-{digest}'" in policy
     addresses = [one[name] for _, one in page.elements for name in ("src", "href", "data-heat") if name in one]
     assert addresses
-    assert all(re.match(r"#|data:|report_pictures/\d{5}(-map)?\.jpg$", address) for address in addresses)
+    assert all(re.match(r"#|data:|report_images/\d{5}(-map)?\.jpg$", address) for address in addresses)
     assert not [one for _, one in page.elements if "style" in one or any(name.startswith("on") for name in one)]
     assert "http://" not in page.source.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page.source
 
 
-def test_a_portable_page_holds_its_pictures(tmp_path):
+def test_a_portable_page_holds_its_images(tmp_path):
     generated(tmp_path, usual(6), portable=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
     page = Page(tmp_path / "report.html")
@@ -229,9 +229,9 @@ def test_forty_of_a_thousand_fine_textures_take_their_share_of_30_megabytes(tmp_
 
 
 def test_a_portable_page_is_never_held_in_memory_as_a_whole(tmp_path):
-    found, pictures = drawn(tmp_path, usual(200), portable=True)
+    found, images = drawn(tmp_path, usual(200), portable=True)
     tracemalloc.start()
-    write_report(tmp_path, found, pictures)
+    write_report(tmp_path, found, images)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (tmp_path / "report.html").stat().st_size > 6e6

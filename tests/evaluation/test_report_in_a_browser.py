@@ -151,7 +151,7 @@ def test_the_gallery_is_sorted_and_filtered(browser, folder):
         assert seen.page.locator("#nothing").is_visible()
 
 
-def test_a_picture_opens_side_by_side_and_the_keyboard_goes_on_from_there(browser, folder):
+def test_a_image_opens_side_by_side_and_the_keyboard_goes_on_from_there(browser, folder):
     with Watched(browser, folder) as seen:
         keys = [card["key"] for card in seen.cards()]
         seen.page.locator(".card .open").first.focus()

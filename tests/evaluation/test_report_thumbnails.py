@@ -1,4 +1,4 @@
-"""A sketch of a picture is small, whatever the picture is, and shows where the defect is."""
+"""A sketch of an image is small, whatever the image is, and shows where the defect is."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_noise_keeps_every_bound(shape, photo_bytes):
     assert photo.shape[1] / photo.shape[0] == pytest.approx(shape[1] / shape[0], rel=0.12)
 
 
-def test_a_picture_is_shrunk_to_a_number_of_pixels_and_never_enlarged():
+def test_a_image_is_shrunk_to_a_number_of_pixels_and_never_enlarged():
     assert shrunk(np.zeros((1024, 1024, 3), np.uint8)).shape == (480, 480, 3)
     assert shrunk(np.zeros((500, 8000, 3), np.uint8)).shape == (75, 1200, 3)
     assert shrunk(np.zeros((40, 60, 3), np.uint8)).shape == (40, 60, 3)

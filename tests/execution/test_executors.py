@@ -85,7 +85,7 @@ class DiesAlways(Job):
 class RefusesThree(Job):
     def done(self, item: int) -> int:
         if item == 3:
-            raise DataError("three.png: is not a picture")
+            raise DataError("three.png: is not an image")
         return item
 
 

@@ -32,14 +32,14 @@ def bench() -> ModuleType:
 
 def test_the_page_holds_the_tables_that_the_scripts_compute(plan: ModuleType, bench: ModuleType) -> None:
     page = (REPOSITORY / "docs" / "scaling.md").read_text("utf-8")
-    for table in (plan.plant_table(plan.PICTURES_PER_CORE), plan.index_table(), bench.planned_table()):
+    for table in (plan.plant_table(plan.IMAGES_PER_CORE), plan.index_table(), bench.planned_table()):
         assert "\n".join(table) in page
 
 
 def test_a_hundred_lines_add_up(plan: ModuleType) -> None:
     plant = plan.Plant(1000)
-    assert plant.pictures_a_day == 1000 * 16 * 3600 == 57_600_000
-    assert plant.cores == 167  # 1,000 pictures a second at 10 a core and 60 % load
+    assert plant.images_a_day == 1000 * 16 * 3600 == 57_600_000
+    assert plant.cores == 167  # 1,000 images a second at 10 a core and 60 % load
     assert plant.regions_a_day == pytest.approx(57_600_000 * 0.02 * 1.5)
     assert plant.days_to == pytest.approx(1e9 / 1_728_000)
     assert plant.kept_bytes_a_day == pytest.approx(1.152e12)
@@ -63,7 +63,7 @@ def test_simulated_workers_scale_until_the_collector_is_the_queue(bench: ModuleT
     assert rate(1, 0.0) == pytest.approx(10.0)
     assert rate(8, 0.0) == pytest.approx(80.0, rel=0.01)
     assert rate(8, 0.001) == pytest.approx(80.0, rel=0.01), "collecting is done while workers work"
-    assert rate(1000, 0.001) == pytest.approx(1000.0, rel=0.05), "one picture a millisecond is all it can take"
+    assert rate(1000, 0.001) == pytest.approx(1000.0, rel=0.05), "one image a millisecond is all it can take"
     rates = [rate(workers, 0.001) for workers in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
     assert rates == sorted(rates)
 

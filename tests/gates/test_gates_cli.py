@@ -29,7 +29,7 @@ class Run:
 
     @property
     def arguments(self) -> tuple[object, ...]:
-        return ("evaluate", "-c", self.config, "--set", f"output.root={self.root / 'runs'}", *FEW_PICTURES)
+        return ("evaluate", "-c", self.config, "--set", f"output.root={self.root / 'runs'}", *FEW_IMAGES)
 
     def verdicts(self) -> dict[str, dict]:
         document = json.loads((self.evaluation / "gates.json").read_text("utf-8"))
@@ -37,7 +37,7 @@ class Run:
         return {gate["name"]: gate for gate in document["gates"]}
 
 
-FEW_PICTURES = ("--set", "evaluation.pictures=0")
+FEW_IMAGES = ("--set", "evaluation.images=0")
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ def types_of(good: int, defective: int) -> list[str]:
 
 
 def two_detectors(rng, sizes, aurocs, correlation: float) -> PairedRuns:
-    """Normal scores of two detectors of known true AUROC, whose errors on a picture correlate."""
+    """Normal scores of two detectors of known true AUROC, whose errors on an image correlate."""
     good, defective = sizes
     common, own = rng.normal(size=good + defective), rng.normal(size=(2, good + defective))
     scores = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
@@ -148,7 +148,7 @@ def test_the_interval_of_a_single_run_covers_the_true_auroc():
 
 
 def test_a_true_drop_of_three_hundredths_is_found_on_eighty_images():
-    # Four of the 57 defects are no longer seen: they score like good parts. The other pictures keep their places.
+    # Four of the 57 defects are no longer seen: they score like good parts. The other images keep their places.
     rng, failed, trials = np.random.default_rng(10), 0, 40
     for trial in range(trials):
         before = np.concatenate([rng.normal(0, 1, 21), rng.normal(5, 1, 57)])

@@ -22,7 +22,7 @@ device: cpu
 data: {{root: {root}, category: leather, image_size: 128}}
 model: {{backbone: pdn_small, coreset_ratio: 0.05, num_neighbors: 3}}
 calibration: {{false_alarm_rate: 0.1, folds: 2}}
-evaluation: {{pictures: 0}}
+evaluation: {{images: 0}}
 """
 GATES = "gates: {counts.test: {min: 30}, image.auroc: {tolerance: 0}}"
 

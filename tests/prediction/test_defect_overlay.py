@@ -1,4 +1,4 @@
-"""Marked pictures: every region has its outline, its box and its name, and no name covers another."""
+"""Marked images: every region has its outline, its box and its name, and no name covers another."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_names_of_neighbouring_regions_do_not_cover_each_other(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("box", [(0, 0, 20, 20), (680, 680, 700, 700), (0, 0, 700, 700), (0, 650, 700, 700)])
-def test_a_name_stays_in_the_picture(tmp_path: Path, box: tuple[int, int, int, int]) -> None:
+def test_a_name_stays_in_the_image(tmp_path: Path, box: tuple[int, int, int, int]) -> None:
     sheet = drawn(tmp_path / "edge.png", [Mark(box, square(box[0], box[1], 20), "metal_contamination 88 %", ORANGE)])
     assert ((sheet == ORANGE).all(axis=2)).sum() > 0.4 * overlays.TAG_PX * 200
 
@@ -57,7 +57,7 @@ def test_a_name_stays_in_the_picture(tmp_path: Path, box: tuple[int, int, int, i
     ("size", "width"),
     [((64, 64), 640), ((256, 256), 640), ((1000, 1000), 1000), ((3000, 2000), 853), ((20, 4000), 1280)],
 )
-def test_small_pictures_are_enlarged_and_large_ones_shrunk(tmp_path: Path, size: tuple[int, int], width: int) -> None:
+def test_small_images_are_enlarged_and_large_ones_shrunk(tmp_path: Path, size: tuple[int, int], width: int) -> None:
     sheet = drawn(tmp_path / "size.png", [Mark((1, 1, 9, 9), square(1, 1, 8), "x 50 %", GREEN)], size)
     assert sheet.shape[1] == pytest.approx(width, abs=1)
 

@@ -106,7 +106,7 @@ def test_each_file_is_inspected_once_also_after_a_restart(watch: Watch, part: Pa
     (watch.folder / "camera 2").mkdir()
     with watch.running():
         shutil.copy(part, watch.folder / "camera 2" / "during.png")
-        (watch.folder / "notes.txt").write_text("no picture")
+        (watch.folder / "notes.txt").write_text("no image")
         shutil.copy(part, watch.folder / ".unfinished.png")
         wait_for(watch.has(2))
     shutil.copy(part, watch.folder / "between.png")
@@ -167,7 +167,7 @@ def test_what_is_renamed_into_place_is_taken_at_once(watch: Watch, part: Path) -
         assert time.monotonic() - started < 45
 
 
-def test_what_never_becomes_a_picture_is_reported_once(watch: Watch, part: Path) -> None:
+def test_what_never_becomes_a_image_is_reported_once(watch: Watch, part: Path) -> None:
     (watch.folder / "broken.png").write_bytes(part.read_bytes()[:500])
     (watch.folder / "empty.jpg").touch()
     with watch.running():
@@ -239,7 +239,7 @@ def test_a_file_of_results_cut_anywhere_keeps_its_whole_lines(tmp_path: Path) ->
         assert path.read_bytes() == content[: max([0, *(end for end in ends if end <= cut)])]
 
 
-def test_a_damaged_line_is_named_and_counts_for_no_picture(tmp_path: Path) -> None:
+def test_a_damaged_line_is_named_and_counts_for_no_image(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     with ResultJournal(path, print) as journal:
         journal.append({"file": STAMPS[0]})
@@ -248,7 +248,7 @@ def test_a_damaged_line_is_named_and_counts_for_no_picture(tmp_path: Path) -> No
     with ResultJournal(path, warnings.append) as journal:
         assert journal.is_done(**STAMPS[0])
         assert len(journal) == 1
-    assert warnings == [f"{path}: line 1, 3 is no result of cvad and counts for no picture"]
+    assert warnings == [f"{path}: line 1, 3 is no result of cvad and counts for no image"]
 
 
 def test_what_is_gone_from_the_folder_is_forgotten(tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ from cvad_cli.records import Prediction
 from cvad_cli.tasks.predict import PredictRequest, predict
 
 MOST_GROWTH_MB = 16
-"""4,000 kept pictures of 64 x 64 would be 49 MB, kept maps 66 MB."""
+"""4,000 kept images of 64 x 64 would be 49 MB, kept maps 66 MB."""
 
 
 class Brightness:
-    """Scores a picture by its first level; says how long its parts took."""
+    """Scores an image by its first level; says how long its parts took."""
 
     image_size = (8, 8)
 
@@ -58,8 +58,8 @@ class Brightness:
 
 
 def of(number: int) -> Shot:
-    picture = np.full((8, 8, 3), number, dtype=np.uint8)
-    return Shot(Subject(str(number), str(number)), DataError(f"{number}: broken") if number == 5 else picture)
+    image = np.full((8, 8, 3), number, dtype=np.uint8)
+    return Shot(Subject(str(number), str(number)), DataError(f"{number}: broken") if number == 5 else image)
 
 
 def run(detector: Brightness, shots: Iterator[Shot], **options) -> list[float | str]:
@@ -69,7 +69,7 @@ def run(detector: Brightness, shots: Iterator[Shot], **options) -> list[float | 
     return [one.prediction.score if isinstance(one, Judged) else str(one.error) for one in outcomes]
 
 
-def test_results_keep_the_order_and_an_unreadable_picture_its_place() -> None:
+def test_results_keep_the_order_and_an_unreadable_image_its_place() -> None:
     found = run(Brightness(), (of(number) for number in range(60)))
     assert found == ["5: broken" if number == 5 else float(number) for number in range(60)]
 
@@ -93,7 +93,7 @@ def test_batches_are_full_for_files_and_small_for_what_trickles_in() -> None:
     assert trickling.batches == [1, 1, 1]
 
 
-def test_the_stages_of_a_picture_explain_its_latency() -> None:
+def test_the_stages_of_a_image_explain_its_latency() -> None:
     pipeline = Pipeline(Brightness(0.02), batch_size=2, workers=2)
     load = Loader((8, 8), max_megapixels=1)
     now: list[float] = []
@@ -221,7 +221,7 @@ def test_a_folder_that_goes_away_under_the_walk_is_an_error_in_its_place(tmp_pat
     assert last == tmp_path / "c" / "1.png"
 
 
-def test_names_of_files_about_pictures_differ_and_lead_nowhere_else(tmp_path: Path) -> None:
+def test_names_of_files_about_images_differ_and_lead_nowhere_else(tmp_path: Path) -> None:
     for place in ("x/1.png", "y/1.png", "y/deep/1.png"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
@@ -239,7 +239,7 @@ def test_names_of_files_about_pictures_differ_and_lead_nowhere_else(tmp_path: Pa
 
 @pytest.fixture
 def tiny(small_config: Path, cvad) -> Path:
-    """A trained run that takes a millisecond or two a picture."""
+    """A trained run that takes a millisecond or two an image."""
     text = small_config.read_text("utf-8").replace("image_size: 64", "image_size: 32")
     text = text.replace("coreset_ratio: 0.05, num_neighbors: 3", "coreset_ratio: 0.01, num_neighbors: 1")
     small_config.write_text(text.replace("[layer1, layer2]", "[layer1]"), "utf-8")
@@ -249,7 +249,7 @@ def tiny(small_config: Path, cvad) -> Path:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
-def test_memory_does_not_grow_with_the_number_of_pictures(tiny: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tiny: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     for number in range(50):
         cv2.imwrite(str(tmp_path / f"{number:05d}.png"), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))

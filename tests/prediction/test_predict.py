@@ -20,7 +20,7 @@ from PIL import Image
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.assembly.benchmark.latency import single_image_latency
 from cvad_cli.assembly.prediction.image_item import Subject
-from cvad_cli.assembly.prediction.results import Finished, PictureResult, Tally
+from cvad_cli.assembly.prediction.results import Finished, ImageResult, Tally
 from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.cli.render.predict import PredictionLines
 from cvad_cli.config.load import load_config
@@ -42,14 +42,14 @@ def good(sample_data: Path) -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path, good: Path) -> Path:
-    """A folder of three good parts and a strange one, in two folders, with what is no picture beside them."""
+    """A folder of three good parts and a strange one, in two folders, with what is no image beside them."""
     folder = tmp_path / "parts"
     (folder / "b").mkdir(parents=True)
     shutil.copy(good / "000.png", folder / "a.png")
     shutil.copy(good / "001.png", folder / "b" / "a.png")
     shutil.copy(good / "002.png", folder / "c.png")
     Image.fromarray(strange(120, 160)).save(folder / "strange.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     shutil.copy(good / "000.png", folder / ".hidden.png")
     return folder
 
@@ -147,8 +147,8 @@ def test_maps_are_lossless_and_at_the_networks_size(lines, trained: Path, parts:
         path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*") if path.is_file()
     }
     assert names == {"a.png.tiff", "b/a.png.tiff", "c.png.tiff", "strange.png.tiff"}
-    picture = resize_image(read_image(parts / "strange.png"), detector.image_size)
-    expected = detector.predict([picture])[0].anomaly_map
+    image = resize_image(read_image(parts / "strange.png"), detector.image_size)
+    expected = detector.predict([image])[0].anomaly_map
     for read in (
         np.asarray(Image.open(tmp_path / "maps/strange.png.tiff")),
         cv2.imread(str(tmp_path / "maps/strange.png.tiff"), -1),
@@ -168,7 +168,7 @@ def test_overlays_show_the_regions_and_change_no_score(lines, good: Path, tmp_pa
     assert read_image(Path(drawn["overlay"])).shape[1] >= 1024
 
 
-def test_a_table_has_a_row_a_picture(lines, parts: Path, tmp_path: Path) -> None:
+def test_a_table_has_a_row_a_image(lines, parts: Path, tmp_path: Path) -> None:
     (parts / "empty.png").touch()
     found = lines(parts, "--csv", tmp_path / "table.csv", "--set", "data.on_error=skip")
     with (tmp_path / "table.csv").open(newline="") as file:
@@ -183,7 +183,7 @@ def test_a_table_has_a_row_a_picture(lines, parts: Path, tmp_path: Path) -> None
     ]
 
 
-def test_an_unreadable_picture_stops_the_run_after_those_before_it(cvad, trained: Path, parts: Path) -> None:
+def test_an_unreadable_image_stops_the_run_after_those_before_it(cvad, trained: Path, parts: Path) -> None:
     whole = (parts / "c.png").read_bytes()
     (parts / "c.png").write_bytes(whole[: len(whole) // 2])
     result = cvad("predict", "-c", trained, "--jsonl", "-q", parts)
@@ -195,7 +195,7 @@ def test_an_unreadable_picture_stops_the_run_after_those_before_it(cvad, trained
     ]
 
 
-def test_an_unreadable_picture_is_passed_over_where_asked(lines, parts: Path) -> None:
+def test_an_unreadable_image_is_passed_over_where_asked(lines, parts: Path) -> None:
     whole = (parts / "c.png").read_bytes()
     (parts / "c.png").write_bytes(whole[: len(whole) // 2])
     found = lines(parts, "--set", "data.on_error=skip")
@@ -241,7 +241,7 @@ def test_a_video_is_judged_frame_by_frame(lines, clip: Path, tmp_path: Path) -> 
     assert (tmp_path / "maps" / "line 1.avi" / "00000011.tiff").is_file()
 
 
-def test_a_pattern_finds_videos_too_and_a_folder_only_pictures(lines, clip: Path, good: Path) -> None:
+def test_a_pattern_finds_videos_too_and_a_folder_only_images(lines, clip: Path, good: Path) -> None:
     assert len(lines(clip.parent / "*.avi")) == 12
     assert len(lines(good)) == 4
 
@@ -261,7 +261,7 @@ def test_a_camera_that_is_not_there_is_named(cvad, trained: Path) -> None:
 
 WRONG = [
     pytest.param(("camera:left",), 2, "a camera is named by its number, as in camera:0", id="a camera's name"),
-    pytest.param((), 2, "name pictures, folders, patterns, videos or cameras, or give --watch FOLDER", id="nothing"),
+    pytest.param((), 2, "name images, folders, patterns, videos or cameras, or give --watch FOLDER", id="nothing"),
     pytest.param(("{parts}", "/nowhere/x.png"), 3, "/nowhere/x.png: no such file or folder", id="a missing file"),
     pytest.param(("{parts}/*.bmp",), 3, "matches no image", id="an empty pattern"),
     pytest.param(("{parts}", "--watch", "{parts}"), 2, "or give --watch FOLDER", id="sources and a watched folder"),
@@ -307,10 +307,10 @@ def test_the_summary_explains_where_the_time_goes(cvad, trained: Path, parts: Pa
     assert summary["images_per_second"] > 0
 
 
-def test_people_get_a_line_a_picture_and_a_summary(cvad, trained: Path, parts: Path) -> None:
+def test_people_get_a_line_a_image_and_a_summary(cvad, trained: Path, parts: Path) -> None:
     text = cvad("predict", "-c", trained, parts).stdout
     assert [line.split()[0] for line in text.splitlines()[:4]] == ["passed", "passed", "passed", "rejected"]
-    assert "4 pictures" in text
+    assert "4 images" in text
     assert "1 rejected (25.0%)" in text
 
 
@@ -330,14 +330,14 @@ def test_an_interrupted_run_leaves_no_thread_and_no_half_file(trained: Path, goo
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".tiff"}
 
 
-def test_a_single_pictures_latency_is_explained_by_its_stages(trained: Path, good: Path) -> None:
+def test_a_single_images_latency_is_explained_by_its_stages(trained: Path, good: Path) -> None:
     settings = load_config(trained)
     found = single_image_latency(open_detector(settings, "cpu"), settings, sorted(good.iterdir()), repeats=3)
     assert found.whole.count == 12
     assert {"decode", "resize", "post-processing"} < found.stages.keys()
     assert all(spread.count == 12 for spread in found.stages.values())
     assert 0.95 < found.explained <= 1
-    with pytest.raises(ValueError, match="one or more pictures"):
+    with pytest.raises(ValueError, match="one or more images"):
         single_image_latency(open_detector(settings, "cpu"), settings, [])
 
 
@@ -347,7 +347,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_shows_how_it_goes_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = PictureResult("a.png", score=2.0, threshold=1.0, rejected=True, regions=(), latency_ms=40.0)
+    result = ImageResult("a.png", score=2.0, threshold=1.0, rejected=True, regions=(), latency_ms=40.0)
     tally = Tally()
     tally.count(Finished(Subject("a.png", "a.png"), result, 0.04, {"decode": 0.04}))
     shown = {}

@@ -1,4 +1,4 @@
-"""Regions: what hangs together is one defect, and its box, area and outline are those of the original picture."""
+"""Regions: what hangs together is one defect, and its box, area and outline are those of the original image."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_a_regions_box_maps_back_to_original_pixels_at_unequal_scales() -> None:
     assert region.contours[0].tolist() == [[15, 40], [30, 40], [30, 20], [15, 20]]
 
 
-@pytest.mark.parametrize("picture", [(20, 30), (1, 1), (100, 100), (7, 1000), (1024, 1024), (61, 89)])
-def test_a_region_that_fills_the_map_fills_the_picture_and_no_more(picture: tuple[int, int]) -> None:
-    (region,) = find_regions(np.ones((20, 30)), picture, RegionRule(seed=0.5))
-    assert region.box == (0, 0, *picture)
-    assert region.area_px == pytest.approx(picture[0] * picture[1])
+@pytest.mark.parametrize("image", [(20, 30), (1, 1), (100, 100), (7, 1000), (1024, 1024), (61, 89)])
+def test_a_region_that_fills_the_map_fills_the_image_and_no_more(image: tuple[int, int]) -> None:
+    (region,) = find_regions(np.ones((20, 30)), image, RegionRule(seed=0.5))
+    assert region.box == (0, 0, *image)
+    assert region.area_px == pytest.approx(image[0] * image[1])
 
 
 def test_hysteresis_connects_what_the_upper_threshold_leaves_in_two() -> None:
@@ -170,16 +170,14 @@ def test_outlines_enclose_exactly_the_masks_pixels(mask: np.ndarray) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(MASKS, st.integers(0, 3), st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_regions_share_out_every_pixel_above_the_threshold(
-    mask: np.ndarray, gap: int, picture: tuple[int, int]
-) -> None:
+def test_regions_share_out_every_pixel_above_the_threshold(mask: np.ndarray, gap: int, image: tuple[int, int]) -> None:
     rule = RegionRule(seed=0.5, bridge_px=gap, most=100)
-    found = find_regions(mask.astype(np.float32), picture, rule)
+    found = find_regions(mask.astype(np.float32), image, rule)
     assert (sum((region.mask.astype(int) for region in found), np.zeros(mask.shape, int)) == mask).all()
     for region in found:
         top, left, bottom, right = region.box
-        assert 0 <= top < bottom <= picture[0]
-        assert 0 <= left < right <= picture[1]
+        assert 0 <= top < bottom <= image[0]
+        assert 0 <= left < right <= image[1]
         assert top <= region.centre[0] <= bottom
         assert left <= region.centre[1] <= right
 
@@ -220,5 +218,5 @@ def test_maps_that_are_none_are_refused() -> None:
     for bad in (np.zeros((2, 2, 2)), np.zeros((0, 3)), np.full((2, 2), np.nan)):
         with pytest.raises(ValueError, match="anomaly_map: expected finite"):
             find_regions(bad, (4, 4), RegionRule(seed=1.0))
-    with pytest.raises(ValueError, match="picture_size"):
+    with pytest.raises(ValueError, match="image_size"):
         find_regions(np.zeros((2, 2)), (0, 4), RegionRule(seed=1.0))

@@ -70,8 +70,8 @@ def test_the_folder_holds_what_the_page_shows(cvad, small_config):
     }
     for figure in report["figures"]:
         assert f"({figure})" in page
-        with Image.open(folder / figure) as picture:
-            assert np.asarray(picture.convert("RGBA"))[..., 3].min() == 255, "opaque: it must read on a dark page"
+        with Image.open(folder / figure) as image:
+            assert np.asarray(image.convert("RGBA"))[..., 3].min() == 255, "opaque: it must read on a dark page"
     (network,) = report["networks"]
     assert "random, seed 3" in network["weights"]
     assert list(network["selected"]) == ["layer1", "layer2"]
@@ -118,14 +118,14 @@ def test_a_bundle_of_other_settings_is_left_aside_with_a_warning(cvad, trained, 
 
 
 def test_advice_is_told_on_the_part(cvad, efficientad, tmp_path):
-    picture = tmp_path / "camera.png"
-    Image.fromarray(np.full((1024, 1024, 3), 90, np.uint8)).save(picture)
+    image = tmp_path / "camera.png"
+    Image.fromarray(np.full((1024, 1024, 3), 90, np.uint8)).save(image)
     config = efficientad()
-    options = ("--image", picture, "--defect-size", "2mm", "--set", "data.pixel_size_mm=0.05")
+    options = ("--image", image, "--defect-size", "2mm", "--set", "data.pixel_size_mm=0.05")
     assert cvad("analyze-rf", "-c", config, "-q", *options).exit_code == 0
     report = report_of(config, "ead")
     advice = report["advice"]
-    assert report["pictures"] == "the picture camera.png"
+    assert report["images"] == "the image camera.png"
     assert advice["field"] == {"px": [132, 132], "mm": [6.6, 6.6]}
     assert advice["stride"] == {"px": [16, 16], "mm": [0.8, 0.8]}
     assert advice["smallest_on_one_centre"] == {"px": 16, "mm": 0.8}
@@ -154,7 +154,7 @@ def test_a_defect_between_the_cells_gets_options(cvad, small_config):
         pytest.param("-3px", "a size above 0", id="negative"),
         pytest.param("nanmm", "with its unit", id="no number"),
         pytest.param("2.5mm", "data.pixel_size_mm", id="millimetres without a pixel size"),
-        pytest.param("4000px", "do not fit into the picture of 128 x 128 px", id="larger than the picture"),
+        pytest.param("4000px", "do not fit into the image of 128 x 128 px", id="larger than the image"),
     ],
 )
 def test_defect_sizes_that_mean_nothing_are_refused(cvad, small_config, size, said):
@@ -171,16 +171,16 @@ def test_pixel_sizes_that_mean_nothing_are_refused(cvad, small_config, size):
     assert "millimetres on the part above 0, or null" in result.stderr
 
 
-def test_without_a_data_set_pictures_are_generated_and_it_says_so(cvad, small_config, tmp_path):
+def test_without_a_data_set_images_are_generated_and_it_says_so(cvad, small_config, tmp_path):
     result = cvad("analyze-rf", "-c", small_config, "--set", f"data.root={tmp_path / 'nowhere'}")
     assert result.exit_code == 0, result.output
     assert "--image FILE" in result.stderr
-    assert "generated pictures" in result.stdout
+    assert "generated images" in result.stdout
     assert report_of(small_config, "small")["advice"]["original_size"] == [64, 64]
 
 
-def test_a_picture_that_cannot_be_read_is_named(cvad, small_config, tmp_path):
-    (tmp_path / "note.png").write_text("not a picture", encoding="utf-8")
+def test_a_image_that_cannot_be_read_is_named(cvad, small_config, tmp_path):
+    (tmp_path / "note.png").write_text("not an image", encoding="utf-8")
     result = cvad("analyze-rf", "-c", small_config, "--image", tmp_path / "note.png")
     assert result.exit_code == 3
     assert "note.png" in result.stderr
@@ -240,20 +240,20 @@ def test_the_same_seed_gives_the_same_report(cvad, small_config):
     assert reports[0] == reports[1]
 
 
-def test_a_large_input_is_probed_on_a_small_picture(cvad, small_config):
+def test_a_large_input_is_probed_on_a_small_image(cvad, small_config):
     options = ("--set", "model.backbone=pdn_small", "--set", "model.layers=null", "--set", "data.image_size=1024")
     assert cvad("analyze-rf", "-c", small_config, "-q", *options).exit_code == 0
     (network,) = report_of(small_config, "small")["networks"]
     assert network["map"] == [128, 128]
-    assert network["support"]["picture"] == [147, 147]  # three fields
+    assert network["support"]["image"] == [147, 147]  # three fields
     assert network["support"]["field"] == network["field"] == [49, 49]
 
 
-def test_a_field_wider_than_the_picture_is_not_said_to_show_defects_whole(cvad, small_config):
+def test_a_field_wider_than_the_image_is_not_said_to_show_defects_whole(cvad, small_config):
     result = cvad("analyze-rf", "-c", small_config, "--defect-size", "30px", "--set", "model.layers=[layer3, layer4]")
     assert result.exit_code == 0, result.output
     advice = report_of(small_config, "small")["advice"]
-    assert advice["field_beyond_picture"] is True
+    assert advice["field_beyond_image"] is True
     assert advice["bulk"]["px"][0] < 2 * advice["field"]["px"][0]
     assert 0 < advice["defect"]["share_of_bulk_filled"][0] <= 1
     assert "a cell can see more than all of it" in result.stdout

@@ -85,7 +85,7 @@ def model():
     return made
 
 
-def pictures(count: int, seed: int):
+def random_images(count: int, seed: int):
     import torch
 
     return torch.from_numpy(np.random.default_rng(seed).random((count, 3, 256, 256), np.float32))
@@ -96,7 +96,7 @@ def standardised(model, images):
 
 
 def losses(model, images, unrelated, seed: int):
-    """anomalib's three losses, the gradient of the first by each squared difference, and the changed picture."""
+    """anomalib's three losses, the gradient of the first by each squared difference, and the changed image."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -112,7 +112,7 @@ def losses(model, images, unrelated, seed: int):
 def test_the_student_is_taught_by_its_hardest_thousandth_and_the_penalty(model) -> None:
     import torch
 
-    images, unrelated = pictures(1, 1), pictures(1, 2)
+    images, unrelated = random_images(1, 1), random_images(1, 2)
     (found, _, _), gradient, _ = losses(model, images, unrelated, seed=3)
     with torch.no_grad():
         differences = (standardised(model, images) - model.student(images)[:, :CHANNELS]).square()
@@ -127,11 +127,11 @@ def test_the_student_is_taught_by_its_hardest_thousandth_and_the_penalty(model) 
     assert f"{paper - math.ceil(0.999 * (paper - 1)):,} of {paper:,}" in PAGE
 
 
-def test_the_autoencoder_and_the_student_are_taught_on_one_changed_picture(model) -> None:
+def test_the_autoencoder_and_the_student_are_taught_on_one_changed_image(model) -> None:
     import torch
 
-    images = pictures(1, 4)
-    (_, of_autoencoder, of_student), _, changed = losses(model, images, pictures(1, 5), seed=6)
+    images = random_images(1, 4)
+    (_, of_autoencoder, of_student), _, changed = losses(model, images, random_images(1, 5), seed=6)
     assert not torch.equal(changed, images)
     with torch.no_grad():
         blurred = model.ae(changed, changed.shape[-2:])
@@ -156,7 +156,7 @@ def lightning(model):
 def test_the_teacher_is_standardised_channel_by_channel(model, lightning) -> None:
     import torch
 
-    images = pictures(3, 7)
+    images = random_images(3, 7)
     found = lightning.teacher_channel_mean_std([SimpleNamespace(image=images[:2]), SimpleNamespace(image=images[2:])])
     with torch.no_grad():
         answers = model.teacher(images).double()
@@ -170,7 +170,7 @@ def test_the_teacher_is_standardised_channel_by_channel(model, lightning) -> Non
 def test_quantiles_of_good_pixels_become_0_and_a_tenth(model, lightning) -> None:
     import torch
 
-    images = pictures(2, 8)
+    images = random_images(2, 8)
     good = [SimpleNamespace(image=images, gt_label=torch.zeros(2)), SimpleNamespace(image=-images, gt_label=[1, 1])]
     quantiles = lightning.map_norm_quantiles(good)  # the second batch is labelled defective and must not count
     plain = [model.get_maps(image[None], normalize=False) for image in images]

@@ -95,7 +95,7 @@ def test_other_networks_have_the_published_fields(name, stage, field, jump):
     assert (found.h.size, found.h.jump) == (field, jump)
 
 
-def test_dynamic_same_padding_follows_the_size_of_the_picture():
+def test_dynamic_same_padding_follows_the_size_of_the_image():
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3))
@@ -107,7 +107,7 @@ def test_dynamic_same_padding_follows_the_size_of_the_picture():
     assert odd["conv_stem"].h.offset == 0.0
 
 
-def test_autoencoder_sees_the_whole_picture_through_its_bottleneck():
+def test_autoencoder_sees_the_whole_image_through_its_bottleneck():
     from anomalib.models.image.efficient_ad.torch_model import AutoEncoder
 
     graph = read_layers(AutoEncoder(8, padding=False), (256, 256), arguments=((256, 256),))
@@ -130,11 +130,11 @@ def patchcore():
 
 
 def test_patch_embedding_is_what_patchcore_compares(patchcore):
-    picture = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32))
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32))
     with torch.no_grad():
-        ours = patch_embedding(patchcore)(picture)
+        ours = patch_embedding(patchcore)(image)
         patchcore.train()
-        theirs = patchcore(picture)
+        theirs = patchcore(image)
         patchcore.eval()
     assert ours.shape == (1, 384, 8, 12)
     torch.testing.assert_close(ours.permute(0, 2, 3, 1).reshape(-1, 384), theirs)
@@ -172,15 +172,15 @@ class Net(nn.Module):
             self.add_module(name, child)
         self._forward = forward
 
-    def forward(self, picture: torch.Tensor):
-        return self._forward(self, picture)
+    def forward(self, image: torch.Tensor):
+        return self._forward(self, image)
 
 
 def test_padding_of_its_own_becomes_part_of_the_window_that_reads_it():
     model = nn.Sequential(nn.ReflectionPad2d((1, 2, 0, 3)), nn.Conv2d(3, 2, 3, stride=2))
     graph = read_layers(model, (20, 20))
     edge = graph.layers[1].edges[0]
-    assert [layer.name for layer in graph.layers] == ["picture", "1"]
+    assert [layer.name for layer in graph.layers] == ["image", "1"]
     assert edge.steps == (
         Window(3, 2, 0, padding_after=3, border="reflect"),
         Window(3, 2, 1, padding_after=2, border="reflect"),
@@ -188,28 +188,28 @@ def test_padding_of_its_own_becomes_part_of_the_window_that_reads_it():
 
 
 def test_padding_that_others_read_stays_a_layer():
-    def forward(net, picture):
-        padded = functional.pad(picture, (1, 1, 1, 1))
+    def forward(net, image):
+        padded = functional.pad(image, (1, 1, 1, 1))
         return net.conv(padded), padded
 
     graph = read_layers(Net(forward, conv=nn.Conv2d(3, 2, 3)), (20, 20))
-    assert [layer.name for layer in graph.layers] == ["picture", "pad", "conv"]
+    assert [layer.name for layer in graph.layers] == ["image", "pad", "conv"]
     assert graph.outputs == ("conv", "pad")
 
 
 def test_layers_are_named_by_the_submodule_that_runs_them_and_counted():
     block = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.MaxPool2d(2))
 
-    def forward(net, picture):
-        once = net.block(picture)
+    def forward(net, image):
+        once = net.block(image)
         return functional.avg_pool2d(functional.avg_pool2d(once, 2), 2)
 
     graph = read_layers(Net(forward, block=block), (64, 64))
-    assert [layer.name for layer in graph.layers] == ["picture", "block.0", "block.2", "avg_pool", "avg_pool#2"]
+    assert [layer.name for layer in graph.layers] == ["image", "block.0", "block.2", "avg_pool", "avg_pool#2"]
     assert graph.stages["block"] == "block.2"
 
 
-def test_flattening_before_a_linear_head_means_the_whole_picture():
+def test_flattening_before_a_linear_head_means_the_whole_image():
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 6 * 6, 4))
     graph = read_layers(model, (8, 8))
     found = analyse(graph)[graph.outputs[0]]
@@ -218,8 +218,8 @@ def test_flattening_before_a_linear_head_means_the_whole_picture():
 
 
 def test_layouts_are_followed_through_permutations_and_splits():
-    def forward(net, picture):
-        moved = net.conv(picture).permute(0, 2, 3, 1)
+    def forward(net, image):
+        moved = net.conv(image).permute(0, 2, 3, 1)
         normed = net.linear(functional.layer_norm(moved, (4,)))
         left, right = normed.permute(0, 3, 1, 2).chunk(2, dim=1)
         stacked = torch.stack([left, right], dim=1).flatten(1, 2)
@@ -262,12 +262,12 @@ def test_control_flow_on_pixel_values_is_refused():
         read_layers(model, (20, 20))
 
 
-def test_a_picture_too_small_for_the_network_is_refused_with_the_submodule():
+def test_a_image_too_small_for_the_network_is_refused_with_the_submodule():
     with pytest.raises(ModelError, match=r"stopped in submodule conv2 at 8 x 8 px: .*Kernel size"):
         read_layers(pdn("small", padding=False), (8, 8))
 
 
-def test_huge_pictures_cost_no_memory_and_absurd_ones_are_refused():
+def test_huge_images_cost_no_memory_and_absurd_ones_are_refused():
     graph = read_layers(pdn("small", padding=False), (8192, 4096))
     found = analyse(graph)[graph.outputs[0]]
     assert found.h == Field(33, 4.0, 16.0)

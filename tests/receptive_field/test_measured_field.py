@@ -71,7 +71,7 @@ def stacks(draw) -> nn.Module:
 def test_theory_equals_exact_support_on_random_stacks(model, height, width, data):
     try:
         graph = read_layers(model, (height, width), channels=1)
-    except ModelError:  # the stack shrinks the picture to nothing
+    except ModelError:  # the stack shrinks the image to nothing
         return
     # a dilated maximum over padding alone is -inf, and the next convolution makes NaN of it
     assume(not model(torch.full((1, 1, height, width), 0.5)).isnan().any())
@@ -90,33 +90,33 @@ class Net(nn.Module):
             self.add_module(name, child)
         self._forward = forward
 
-    def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        return self._forward(self, picture)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self._forward(self, image)
 
 
 def conv(*args, **kwargs) -> nn.Conv2d:
     return nn.Conv2d(3, 3, *args, **kwargs)
 
 
-def u_net(net, picture: torch.Tensor) -> torch.Tensor:
-    fine = net.fine(picture)
+def u_net(net, image: torch.Tensor) -> torch.Tensor:
+    fine = net.fine(image)
     coarse = functional.interpolate(net.coarse(fine), size=fine.shape[-2:], mode="bilinear")
     return torch.cat([fine, coarse], dim=1)
 
 
-def gated(net, picture: torch.Tensor) -> torch.Tensor:
-    found = net.conv(picture)
+def gated(net, image: torch.Tensor) -> torch.Tensor:
+    found = net.conv(image)
     return found * torch.sigmoid(found.mean((2, 3), keepdim=True))
 
 
-def strip_gated(net, picture: torch.Tensor) -> torch.Tensor:
-    found = net.conv(picture)
+def strip_gated(net, image: torch.Tensor) -> torch.Tensor:
+    found = net.conv(image)
     return found * torch.sigmoid(found.mean(3, keepdim=True))
 
 
 def fine_and_coarse(*, mode: str, **how) -> nn.Module:
-    def forward(net, picture):
-        return net.last(functional.interpolate(net.first(picture), mode=mode, **how))
+    def forward(net, image):
+        return net.last(functional.interpolate(net.first(image), mode=mode, **how))
 
     return Net(forward, first=conv(3, 2), last=conv(3, padding=1))
 
@@ -252,7 +252,7 @@ def test_the_probe_leaves_the_module_as_it_was():
 def test_broken_weights_are_named_before_anything_is_concluded():
     model = nn.Sequential(conv(3))
     model[0].weight.data[0] = torch.nan
-    with pytest.raises(ModelError, match="Sequential: gives NaN on a gray picture"):
+    with pytest.raises(ModelError, match="Sequential: gives NaN on a gray image"):
         exact_support(Subject(model), (12, 12), [(0, 0)])
 
 
@@ -269,7 +269,7 @@ def test_an_output_that_is_no_map_is_refused():
     ("image", "field", "probed"),
     [
         pytest.param((8000, 300), (387, 387), (512, 300), id="large fields at most at 512 px"),
-        pytest.param((256, 100), (33, 33), (128, 100), id="small fields on a small picture"),
+        pytest.param((256, 100), (33, 33), (128, 100), id="small fields on a small image"),
         pytest.param((256, 256), (67, 67), (201, 201), id="three fields"),
     ],
 )
@@ -332,5 +332,5 @@ def test_a_forward_without_gradients_is_refused():
 def test_a_dead_cell_is_named():
     model = nn.Sequential(conv(3), nn.ReLU())
     model[0].bias.data.fill_(-1e3)
-    with pytest.raises(ModelError, match=r"no gradient reaches the picture from cell \(1, 1\)"):
+    with pytest.raises(ModelError, match=r"no gradient reaches the image from cell \(1, 1\)"):
         effective_fields(Subject(model), np.ones((1, 3, 8, 8), np.float32), [(1, 1)], rng=np.random.default_rng(0))

@@ -111,7 +111,7 @@ def test_steps_read_these_cells(step, taps):
 
 
 def chain(n: int, steps) -> Graph:
-    layers = [Layer("picture", "picture", (n, n))]
+    layers = [Layer("image", "image", (n, n))]
     for at, step in enumerate(steps):
         size = step.cells(layers[-1].size[0])
         layers.append(Layer(f"layer{at}", "step", (size, size), (Edge(layers[-1].name, (step, step)),)))
@@ -182,9 +182,9 @@ def test_interpolation_between_layers_widens_the_field_by_one_coarse_step():
 def two_branches(other: Window, join: tuple[int, int] = (32, 32)) -> Graph:
     return Graph(
         (
-            Layer("picture", "picture", (64, 64)),
-            Layer("wide", "conv", (32, 32), (Edge("picture", (Window(7, 2, 3), Window(7, 2, 3))),)),
-            Layer("other", "conv", join, (Edge("picture", (other, other)),)),
+            Layer("image", "image", (64, 64)),
+            Layer("wide", "conv", (32, 32), (Edge("image", (Window(7, 2, 3), Window(7, 2, 3))),)),
+            Layer("other", "conv", join, (Edge("image", (other, other)),)),
             Layer("sum", "add", join, (Edge("wide"), Edge("other"))),
         ),
         ("sum",),
@@ -203,16 +203,16 @@ def test_branches_of_different_pace_are_refused_by_name():
         analyse(two_branches(Window(33)))
 
 
-def test_a_picture_too_small_for_the_graph_is_refused_by_the_layer():
-    with pytest.raises(ModelError, match=r"layer1 \(step\): no cell is left of a picture of \(8, 8\) px"):
+def test_a_image_too_small_for_the_graph_is_refused_by_the_layer():
+    with pytest.raises(ModelError, match=r"layer1 \(step\): no cell is left of an image of \(8, 8\) px"):
         analyse(chain(8, [Window(3, 2), Window(5)]))
 
 
-def test_squeeze_excite_sees_the_whole_picture_and_its_local_path_is_kept():
+def test_squeeze_excite_sees_the_whole_image_and_its_local_path_is_kept():
     graph = Graph(
         (
-            Layer("picture", "picture", (40, 30)),
-            Layer("conv", "conv", (40, 30), (Edge("picture", (Window(5, padding=2), Window(3, padding=1))),)),
+            Layer("image", "image", (40, 30)),
+            Layer("conv", "conv", (40, 30), (Edge("image", (Window(5, padding=2), Window(3, padding=1))),)),
             Layer("gate", "pool", (1, 1), (Edge("conv", (everything(40, 1), everything(30, 1)), "mean over all"),)),
             Layer("scaled", "mul", (40, 30), (Edge("conv"), Edge("gate", (everything(1, 40), everything(1, 30))))),
             Layer("next", "conv", (38, 28), (Edge("scaled", (Window(3), Window(3))),)),
@@ -230,7 +230,7 @@ def test_squeeze_excite_sees_the_whole_picture_and_its_local_path_is_kept():
     assert found["next"].nearest(20, 14) == (19, 13)
 
 
-def test_a_field_larger_than_the_picture_says_so():
+def test_a_field_larger_than_the_image_says_so():
     graph = chain(16, [Window(33, padding=16)])
     assert analyse(graph)["layer0"].whole_image_because == "its field of 33 x 33 px reaches beyond all borders"
     assert analyse(chain(16, [Window(5, padding=2)]))["layer0"].whole_image_because == ""
@@ -268,7 +268,7 @@ def test_shares_are_the_best_cell_at_the_worst_and_best_position(side):
     assert view.share_filled(side) == pytest.approx(filled, abs=1e-9)
 
 
-def test_pdn_at_256_on_a_1024_picture_in_pixels_and_millimetres():
+def test_pdn_at_256_on_a_1024_image_in_pixels_and_millimetres():
     view = View((33, 33), (4, 4), (256, 256), (1024, 1024), pixel_size_mm=0.05)
     assert (view.field, view.stride) == ((132.0, 132.0), (16.0, 16.0))
     assert view.largest_whole() == 29 * 4  # 33 - 4, in original pixels
@@ -288,7 +288,7 @@ def test_largest_and_smallest_defect_are_limits(field, jump, cells):
     assert view.cells_whole(largest * 1.001 + 0.001) < cells
 
 
-def test_one_cell_for_the_whole_picture_sees_every_defect():
+def test_one_cell_for_the_whole_image_sees_every_defect():
     graph = chain(32, [everything(32, 1)])
     view = view_of(analyse(graph)["layer0"], (32, 32), (64, 64))
     assert (view.cells_whole(10.0), view.cells_whole(64.0), view.cells_whole(65.0)) == (1, 1, 0)

@@ -1,4 +1,4 @@
-"""Pictures of receptive fields: whole files on white ground that show what they are given."""
+"""Images of receptive fields: whole files on white ground that show what they are given."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cvad_cli.errors import ResourceError
 
 
 def fields(windows: list[Window], side: int = 96) -> dict[str, LayerField]:
-    layers = [Layer("picture", "picture", (side, side))]
+    layers = [Layer("image", "image", (side, side))]
     for at, window in enumerate(windows):
         size = window.cells(layers[-1].size[0])
         layers.append(Layer(f"layer{at}", "conv", (size, size), (Edge(layers[-1].name, (window, window)),)))
     found = analyse(Graph(tuple(layers), (layers[-1].name,)))
-    return {name: layer for name, layer in found.items() if name != "picture"}
+    return {name: layer for name, layer in found.items() if name != "image"}
 
 
 def energy(side: int = 96) -> EffectiveField:
@@ -29,17 +29,17 @@ def energy(side: int = 96) -> EffectiveField:
     return EffectiveField((6, 6), spread / spread.sum(), 3)
 
 
-def picture(side: int = 96) -> np.ndarray:
+def gray_image(side: int = 96) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
 
 
 SMALL = [Window(3), Window(2, 2), Window(3)]
 LARGE = [Window(7, 2, 3), *[Window(3, padding=1)] * 30]
 CHARTS = {
-    "small fields": lambda path: nested_fields(path, picture(), fields(SMALL), title="small"),
-    "fields beyond the picture": lambda path: nested_fields(path, picture(), fields(LARGE), title="large"),
+    "small fields": lambda path: nested_fields(path, gray_image(), fields(SMALL), title="small"),
+    "fields beyond the image": lambda path: nested_fields(path, gray_image(), fields(LARGE), title="large"),
     "heat": lambda path: field_heat(path, energy(), Box(30, 30, 62, 62), title="heat"),
-    "heat of all of the picture": lambda path: field_heat(path, energy(), Box(0, 0, 95, 95), title="heat"),
+    "heat of all of the image": lambda path: field_heat(path, energy(), Box(0, 0, 95, 95), title="heat"),
     "coverage in px": lambda path: coverage_curves(path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title="px"),
     "coverage in mm": lambda path: coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 768), 0.05), title="mm", defect=40.0

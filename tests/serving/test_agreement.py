@@ -41,13 +41,13 @@ def test_scores_that_do_not_vary_agree_with_themselves_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (33, 120, 3), (8, 8, 3)])
-def test_a_spoilt_picture_differs_in_one_square_and_leaves_the_original_alone(shape: tuple[int, int, int]) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
-    before = picture.copy()
-    changed = spoilt(picture, rng=np.random.default_rng(4))
-    assert (picture == before).all()
+def test_a_spoilt_image_differs_in_one_square_and_leaves_the_original_alone(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    before = image.copy()
+    changed = spoilt(image, rng=np.random.default_rng(4))
+    assert (image == before).all()
     assert changed.shape == shape
-    rows, columns = np.nonzero((changed != picture).any(axis=2))
+    rows, columns = np.nonzero((changed != image).any(axis=2))
     assert len(rows)
     assert max(np.ptp(rows), np.ptp(columns)) <= 0.25 * min(shape[:2]) + 1
 

@@ -16,7 +16,7 @@ import pytest
 
 from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
 from cvad_cli.adapters.storage.bundles import read_bundle, write_bundle
-from cvad_cli.assembly.data.images import PictureStream, open_dataset
+from cvad_cli.assembly.data.images import ImageStream, open_dataset
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import Candidate, choose_engine, plan_serving
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
@@ -45,19 +45,19 @@ def opened(settings: RunConfig, engine: str, precision: str = "auto") -> OpenBun
 
 
 @pytest.fixture(scope="module")
-def pictures(served: RunConfig) -> list[np.ndarray]:
-    return [picture for _, picture in PictureStream(open_dataset(served.data).test, served.data)]
+def images(served: RunConfig) -> list[np.ndarray]:
+    return [image for _, image in ImageStream(open_dataset(served.data).test, served.data)]
 
 
 @pytest.fixture(scope="module")
-def exact(served: RunConfig, pictures: list[np.ndarray]) -> list[Prediction]:
-    return opened(served, "torch").detector.predict(pictures)
+def exact(served: RunConfig, images: list[np.ndarray]) -> list[Prediction]:
+    return opened(served, "torch").detector.predict(images)
 
 
 def test_openvino_in_float32_equals_torch_to_rounding(
-    served: RunConfig, pictures: list[np.ndarray], exact: list[Prediction]
+    served: RunConfig, images: list[np.ndarray], exact: list[Prediction]
 ) -> None:
-    found = opened(served, "openvino", "f32").detector.predict(pictures)
+    found = opened(served, "openvino", "f32").detector.predict(images)
     np.testing.assert_allclose([each.score for each in found], [each.score for each in exact], rtol=1e-4)
     for mine, reference in zip(found, exact, strict=True):
         np.testing.assert_allclose(mine.anomaly_map, reference.anomaly_map, rtol=1e-3)
@@ -65,31 +65,29 @@ def test_openvino_in_float32_equals_torch_to_rounding(
 
 @pytest.mark.skipif(not REDUCED, reason="this processor computes in float32 alone")
 def test_what_serves_by_itself_has_proved_that_the_threshold_stays_valid(
-    served: RunConfig, pictures: list[np.ndarray], exact: list[Prediction]
+    served: RunConfig, images: list[np.ndarray], exact: list[Prediction]
 ) -> None:
     bundle = opened(served, "auto")
     assert bundle.serving.engine == "openvino"
     assert bundle.serving.agreement is not None
     assert abs(bundle.serving.agreement["shift"]) <= 0.1
-    found = np.array([each.score for each in bundle.detector.predict(pictures)])
+    found = np.array([each.score for each in bundle.detector.predict(images)])
     reference = np.array([each.score for each in exact])
     assert np.corrcoef(found, reference)[0, 1] > 0.99
     assert (found > bundle.calibration.threshold).tolist() == (reference > bundle.calibration.threshold).tolist()
 
 
-def test_pictures_alone_and_in_batches_of_any_size_are_judged_alike(
-    served: RunConfig, pictures: list[np.ndarray]
-) -> None:
+def test_images_alone_and_in_batches_of_any_size_are_judged_alike(served: RunConfig, images: list[np.ndarray]) -> None:
     detector = opened(served, "openvino", "f32").detector
-    together = [each.score for size in (1, 3, 8) for each in detector.predict(pictures[:size])]
-    alone = [detector.predict([picture])[0].score for size in (1, 3, 8) for picture in pictures[:size]]
+    together = [each.score for size in (1, 3, 8) for each in detector.predict(images[:size])]
+    alone = [detector.predict([image])[0].score for size in (1, 3, 8) for image in images[:size]]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
-def test_a_detector_says_where_its_time_went(served: RunConfig, pictures: list[np.ndarray]) -> None:
+def test_a_detector_says_where_its_time_went(served: RunConfig, images: list[np.ndarray]) -> None:
     for engine, stages in (("openvino", {"network", "search", "post-processing"}), ("torch", {"network"})):
         detector = opened(served, engine, "f32").detector
-        detector.predict(pictures[:2])
+        detector.predict(images[:2])
         assert set(detector.last_split) == stages
         assert all(seconds >= 0 for seconds in detector.last_split.values())
 
@@ -160,7 +158,7 @@ def test_probes_that_are_none_are_a_damaged_bundle(served: RunConfig, tmp_path: 
     copy = tmp_path / "bundle"
     shutil.copytree(bundle_folder(served), copy, ignore=shutil.ignore_patterns("cache"))
     bundle = read_bundle(copy)
-    safetensors.numpy.save_file({"pictures": np.zeros(1, np.uint8)}, bundle.file("probes"))
+    safetensors.numpy.save_file({"images": np.zeros(1, np.uint8)}, bundle.file("probes"))
     with pytest.raises(BundleError, match="holds no probes that this cvad can read"):
         read_probes(bundle)
 
@@ -203,8 +201,8 @@ class Judge:
 @pytest.fixture
 def probes() -> Probes:
     scores = np.concatenate([np.linspace(1, 2, 4), np.linspace(4, 7, 4)]).astype(np.float32)
-    pictures = np.zeros((8, 8, 8, 3), np.uint8)
-    return Probes(pictures, np.arange(8) < 4, scores, scores * 2, spread=0.4, peak_spread=0.8, keys=())
+    images = np.zeros((8, 8, 8, 3), np.uint8)
+    return Probes(images, np.arange(8) < 4, scores, scores * 2, spread=0.4, peak_spread=0.8, keys=())
 
 
 def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(probes: Probes) -> None:
@@ -226,7 +224,7 @@ def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_fi
 
 @pytest.mark.skipif("int8" not in processor_precisions(), reason="this processor has no int8 arithmetic")
 def test_int8_serves_where_it_holds_and_is_refused_with_figures_where_it_does_not(
-    served: RunConfig, pictures: list[np.ndarray], exact: list[Prediction]
+    served: RunConfig, images: list[np.ndarray], exact: list[Prediction]
 ) -> None:
     pytest.importorskip("nncf")
     try:
@@ -234,7 +232,7 @@ def test_int8_serves_where_it_holds_and_is_refused_with_figures_where_it_does_no
     except ModelError as error:
         assert "int8 was passed over: shift" in str(error)  # noqa: PT017
         return
-    found = [each.score for each in bundle.detector.predict(pictures)]
+    found = [each.score for each in bundle.detector.predict(images)]
     assert np.corrcoef(found, [each.score for each in exact])[0, 1] > 0.98
 
 
@@ -271,12 +269,12 @@ def test_on_real_grid_the_quick_engine_and_the_exact_one_have_the_same_auroc(rea
     here = [f"data.root={DATA / 'mvtec_ad'}", f"output.root={real_grid_evaluation.parents[1]}"]
     settings = load_config(REPOSITORY / "configs" / "patchcore_grid.yaml", here)
     records = open_dataset(settings.data).test
-    pictures = [picture for _, picture in PictureStream(records, settings.data)]
+    loaded = [pixels for _, pixels in ImageStream(records, settings.data)]
     defective = [not record.is_normal for record in records]
     area = np.stack([_mask(record, settings) for record in records])
     figures = []
     for engine in ("openvino", "torch"):
-        found = opened(settings, engine).detector.predict(pictures)
+        found = opened(settings, engine).detector.predict(loaded)
         image = roc_auc_score(defective, [each.score for each in found])
         pixel = roc_auc_score(area.ravel(), np.stack([each.anomaly_map for each in found]).ravel())
         figures.append((image, pixel))

@@ -1,4 +1,4 @@
-"""int8 takes its ranges from good pictures, is judged by others, and takes back what it adds to a picture's peak."""
+"""int8 takes its ranges from good images, is judged by others, and takes back what it adds to an image's peak."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cvad_cli.adapters.pdn import build_pdn, save_teacher
 from cvad_cli.adapters.runtime_openvino.compiled import processor_precisions
 from cvad_cli.adapters.sample_data import write_sample_dataset
 from cvad_cli.adapters.storage.bundles import read_bundle
-from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
-from cvad_cli.assembly.serving.int8_images import Int8Pictures
+from cvad_cli.assembly.serving.int8_images import Int8Images
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.assembly.training.agreement_probes import Probes, read_probes
 from cvad_cli.config.load import load_config
@@ -41,7 +41,7 @@ output: {{root: {output}}}
 
 @pytest.fixture(scope="module")
 def run(cvad, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A trained EfficientAD of few channels, with more good pictures than probes."""
+    """A trained EfficientAD of few channels, with more good images than probes."""
     folder = tmp_path_factory.mktemp("int8")
     write_sample_dataset(folder / "data", "grid", size=128, train=28, test_good=2, per_defect=1, seed=11)
     teacher, config = folder / "tiny.safetensors", folder / "small.yaml"
@@ -63,13 +63,13 @@ def served(run: RunConfig, precision: str) -> OpenBundle:
     return open_detector(replace(run, runtime=replace(run.runtime, engine="openvino", precision=precision)), "cpu")
 
 
-def chosen(run: RunConfig, probes: Probes, seed: int = 3) -> Int8Pictures:
-    return Int8Pictures.of(run.data, probes, seed=seed)
+def chosen(run: RunConfig, probes: Probes, seed: int = 3) -> Int8Images:
+    return Int8Images.of(run.data, probes, seed=seed)
 
 
 def keys_of(run: RunConfig, images: list[np.ndarray]) -> list[str | None]:
     """Names of good images in the data set; None for what is none of them."""
-    names = {read_picture(each.path, run.data).tobytes(): each.key for each in open_dataset(run.data).train}
+    names = {read_image(each.path, run.data).tobytes(): each.key for each in open_dataset(run.data).train}
     return [names.get(image.tobytes()) for image in images]
 
 
@@ -95,22 +95,22 @@ def test_int8_is_judged_by_images_that_the_model_was_not_fitted_on(run: RunConfi
     assert not set(unseen) & set(keys_of(run, found.ranges))
 
 
-def test_where_all_good_pictures_are_probes_int8_says_what_it_lacks(run: RunConfig, probes: Probes) -> None:
+def test_where_all_good_images_are_probes_int8_says_what_it_lacks(run: RunConfig, probes: Probes) -> None:
     every = replace(probes, keys=tuple(record.key for record in open_dataset(run.data).train))
     with pytest.raises(DataError, match=r"int8 takes its ranges from good images .* set runtime\.precision to auto"):
         chosen(run, every)
 
 
-def test_pictures_that_join_the_probes_count_as_good_ones(run: RunConfig, probes: Probes) -> None:
-    pictures = chosen(run, probes)
+def test_images_that_join_the_probes_count_as_good_ones(run: RunConfig, probes: Probes) -> None:
+    added_images = chosen(run, probes)
     exact = served(run, "f32").detector.predict
-    more = pictures.joined(probes, exact)
-    added = len(pictures.judging)
+    more = added_images.joined(probes, exact)
+    added = len(added_images.judging)
     assert (len(more.scores), int(more.good.sum())) == (len(probes.scores) + added, int(probes.good.sum()) + added)
 
     def judge(images) -> list[Prediction]:
         """As float32 does, but two spreads higher for what joined."""
-        joined = {picture.tobytes() for picture in pictures.judging}
+        joined = {pixels.tobytes() for pixels in added_images.judging}
         lift = [2 * probes.spread * (np.asarray(image).tobytes() in joined) for image in images]
         return [
             Prediction(each.score + higher, each.anomaly_map + np.float32(higher))
@@ -122,18 +122,18 @@ def test_pictures_that_join_the_probes_count_as_good_ones(run: RunConfig, probes
 
 
 @pytest.mark.skipif("int8" not in processor_precisions(), reason="this processor has no int8 arithmetic")
-def test_int8_adds_nothing_to_the_peaks_of_good_pictures_on_average(run: RunConfig, probes: Probes) -> None:
+def test_int8_adds_nothing_to_the_peaks_of_good_images_on_average(run: RunConfig, probes: Probes) -> None:
     pytest.importorskip("nncf")
     bundle = served(run, "int8")
     assert bundle.serving.agreement is not None
     assert bundle.serving.agreement["probes"] > len(probes.scores)
-    pictures = chosen(run, probes).peaks
+    images = chosen(run, probes).peaks
     peaks = [
-        np.array([found.anomaly_map.max() for found in each.detector.predict(pictures)])
+        np.array([found.anomaly_map.max() for found in each.detector.predict(images)])
         for each in (bundle, served(run, "f32"))
     ]
     assert np.mean(peaks[0] - peaks[1]) == pytest.approx(0, abs=1e-4 * probes.spread)
     assert np.abs(peaks[0] - peaks[1]).max() > 0, "the network was quantised"
     again = served(run, "int8")
     assert again.serving.cache is not None
-    assert again.detector.predict(pictures[:1])[0].score == pytest.approx(float(peaks[0][0]), rel=1e-3)
+    assert again.detector.predict(images[:1])[0].score == pytest.approx(float(peaks[0][0]), rel=1e-3)

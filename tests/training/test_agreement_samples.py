@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvad_cli.adapters.storage.bundles import read_bundle
-from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.assembly.serving.open_bundle import open_detector
@@ -52,15 +52,15 @@ def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -
     held_out = [key for key in probes.keys if key not in fitted]
     assert sorted(held_out) == sorted(by_key.keys() - fitted), "each of them, before any other image"
     assert probes.keys[: len(held_out)] == tuple(held_out)
-    for image, key in zip(probes.pictures, held_out, strict=False):
-        np.testing.assert_array_equal(image, read_picture(by_key[key].path, split.data))
+    for image, key in zip(probes.images, held_out, strict=False):
+        np.testing.assert_array_equal(image, read_image(by_key[key].path, split.data))
 
 
 def test_where_the_bank_holds_every_good_image_no_probe_is_one_of_them(cross: RunConfig) -> None:
     probes, reference = probes_of(cross), replace(cross, runtime=as_reference(cross.runtime))
-    images = [read_picture(record.path, cross.data) for record in open_dataset(cross.data).train]
+    images = [read_image(record.path, cross.data) for record in open_dataset(cross.data).train]
     known = {image.tobytes() for image in images}
-    assert not [image for image in probes.pictures if image.tobytes() in known]
+    assert not [image for image in probes.images if image.tobytes() in known]
     judge = open_detector(reference, "cpu").detector.predict
     of_the_bank = np.mean([found.score for found in judge(images)])
     assert probes.scores[probes.good].mean() > of_the_bank + 0.2 * probes.spread, "the bank does not know them by heart"

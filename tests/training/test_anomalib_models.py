@@ -47,8 +47,8 @@ def test_a_model_trains_and_evaluates_with_the_same_outputs(
     assert 0 <= metrics["image"]["auroc"] <= 1
     assert 0 <= metrics["pixel"]["aupro"] <= 1
     assert metrics["provenance"]["model"] == name
-    pictures = sample_data / "grid" / "test" / "good"
-    predicted = cvad("predict", "-c", small_config, "--jsonl", "-q", pictures, *settings(name, options))
+    images = sample_data / "grid" / "test" / "good"
+    predicted = cvad("predict", "-c", small_config, "--jsonl", "-q", images, *settings(name, options))
     assert predicted.exit_code == 0, predicted.output
     lines = [json.loads(line) for line in predicted.stdout.splitlines()]
     per_image = (small_config.parent / "runs" / "small" / "evaluation" / "per_image.csv").read_text().splitlines()

@@ -48,7 +48,7 @@ data: {{root: {root}, category: grid, image_size: 256}}
 model: {{name: efficient_ad, weights: {teacher}}}
 trainer: {{preset: quick, max_steps: 6, checkpoint_every: 2}}
 calibration: {{false_alarm_rate: 0.4}}
-evaluation: {{pictures: 0}}
+evaluation: {{images: 0}}
 output: {{root: {output}}}
 """
 
@@ -69,7 +69,7 @@ def config(tmp_path: Path, sample_data: Path, teacher: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[torch.Tensor]:
+def images() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     return [torch.rand(1, 3, 256, 256, generator=generator) for _ in range(3)]
 
@@ -82,15 +82,15 @@ def small_model() -> torch.nn.Module:
     return model
 
 
-def test_losses_and_gradients_are_those_of_anomalib(pictures: list[torch.Tensor], monkeypatch) -> None:
+def test_losses_and_gradients_are_those_of_anomalib(images: list[torch.Tensor], monkeypatch) -> None:
     ours, theirs = small_model(), small_model()
     for model in (ours, theirs):
         model.train()
         model.teacher.eval()
         model.ae.eval()  # without dropout both are functions of their input alone
-    monkeypatch.setattr(theirs, "choose_random_aug_image", lambda _image: pictures[2])
-    expected = theirs(pictures[0], pictures[1])
-    found = training_losses(ours, pictures[0], pictures[1], pictures[2])
+    monkeypatch.setattr(theirs, "choose_random_aug_image", lambda _image: images[2])
+    expected = theirs(images[0], images[1])
+    found = training_losses(ours, images[0], images[1], images[2])
     for name, one, other in zip(("student", "autoencoder", "both"), found, expected, strict=True):
         assert one.item() == pytest.approx(other.item(), rel=1e-5), name
     sum(found).backward()
@@ -101,15 +101,15 @@ def test_losses_and_gradients_are_those_of_anomalib(pictures: list[torch.Tensor]
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs: needs a CUDA device")
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream")  # torch records on a stream of its own
-def test_recorded_losses_and_gradients_are_those_of_the_steps_themselves(pictures: list[torch.Tensor]) -> None:
+def test_recorded_losses_and_gradients_are_those_of_the_steps_themselves(images: list[torch.Tensor]) -> None:
     plain, recorded = small_model().cuda().train(), small_model().cuda().train()
-    inside = [picture.cuda().contiguous(memory_format=torch.channels_last) for picture in pictures]
+    inside = [image.cuda().contiguous(memory_format=torch.channels_last) for image in images]
     for model in (plain, recorded):
         model.teacher.eval()
         for dropout in (module for module in model.modules() if isinstance(module, torch.nn.Dropout)):
             dropout.p = 0.0
     replay = recorded_losses(recorded, inside[0], None)
-    for order in ((0, 1, 2), (2, 0, 1)):  # the second replay must read the new pictures
+    for order in ((0, 1, 2), (2, 0, 1)):  # the second replay must read the new images
         expected = training_losses(plain, *(inside[place] for place in order))
         found = replay(*(inside[place] for place in order))
         for one, other in zip(found, expected, strict=True):
@@ -127,30 +127,30 @@ def test_hard_features_are_those_at_or_above_the_quantile(count: int) -> None:
     assert float(hard_feature_loss(values)) == pytest.approx(float(hard.mean()))
 
 
-def test_the_teachers_statistics_are_those_of_all_its_answers(pictures: list[torch.Tensor]) -> None:
+def test_the_teachers_statistics_are_those_of_all_its_answers(images: list[torch.Tensor]) -> None:
     network = build_pdn("small", CHANNELS, padding=False, seed=2)
     model = small_model()
-    set_statistics(model, *teacher_moments(network, iter(pictures)).result())
+    set_statistics(model, *teacher_moments(network, iter(images)).result())
     found = model.mean_std
     with torch.no_grad():
-        answers = torch.cat([network(picture) for picture in pictures]).double()
+        answers = torch.cat([network(image) for image in images]).double()
     torch.testing.assert_close(found["mean"][0, :, 0, 0], answers.mean((0, 2, 3)).float())
     torch.testing.assert_close(found["std"][0, :, 0, 0], answers.std((0, 2, 3), correction=0).float())
 
 
-def test_a_linear_map_folded_into_a_teacher_multiplies_its_answers(pictures: list[torch.Tensor]) -> None:
+def test_a_linear_map_folded_into_a_teacher_multiplies_its_answers(images: list[torch.Tensor]) -> None:
     network = build_pdn("small", CHANNELS, padding=False, seed=2)
     matrix = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS))
     with torch.no_grad():
-        expected = torch.einsum("ij,bjhw->bihw", torch.from_numpy(matrix).float(), network(pictures[0]))
+        expected = torch.einsum("ij,bjhw->bihw", torch.from_numpy(matrix).float(), network(images[0]))
         fold_linear(network, matrix)
-        torch.testing.assert_close(network(pictures[0]), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(network(images[0]), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_maps_are_brought_to_0_and_a_tenth_at_their_quantiles(pictures: list[torch.Tensor]) -> None:
+def test_maps_are_brought_to_0_and_a_tenth_at_their_quantiles(images: list[torch.Tensor]) -> None:
     model = small_model().eval()
-    set_quantiles(model, iter(pictures))
-    for maps in zip(*(model.get_maps(picture, normalize=True) for picture in pictures), strict=True):
+    set_quantiles(model, iter(images))
+    for maps in zip(*(model.get_maps(image, normalize=True) for image in images), strict=True):
         values = torch.cat(maps).detach().flatten()
         assert float(torch.quantile(values, 0.9)) == pytest.approx(0, abs=1e-5)
         assert float(torch.quantile(values, 0.995)) == pytest.approx(0.1, abs=1e-5)
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_can_be_set_aside(cvad, co
     assert json.loads(anew.stdout)["details"]["steps"] == 1
 
 
-def test_training_stops_where_held_out_pictures_no_longer_improve(cvad, config: Path, monkeypatch) -> None:
+def test_training_stops_where_held_out_images_no_longer_improve(cvad, config: Path, monkeypatch) -> None:
     monkeypatch.setattr("cvad_cli.adapters.anomalib_models.efficient_ad_training.IMPROVEMENT", 1e9)
     monkeypatch.setattr(
         "cvad_cli.assembly.training.efficient_ad.PRESETS",
@@ -288,7 +288,7 @@ def test_training_stops_where_held_out_pictures_no_longer_improve(cvad, config: 
     assert json.loads(result.stdout)["details"]["steps"] == 3
 
 
-def test_penalty_pictures_may_come_from_a_folder(cvad, config: Path, tmp_path: Path) -> None:
+def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Path) -> None:
     (tmp_path / "penalty").mkdir()
     for index in range(2):
         levels = np.random.default_rng(index).integers(0, 255, (80, 90, 3), dtype=np.uint8)
@@ -297,7 +297,7 @@ def test_penalty_pictures_may_come_from_a_folder(cvad, config: Path, tmp_path: P
     assert cvad("train", "-c", config, "-q", *options).exit_code == 0
 
 
-def test_pictures_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
+def test_images_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
     fingerprints = []
     for bound in ("1GB", "1MB"):
         options = (
@@ -314,8 +314,8 @@ def test_pictures_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bu
 
 
 REFUSALS = [
-    pytest.param("data.image_size=128", 2, "needs at least 256 pixels, got 128", id="too small a picture"),
-    pytest.param("trainer.batch_size=8", 2, "trained on one picture a step", id="another batch size"),
+    pytest.param("data.image_size=128", 2, "needs at least 256 pixels, got 128", id="too small an image"),
+    pytest.param("trainer.batch_size=8", 2, "trained on one image a step", id="another batch size"),
     pytest.param("model.backbone=resnet18", 2, "model.backbone: efficient_ad has none", id="a backbone"),
     pytest.param("model.options={model_sise: small}", 2, "Did you mean 'model_size'?", id="a misspelt option"),
     pytest.param("model.options={whitening: 2}", 2, "expected a number from 0 to 1, got 2", id="too much whitening"),
@@ -346,7 +346,7 @@ def test_an_empty_penalty_folder_is_refused(cvad, config: Path, tmp_path: Path) 
     result = cvad("train", "-c", config, "--set", f"model.penalty_images={tmp_path / 'empty'}")
     assert result.exit_code == 3
     assert "model.penalty_images" in result.stderr
-    assert "holds no picture" in result.stderr
+    assert "holds no image" in result.stderr
 
 
 def test_there_is_no_packaged_medium_teacher_and_the_remedy_is_named() -> None:

@@ -131,15 +131,15 @@ def test_metrics_follow_from_the_table_of_images(trained: Path, metrics_of) -> N
     assert rejected.tolist() == (scores > metrics["decision"]["threshold"]).tolist()
 
 
-def test_curves_and_a_bounded_number_of_pictures_are_drawn(trained: Path) -> None:
+def test_curves_and_a_bounded_number_of_images_are_drawn(trained: Path) -> None:
     import cv2
 
     folder = trained.parent / "runs" / "small" / "evaluation"
-    assert len(list((folder / "pictures").rglob("*.png"))) == 4
+    assert len(list((folder / "images").rglob("*.png"))) == 4
     for name in ("roc.png", "precision_recall.png", "score_histogram.png"):
-        picture = cv2.imread(str(folder / name))
-        assert picture is not None
-        assert picture.shape[1] > 400
+        image = cv2.imread(str(folder / name))
+        assert image is not None
+        assert image.shape[1] > 400
 
 
 def test_json_on_standard_output_is_the_file(small_config: Path, metrics_of, cvad) -> None:
@@ -309,7 +309,7 @@ def test_a_stopped_training_leaves_the_former_bundle_and_no_temporary_file(
     assert not list(runs.rglob(".cvad-tmp*"))
 
 
-def test_skipped_test_images_are_listed_and_pictures_of_one_name_keep_apart(
+def test_skipped_test_images_are_listed_and_images_of_one_name_keep_apart(
     trained: Path, sample_data: Path, tmp_path: Path, cvad
 ) -> None:
     root = copy_of_data(sample_data, tmp_path / "data")
@@ -318,12 +318,12 @@ def test_skipped_test_images_are_listed_and_pictures_of_one_name_keep_apart(
     shutil.copy(good / "000.png", good / "000.jpg")  # read by content, not by suffix
     (bent / "junk.png").write_text("junk")
     shutil.copytree(trained.parent / "runs", tmp_path / "runs")
-    here = [f"data.root={root}", f"output.root={tmp_path / 'runs'}", "data.on_error=skip", "evaluation.pictures=100"]
+    here = [f"data.root={root}", f"output.root={tmp_path / 'runs'}", "data.on_error=skip", "evaluation.images=100"]
     result = cvad("evaluate", "-c", trained, "--json", *(part for one in here for part in ("--set", one)))
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)
     assert [entry["key"].endswith("bent/junk.png") for entry in metrics["skipped"]] == [True]
-    drawn = list((tmp_path / "runs" / "small" / "evaluation" / "pictures").rglob("*.png"))
+    drawn = list((tmp_path / "runs" / "small" / "evaluation" / "images").rglob("*.png"))
     assert len(drawn) == metrics["counts"]["test"] == 15
 
 

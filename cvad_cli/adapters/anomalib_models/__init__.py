@@ -39,7 +39,7 @@ FindWeights = Callable[[str], tuple[Path | None, Mapping[str, Any]] | None]
 
 
 def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
-    """anomalib's Patchcore around a feature network of ours, without metrics, pictures or normalisation.
+    """anomalib's Patchcore around a feature network of ours, without metrics, images or normalisation.
 
     Given a backbone's name anomalib builds it twice, once for its layers' names; given ours it would trace it. One
     convolution takes its part until the model stands.
@@ -144,7 +144,7 @@ class GenericModel:
     def fit(
         self, images: Sequence[np.ndarray], trainer: TrainerConfig, *, seed: int, advance: Callable[[int], None]
     ) -> None:
-        """Train on good pictures (RGB uint8, at `image_size`) as anomalib does, through Lightning.
+        """Train on good images (RGB uint8, at `image_size`) as anomalib does, through Lightning.
 
         `advance` is called once per optimisation step.
         """
@@ -154,7 +154,7 @@ class GenericModel:
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
         runner = new_trainer(options, [LambdaCallback(on_train_batch_end=lambda *_: advance(1))])
         loader: Any = DataLoader(
-            _GoodPictures(images),  # type: ignore[arg-type]
+            _GoodImages(images),  # type: ignore[arg-type]
             batch_size=min(trainer.batch_size or BATCH_IMAGES, len(images)),
             shuffle=True,
             collate_fn=_collate,
@@ -206,7 +206,7 @@ class GenericModel:
             raise ModelError(f"{path}: is not a checkpoint of {type(self._model).__name__}: {reason(error)}") from error
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Raw scores and maps of RGB uint8 pictures (h, w, 3) at `image_size`."""
+        """Raw scores and maps of RGB uint8 images (h, w, 3) at `image_size`."""
         import torch
 
         model = self._model.to(self._device).eval()
@@ -222,18 +222,18 @@ class GenericModel:
         if anomaly_map is None:
             flat = np.full(self.image_size, float(score.reshape(-1)[index]), dtype=np.float32)
             return Prediction(float(score.reshape(-1)[index]), flat)
-        picture = self._at_input_size(anomaly_map[index]).cpu().numpy()
-        peak = float(picture.max()) if score is None else float(score.reshape(-1)[index])
-        return Prediction(peak, picture)
+        image = self._at_input_size(anomaly_map[index]).cpu().numpy()
+        peak = float(image.max()) if score is None else float(score.reshape(-1)[index])
+        return Prediction(peak, image)
 
     def _at_input_size(self, anomaly_map: torch.Tensor) -> torch.Tensor:
         """Some models fix their own input size, and their maps come at that."""
         from torch.nn import functional
 
-        picture = anomaly_map.reshape(1, 1, *anomaly_map.shape[-2:]).float()
-        if picture.shape[-2:] != self.image_size:
-            picture = functional.interpolate(picture, size=self.image_size, mode="bilinear")
-        return picture[0, 0]
+        image = anomaly_map.reshape(1, 1, *anomaly_map.shape[-2:]).float()
+        if image.shape[-2:] != self.image_size:
+            image = functional.interpolate(image, size=self.image_size, mode="bilinear")
+        return image[0, 0]
 
 
 def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> dict[str, Any]:
@@ -292,8 +292,8 @@ def _trainer_options(trainer: TrainerConfig, device: str) -> dict[str, Any]:
     }
 
 
-class _GoodPictures:
-    """A torch data set (by protocol) of good pictures as anomalib's items."""
+class _GoodImages:
+    """A torch data set (by protocol) of good images as anomalib's items."""
 
     def __init__(self, images: Sequence[np.ndarray]) -> None:
         self._images = images

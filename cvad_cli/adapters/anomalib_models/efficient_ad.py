@@ -1,7 +1,7 @@
-"""EfficientAD as anomalib defines it, with nothing fetched: teacher and penalty pictures come from outside.
+"""EfficientAD as anomalib defines it, with nothing fetched: teacher and penalty images come from outside.
 
 Batzner, Heckler, König: "EfficientAD", WACV 2024, arXiv 2303.14535. The losses are anomalib's to rounding and cost
-less: the teacher sees both pictures of a step at once, the student computes only the half of its channels that a
+less: the teacher sees both images of a step at once, the student computes only the half of its channels that a
 term uses, and the hard features are selected instead of sorted. `tests/training/test_efficient_ad.py` holds them equal.
 """
 
@@ -32,7 +32,7 @@ RECORDED_PRECISIONS: Final[Mapping[str, torch.dtype | None]] = {"32-true": None,
 
 Size = Literal["small", "medium"]
 Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""A good picture, one for the penalty and the good one recoloured, to the three losses of `training_losses`."""
+"""A good image, one for the penalty and the good one recoloured, to the three losses of `training_losses`."""
 Schedule = Callable[["LocalEfficientAd"], Any]
 """Gives what Lightning's `configure_optimizers` returns."""
 
@@ -56,7 +56,7 @@ def training_losses(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Student, autoencoder and student-to-autoencoder loss (paper section 3.2 and 3.3) of one step.
 
-    RGB (1, 3, h, w) in 0..1 each: a good picture, a picture for the penalty, the good picture recoloured.
+    RGB (1, 3, h, w) in 0..1 each: a good image, an image for the penalty, the good image recoloured.
     """
     channels = model.teacher_out_channels
     with torch.no_grad():
@@ -110,9 +110,9 @@ class _Losses(nn.Module):
 
 
 def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torch.dtype | None) -> Losses:
-    """`training_losses` recorded once as CUDA graphs, forward and backward, for pictures of the shape of `like`.
+    """`training_losses` recorded once as CUDA graphs, forward and backward, for images of the shape of `like`.
 
-    One picture a step leaves a GPU waiting for Python: hundreds of small kernels, each started by hand.
+    One image a step leaves a GPU waiting for Python: hundreds of small kernels, each started by hand.
     """
     sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
     losses = _Losses(model, precision).train()
@@ -165,7 +165,7 @@ class LocalEfficientAd(EfficientAd):
         self._recorded = ()
 
     def training_step(self, batch: Any, *_: Any, **__: Any) -> Any:
-        """The sum of the three losses on one good picture (1, 3, h, w)."""
+        """The sum of the three losses on one good image (1, 3, h, w)."""
         image = batch.to(memory_format=torch.channels_last)
         penalty = next(self._penalty).to(image.device).contiguous(memory_format=torch.channels_last)
         augmented = self.model.choose_random_aug_image(image)
@@ -185,7 +185,7 @@ class LocalEfficientAd(EfficientAd):
         """The maps' quantiles are taken once, after training."""
 
     def validation_step(self, batch: Any, *_: Any, **__: Any) -> None:
-        """How far student and teacher are apart on a good picture that is not trained on."""
+        """How far student and teacher are apart on a good image that is not trained on."""
         image = batch.to(memory_format=torch.channels_last)
         distance = self.model.compute_student_teacher_distance(image)[1].float().mean()
         self.log("held_out_distance", distance, on_epoch=True, batch_size=len(image), sync_dist=True)
@@ -196,15 +196,15 @@ class LocalEfficientAd(EfficientAd):
 
 
 @torch.no_grad()
-def teacher_moments(teacher: nn.Module, pictures: Iterator[torch.Tensor]) -> Moments:
-    """Mean and covariance of what a teacher says, over every place of every picture (1, 3, h, w)."""
+def teacher_moments(teacher: nn.Module, images: Iterator[torch.Tensor]) -> Moments:
+    """Mean and covariance of what a teacher says, over every place of every image (1, 3, h, w)."""
     moments: Moments | None = None
-    for picture in pictures:
-        said = teacher(picture).flatten(2)[0].T.float().cpu().numpy()
+    for image in images:
+        said = teacher(image).flatten(2)[0].T.float().cpu().numpy()
         moments = moments or Moments(said.shape[1])
         moments.add(said)
     if moments is None:
-        raise ValueError("pictures: expected at least one")
+        raise ValueError("images: expected at least one")
     return moments
 
 
@@ -217,14 +217,14 @@ def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.nda
 
 
 @torch.no_grad()
-def set_quantiles(model: EfficientAdModel, pictures: Iterator[torch.Tensor]) -> None:
-    """Take the 90 % and 99.5 % quantiles of both maps over good pictures (paper algorithm 2); keep them in `model`.
+def set_quantiles(model: EfficientAdModel, images: Iterator[torch.Tensor]) -> None:
+    """Take the 90 % and 99.5 % quantiles of both maps over good images (paper algorithm 2); keep them in `model`.
 
     Raises ValueError where those of a map are equal.
     """
     from anomalib.models.image.efficient_ad.torch_model import reduce_tensor_elems
 
-    pairs = [model.get_maps(picture, normalize=False) for picture in pictures]
+    pairs = [model.get_maps(image, normalize=False) for image in images]
     for (name, full_name), maps in zip(
         (("st", "student"), ("ae", "autoencoder")), zip(*pairs, strict=True), strict=True
     ):

@@ -34,7 +34,7 @@ class Course:
     every: int
     """Steps between checkpoints."""
     check_every: int
-    """Steps between looks at the held-out good pictures."""
+    """Steps between looks at the held-out good images."""
     patience: int | None
     """Looks without improvement after which training stops; None: never."""
     seed: int
@@ -44,10 +44,10 @@ class Course:
 
 @final
 class Steps(IterableDataset[torch.Tensor]):
-    """The picture of each step, float32 (3, h, w) in 0..1, from step `first` on: a fresh permutation each epoch."""
+    """The image of each step, float32 (3, h, w) in 0..1, from step `first` on: a fresh permutation each epoch."""
 
-    def __init__(self, pictures: Sequence[np.ndarray], steps: int, *, first: int, seed: int) -> None:
-        self._pictures, self._steps, self._first, self._seed = pictures, steps, first, seed
+    def __init__(self, images: Sequence[np.ndarray], steps: int, *, first: int, seed: int) -> None:
+        self._images, self._steps, self._first, self._seed = images, steps, first, seed
 
     def __len__(self) -> int:
         """All steps, those before `first` too: Lightning counts them itself when it goes on from a checkpoint."""
@@ -57,35 +57,35 @@ class Steps(IterableDataset[torch.Tensor]):
         rank, world = _place_among_devices()
         current, order = -1, np.empty(0, int)
         for step in range(self._first, self._steps):
-            epoch, place = divmod(step * world + rank, len(self._pictures))
+            epoch, place = divmod(step * world + rank, len(self._images))
             if epoch != current:
                 current = epoch
-                order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._pictures))
-            yield as_tensor(self._pictures[int(order[place])])
+                order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._images))
+            yield as_tensor(self._images[int(order[place])])
 
 
 @final
-class Pictures(Dataset[torch.Tensor]):
-    """Pictures in their order, float32 (3, h, w) in 0..1."""
+class Images(Dataset[torch.Tensor]):
+    """Images in their order, float32 (3, h, w) in 0..1."""
 
-    def __init__(self, pictures: Sequence[np.ndarray]) -> None:
-        self._pictures = pictures
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self._images = images
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return as_tensor(self._pictures[index])
+        return as_tensor(self._images[index])
 
 
-def as_tensor(picture: np.ndarray) -> torch.Tensor:
+def as_tensor(image: np.ndarray) -> torch.Tensor:
     """uint8 RGB (h, w, 3) to float32 (3, h, w) in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float().div_(255.0)
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div_(255.0)
 
 
-def as_batch(picture: np.ndarray, device: str) -> torch.Tensor:
+def as_batch(image: np.ndarray, device: str) -> torch.Tensor:
     """uint8 RGB (h, w, 3) to float32 (1, 3, h, w) in 0..1 on `device`, laid out as the networks are."""
-    return as_tensor(picture)[None].to(device).contiguous(memory_format=torch.channels_last)
+    return as_tensor(image)[None].to(device).contiguous(memory_format=torch.channels_last)
 
 
 def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
@@ -124,16 +124,16 @@ def train_steps(
     module: LocalEfficientAd,
     course: Course,
     options: Mapping[str, Any],
-    pictures: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    images: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     advance: Callable[[int], None],
     *,
     first: int,
 ) -> int:
     """Train from step `first`, which `steps_done` gave, to the end of the course; the number of steps done.
 
-    `pictures`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
+    `images`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
     """
-    learning, held_out = pictures
+    learning, held_out = images
     callbacks: list[Any] = [_Keeper(course, advance)]
     if course.patience is not None:
         callbacks.append(EarlyStopping("held_out_distance", patience=course.patience, min_delta=IMPROVEMENT))
@@ -152,7 +152,7 @@ def train_steps(
         trainer,
         module,
         train_dataloaders=DataLoader(Steps(learning, course.steps, first=first, seed=course.seed), batch_size=1),
-        val_dataloaders=DataLoader(Pictures(held_out), batch_size=1),
+        val_dataloaders=DataLoader(Images(held_out), batch_size=1),
         ckpt_path=course.checkpoint if first else None,
         weights_only=True,
     )

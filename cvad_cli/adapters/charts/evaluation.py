@@ -117,7 +117,7 @@ def score_histogram(
 
 
 def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, title: str) -> None:
-    """How many pictures of each true type (rows) were given each name (columns), shaded by the share of the row.
+    """How many images of each true type (rows) were given each name (columns), shaded by the share of the row.
 
     table: int (C, C), C = len(names). With more than `MOST_TYPES` types the first of them are drawn.
     """
@@ -139,7 +139,7 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
         places, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **text_style(11)
     )
     axes.set_xlabel("named", **text_style(12))
-    axes.set_ylabel("true type (pictures)", **text_style(12))
+    axes.set_ylabel("true type (images)", **text_style(12))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     right = np.trace(table) / max(table.sum(), 1)
@@ -157,9 +157,9 @@ def reliability_chart(path: Path, measured: Mapping[str, Any], *, title: str) ->
         middle = (row["from"] + row["to"]) / 2
         axes.bar(middle, row["accuracy"], width=0.088, color=BLUE, alpha=0.85)
         axes.plot([row["from"], row["to"]], [row["confidence"]] * 2, color=VERMILLION, linewidth=2.5)
-        axes.annotate(str(row["pictures"]), (middle, row["accuracy"] + 0.015), ha="center", **text_style(10))
+        axes.annotate(str(row["images"]), (middle, row["accuracy"] + 0.015), ha="center", **text_style(10))
     axes.plot([], [], color=VERMILLION, linewidth=2.5, label="mean confidence")
-    axes.bar([0], [0], color=BLUE, alpha=0.85, label="share named rightly (pictures above)")
+    axes.bar([0], [0], color=BLUE, alpha=0.85, label="share named rightly (images above)")
     axes.set(xlim=(0, 1), ylim=(0, 1.08))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))

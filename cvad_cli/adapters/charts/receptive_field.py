@@ -41,14 +41,14 @@ FLOOR: Final = 1e-2
 """Gradients below this share of the peak are drawn in the darkest colour."""
 
 
-def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerField], *, title: str) -> None:
-    """The fields of the cells nearest to the picture's middle, one box a layer, named in the legend.
+def nested_fields(path: Path, image: np.ndarray, fields: Mapping[str, LayerField], *, title: str) -> None:
+    """The fields of the cells nearest to the image's middle, one box a layer, named in the legend.
 
-    `picture` is uint8 (h, w, 3), at the network's input size; `fields` maps labels to layers from the picture inwards.
+    `image` is uint8 (h, w, 3), at the network's input size; `fields` maps labels to layers from the image inwards.
     Of layers with equal fields the last is drawn, and of more than `MAX_BOXES` an even choice. Small fields are shown
-    enlarged as well; what lies beyond the picture is padding. Raises ResourceError where the file cannot be written.
+    enlarged as well; what lies beyond the image is padding. Raises ResourceError where the file cannot be written.
     """
-    h, w = picture.shape[:2]
+    h, w = image.shape[:2]
     chosen = _chosen(fields)
     spans = {label: _nominal(found, (h - 1) / 2, (w - 1) / 2) for label, found in chosen.items()}
     outer = np.array([*spans.values()])
@@ -59,7 +59,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
     panels = figure.subplots(1, 2 if enlarged else 1, squeeze=False)[0]
     for axes in panels:
         axes.set_facecolor(PADDING)
-        axes.imshow(picture, extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="nearest")
+        axes.imshow(image, extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="nearest")
         styles = zip(reversed(chosen.items()), *_shades(len(chosen)), strict=True)
         for (label, found), colour, line in styles:  # the largest first and widest: borders may coincide
             step = f", one every {found.h.jump:.3g} px" if found.h.jump else ""
@@ -81,7 +81,7 @@ def nested_fields(path: Path, picture: np.ndarray, fields: Mapping[str, LayerFie
 
 
 def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -> None:
-    """A cell's gradient on the picture beside its profile: what it could see (`box`) against what moves it.
+    """A cell's gradient on the image beside its profile: what it could see (`box`) against what moves it.
 
     Raises ResourceError where the file cannot be written.
     """
@@ -117,10 +117,10 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
 def coverage_curves(path: Path, view: View, *, title: str, defect: float | None = None) -> None:
     """What the cells see of a square defect, against its side: shares above, sure numbers of cells below.
 
-    In millimetres where the pixel size is known, in pixels of the original picture otherwise; `defect` marks a side in
+    In millimetres where the pixel size is known, in pixels of the original image otherwise; `defect` marks a side in
     original pixels. Raises ResourceError where the file cannot be written.
     """
-    unit, name = view.pixel_size_mm or 1.0, "mm on the part" if view.pixel_size_mm else "px of the original picture"
+    unit, name = view.pixel_size_mm or 1.0, "mm on the part" if view.pixel_size_mm else "px of the original image"
     reach = 1.6 * max(*view.field, 2 * view.smallest_hit(), 1.25 * (defect or 0.0))
     sides = np.linspace(0, min(*view.original_size, reach), 801)[1:]
     figure = new_figure(10.4, 7.4)
@@ -228,12 +228,12 @@ def _outline(axes: Axes, span: Span, colour: str, *, label: str, width: float = 
     axes.add_patch(area)
 
 
-def _zoom(axes: Axes, box: Box, picture: tuple[int, ...]) -> None:
-    """Show the box with a quarter of its size round it, but no more than the picture."""
+def _zoom(axes: Axes, box: Box, image: tuple[int, ...]) -> None:
+    """Show the box with a quarter of its size round it, but no more than the image."""
     margin = 0.25 * max(box.bottom - box.top, box.right - box.left) + 2
     axes.set(
-        xlim=(max(box.left - margin, -0.5), min(box.right + margin, picture[1] - 0.5)),
-        ylim=(min(box.bottom + margin, picture[0] - 0.5), max(box.top - margin, -0.5)),
+        xlim=(max(box.left - margin, -0.5), min(box.right + margin, image[1] - 0.5)),
+        ylim=(min(box.bottom + margin, image[0] - 0.5), max(box.top - margin, -0.5)),
     )
 
 

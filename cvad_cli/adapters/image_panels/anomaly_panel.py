@@ -1,4 +1,4 @@
-"""One test image side by side: picture, anomaly map, ground truth, outline.
+"""One test image side by side: image, anomaly map, ground truth, outline.
 
 Composed from pixels by OpenCV, with Pillow for the text: an evaluation writes dozens of these, and matplotlib takes
 several times as long for one. The background is opaque white.
@@ -18,8 +18,8 @@ from cvad_cli.core.masks import covered
 
 __all__ = ["CONTOUR_RGB", "LONG_TILE_PX", "TILE_PX", "anomaly_panel", "write_png"]
 
-TILE_PX: Final = 360  # longer side of a picture
-LONG_TILE_PX: Final = 900  # the same for line-scan pictures, with one side more than twice the other
+TILE_PX: Final = 360  # longer side of an image
+LONG_TILE_PX: Final = 900  # the same for line-scan images, with one side more than twice the other
 CONTOUR_RGB: Final = (0, 255, 255)  # cyan on a dark seam: seen on any part, and hardly a part is cyan
 
 _GAP_PX: Final = 16
@@ -39,7 +39,7 @@ def anomaly_panel(
 
     As uint8 RGB (h, w, 3), of whatever size that takes.
     The map's colours run from its lowest value to as far above the threshold as that is below it, or to its highest
-    value if that is more: a good part never glows, and a strong defect keeps its shape. Pictures more than twice as
+    value if that is more: a good part never glows, and a strong defect keeps its shape. Images more than twice as
     wide as high are stacked instead.
 
     Args:
@@ -89,7 +89,7 @@ def _heat(part: Pixels, scores: NDArray[np.float32], threshold: float) -> Pixels
 
 
 def _tinted(shades: Pixels, part: Pixels) -> Pixels:
-    """The colours of `shades` over a pale gray picture of the part."""
+    """The colours of `shades` over a pale gray image of the part."""
     import cv2
 
     gray = cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -136,10 +136,10 @@ def _outlined(part: Pixels, above: NDArray[np.bool_]) -> Pixels:
 
 def _cell(caption: str, tile: Pixels, beside: Pixels | None = None) -> Pixels:
     """A tile under its caption, at least as wide as the caption."""
-    picture = tile if beside is None else np.hstack([tile, beside])
-    height, width = picture.shape[:2]
+    image = tile if beside is None else np.hstack([tile, beside])
+    height, width = image.shape[:2]
     cell = blank(height + _CAPTION_PX, max(width, length(caption, 16)))
-    cell[_CAPTION_PX:, :width] = picture
+    cell[_CAPTION_PX:, :width] = image
     return written(cell, [(0, _CAPTION_PX // 2 - 2, caption, 16)])
 
 

@@ -1,4 +1,4 @@
-"""The colours of an anomaly map, the same in every picture of it."""
+"""The colours of an anomaly map, the same in every image of it."""
 
 from __future__ import annotations
 

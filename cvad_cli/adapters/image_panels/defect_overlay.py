@@ -1,4 +1,4 @@
-"""A picture with its defects marked: outline, box and name of each, under one line that says the verdict."""
+"""An image with its defects marked: outline, box and name of each, under one line that says the verdict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cvad_cli.adapters.image_panels.text import Pixels, as_pixels, blank, length, one_line, write_png, written
 
-LONGEST_PX: Final = 1280  # larger pictures are shrunk to this
+LONGEST_PX: Final = 1280  # larger images are shrunk to this
 SHORTEST_PX: Final = 640  # smaller ones enlarged, so that names do not cover what they name
 TEXT_PX: Final = 18
 TAG_PX: Final = 26
@@ -31,7 +31,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One region to draw, in pixels of the original picture."""
+    """One region to draw, in pixels of the original image."""
 
     box: tuple[int, int, int, int]
     """(top, left, bottom, right)."""
@@ -41,18 +41,18 @@ class Mark:
     colour: Colour
 
 
-def defect_overlay(path: Path, picture: Pixels, marks: Sequence[Mark], *, title: str) -> None:
-    """Draw the marks over a picture, uint8 RGB (h, w, 3), below a title, and write it as PNG.
+def defect_overlay(path: Path, image: Pixels, marks: Sequence[Mark], *, title: str) -> None:
+    """Draw the marks over an image, uint8 RGB (h, w, 3), below a title, and write it as PNG.
 
     Raises ResourceError where the file cannot be written.
     """
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     title, scale = one_line(title), _scale(height, width)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    canvas = as_pixels(cv2.resize(np.ascontiguousarray(picture), shape, interpolation=method))
+    canvas = as_pixels(cv2.resize(np.ascontiguousarray(image), shape, interpolation=method))
     for mark in marks:
         _outline(canvas, mark, scale)
     taken: list[tuple[int, int, int, int]] = []
@@ -93,7 +93,7 @@ def _frame(mark: Mark, scale: float, shape: tuple[int, ...]) -> tuple[int, int, 
 
 
 def _tagged(canvas: Pixels, mark: Mark, scale: float, taken: list[tuple[int, int, int, int]]) -> Pixels:
-    """The caption above the box; below or inside it where that place is off the picture or taken."""
+    """The caption above the box; below or inside it where that place is off the image or taken."""
     top, left, bottom, _ = _frame(mark, scale, canvas.shape[:2])
     width = min(length(mark.caption, TEXT_PX) + 12, canvas.shape[1])
     column = max(0, min(left, canvas.shape[1] - width))

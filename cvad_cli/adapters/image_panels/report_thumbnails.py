@@ -1,6 +1,6 @@
 """One test image as a web page shows it: a small photo, a small map, and outlines that the browser draws.
 
-A page lays these over each other: four views (picture, map, mask, outline) from two small JPEG files and two paths.
+A page lays these over each other: four views (image, map, mask, outline) from two small JPEG files and two paths.
 Everything has a stated bound, so that a page over any number of images does.
 """
 
@@ -22,9 +22,9 @@ PHOTO_BYTES: Final = 64_000
 HEAT_PX: Final = 160
 HEAT_BYTES: Final = 4_000
 PATH_CHARACTERS: Final = 2_500
-UNITS: Final = 512  # longer side of the picture in the units of paths
+UNITS: Final = 512  # longer side of the image in the units of paths
 
-_LONGEST_SHARE: Final = 2.5  # a line-scan picture's longer side, in sides of a square photo
+_LONGEST_SHARE: Final = 2.5  # a line-scan image's longer side, in sides of a square photo
 _BYTES_PER_PIXEL: Final = 0.22  # of a JPEG of a fine texture at quality 80, measured on MVTec AD grid and leather
 _SMALLEST_PX: Final = 64
 _MOST_LOOPS: Final = 150  # of a map that is noise, the longest
@@ -33,14 +33,14 @@ _QUALITIES: Final = (80, 65, 50)
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What a page needs to show one picture."""
+    """What a page needs to show one image."""
 
     photo: bytes
     """JPEG of the part."""
     heat: bytes
     """JPEG of the anomaly map's colours, stretched over the photo."""
     width: int
-    """Of the picture, in the units of the paths."""
+    """Of the image, in the units of the paths."""
     height: int
     outline: str
     """SVG path around what is above the map's threshold; '' where nothing is."""
@@ -70,7 +70,7 @@ def sketch(
     threshold: float,
     photo_bytes: int = PHOTO_BYTES,
 ) -> Sketch:
-    """Sketch one picture.
+    """Sketch one image.
 
     Args:
         image: uint8 RGB (h, w, 3), of any size; `shrunk` keeps the work small.

@@ -1,7 +1,7 @@
-"""Pictures and masks from disk, within bounds: Pillow decodes, OpenCV fills in what Pillow cannot do.
+"""Images and masks from disk, within bounds: Pillow decodes, OpenCV fills in what Pillow cannot do.
 
 What counts is the content, not the suffix: PNG, JPEG, BMP, TIFF (its first page) and WebP (its first frame). The EXIF
-orientation is applied. Every picture becomes uint8 RGB:
+orientation is applied. Every image becomes uint8 RGB:
 
 - 16 bits a channel are scaled by the full range, `round(v / 257)`; packed 12-bit TIFF by its own full range.
 - Floating point must lie within 0..1 and is scaled by 255. 32-bit and signed integers have no known range: an error.
@@ -49,9 +49,9 @@ MAP_COMPRESSION: Final = "tiff_adobe_deflate"
 
 
 def read_image(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
-    """Decode a picture to uint8 RGB (h, w, 3). Raises DataError naming the file, what is wrong and what to do.
+    """Decode an image to uint8 RGB (h, w, 3). Raises DataError naming the file, what is wrong and what to do.
 
-    The size is read from the header and bounded before anything is decoded. A gray picture comes back as a read-only
+    The size is read from the header and bounded before anything is decoded. A gray image comes back as a read-only
     view whose three channels share memory: `resize_image` then works on one.
     """
     with opened(path, max_megapixels) as found:
@@ -59,17 +59,17 @@ def read_image(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
 
 
 def read_reduced(path: Path, side: int, *, max_megapixels: float = 100.0) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode a picture that will be resized to `side`: uint8 RGB (h, w, 3), and the (rows, columns) of the original.
+    """Decode an image that will be resized to `side`: uint8 RGB (h, w, 3), and the (rows, columns) of the original.
 
     A JPEG is decoded at a half, a quarter or an eighth where both its sides then still measure `REDUCED_MARGIN` times
     `side`: docs/predict.md has what that saves and what it changes. Everything else is as in `read_image`.
     """
     with opened(path, max_megapixels) as found:
-        is_jpeg, (rows, columns) = found.picture.format == "JPEG", found.size
+        is_jpeg, (rows, columns) = found.image.format == "JPEG", found.size
         if is_jpeg:
-            found.picture.draft(None, (REDUCED_MARGIN * side, REDUCED_MARGIN * side))
+            found.image.draft(None, (REDUCED_MARGIN * side, REDUCED_MARGIN * side))
         image = _rgb(to_uint8(levels_of(found), path))
-        turned = is_jpeg and orientation(found.picture) >= 5
+        turned = is_jpeg and orientation(found.image) >= 5
     if not is_jpeg:
         return image, (image.shape[0], image.shape[1])
     return image, (columns, rows) if turned else (rows, columns)
@@ -82,7 +82,7 @@ def _rgb(levels: np.ndarray) -> np.ndarray:
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 RGB (h, w, 3) to `size` (rows, columns): bicubic, antialiased where it shrinks. A fresh array.
 
-    Bicubic is how the ImageNet pictures were resized that the backbones learnt from (timm's `interpolation`). Pillow's
+    Bicubic is how the ImageNet images were resized that the backbones learnt from (timm's `interpolation`). Pillow's
     filter widens with the shrinking; OpenCV's INTER_AREA is quicker and lets ten times as much moiré through.
     """
     _require_rgb(image)

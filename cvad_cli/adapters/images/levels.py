@@ -1,4 +1,4 @@
-"""From an opened picture to its levels: gray or RGB in the file's own depth, upright, then 8 bits."""
+"""From an opened image to its levels: gray or RGB in the file's own depth, upright, then 8 bits."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def levels_of(found: Opened) -> np.ndarray:
     """Decode to (h, w) gray or (h, w, 3) RGB in the file's own depth, upright, transparency over black."""
     if found.plain and (quick := _plain_levels(found)) is not None:
         return quick
-    picture = found.picture
-    deep = _is_deep_colour(picture, found.file)
-    if picture.format == "TIFF":  # the only plug-in that warns while it decodes
+    image = found.image
+    deep = _is_deep_colour(image, found.file)
+    if image.format == "TIFF":  # the only plug-in that warns while it decodes
         with quiet():
-            picture.load()
+            image.load()
     else:
-        picture.load()
+        image.load()
     if not deep:
-        return _upright(_shallow_levels(picture), picture)
+        return _upright(_shallow_levels(image), image)
     # Pillow keeps the upper 8 bits of 16-bit colour: it has proven the file whole, OpenCV now reads all of it.
-    levels = _deep_levels(picture, found.file, found.path)
-    return levels if picture.format == "TIFF" else _upright(levels, picture)
+    levels = _deep_levels(image, found.file, found.path)
+    return levels if image.format == "TIFF" else _upright(levels, image)
 
 
 def _plain_levels(found: Opened) -> np.ndarray | None:
@@ -47,19 +47,19 @@ def _plain_levels(found: Opened) -> np.ndarray | None:
     return np.asarray(decoded if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def _is_deep_colour(picture: ImageFile.ImageFile, file: IO[bytes]) -> bool:
-    if picture.mode not in {"RGB", "RGBA", "LA"}:
+def _is_deep_colour(image: ImageFile.ImageFile, file: IO[bytes]) -> bool:
+    if image.mode not in {"RGB", "RGBA", "LA"}:
         return False
-    if picture.format == "PNG":
+    if image.format == "PNG":
         file.seek(PNG_DEPTH_BYTE)
         return file.read(1) == b"\x10"
     return (
-        isinstance(picture, TiffImagePlugin.TiffImageFile)
-        and max(picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) == 16
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) == 16
     )
 
 
-def _deep_levels(picture: ImageFile.ImageFile, file: IO[bytes], path: Path) -> np.ndarray:
+def _deep_levels(image: ImageFile.ImageFile, file: IO[bytes], path: Path) -> np.ndarray:
     """16-bit colour as uint16 (h, w, 3). OpenCV turns a TIFF upright by itself."""
     import cv2
 
@@ -72,39 +72,39 @@ def _deep_levels(picture: ImageFile.ImageFile, file: IO[bytes], path: Path) -> n
     if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:
         raise undecodable(path, "16-bit colour in an unusual layout")
     colour = np.ascontiguousarray(decoded[:, :, 2::-1])
-    return _over_black(colour, decoded[:, :, 3]) if decoded.shape[2] == 4 and _has_alpha(picture) else colour
+    return _over_black(colour, decoded[:, :, 3]) if decoded.shape[2] == 4 and _has_alpha(image) else colour
 
 
-def _has_alpha(picture: ImageFile.ImageFile) -> bool:
+def _has_alpha(image: ImageFile.ImageFile) -> bool:
     """Whether a fourth channel is alpha still to be applied: not where a TIFF calls it filler, or applied already."""
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return picture.mode == "RGBA" and picture.tag_v2.get(TiffImagePlugin.EXTRASAMPLES) != (1,)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.mode == "RGBA" and image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES) != (1,)
     return True
 
 
-def _shallow_levels(picture: ImageFile.ImageFile) -> np.ndarray:
+def _shallow_levels(image: ImageFile.ImageFile) -> np.ndarray:
     """Everything but 16-bit colour: uint8, uint16, int32 or float32, (h, w) or (h, w, 3)."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        return _gray_16(picture)
-    if picture.mode in {"I", "F"}:
-        return np.asarray(picture)
-    if picture.has_transparency_data:
-        gray = picture.mode in {"1", "L", "LA", "La"}
-        pixels = np.asarray(picture.convert("RGBA"))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return _gray_16(image)
+    if image.mode in {"I", "F"}:
+        return np.asarray(image)
+    if image.has_transparency_data:
+        gray = image.mode in {"1", "L", "LA", "La"}
+        pixels = np.asarray(image.convert("RGBA"))
         return _over_black(pixels[:, :, 0] if gray else pixels[:, :, :3], pixels[:, :, 3])
-    plain = "L" if picture.mode in {"1", "L"} else "RGB"
-    return np.asarray(picture if picture.mode == plain else picture.convert(plain))
+    plain = "L" if image.mode in {"1", "L"} else "RGB"
+    return np.asarray(image if image.mode == plain else image.convert(plain))
 
 
-def _gray_16(picture: ImageFile.ImageFile) -> np.ndarray:
-    levels: np.ndarray = np.asarray(picture).astype(np.uint16)
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        if picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
+def _gray_16(image: ImageFile.ImageFile) -> np.ndarray:
+    levels: np.ndarray = np.asarray(image).astype(np.uint16)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
             levels = (levels << 4) | (levels >> 8)
         return (
-            ~levels if picture.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else levels
+            ~levels if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else levels
         )  # 0: white is zero
-    transparent = picture.info.get("transparency")
+    transparent = image.info.get("transparency")
     return levels if transparent is None else np.where(levels == transparent, np.uint16(0), levels)
 
 
@@ -117,19 +117,19 @@ def _over_black(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.asarray((colour * weight + full // 2) // full, dtype=colour.dtype)
 
 
-def orientation(picture: ImageFile.ImageFile) -> int:
+def orientation(image: ImageFile.ImageFile) -> int:
     """The EXIF orientation, 1 to 8; an EXIF block that cannot be read says nothing, which is 1."""
     try:
         with quiet():
-            found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODER_FAULTS:
         return 1
     return int(found) if found in range(2, 9) else 1
 
 
-def _upright(levels: np.ndarray, picture: ImageFile.ImageFile) -> np.ndarray:
+def _upright(levels: np.ndarray, image: ImageFile.ImageFile) -> np.ndarray:
     """Turn and mirror as the EXIF orientation says."""
-    way = orientation(picture)
+    way = orientation(image)
     if way == 1:
         return levels
     turned = levels.swapaxes(0, 1) if way >= 5 else levels

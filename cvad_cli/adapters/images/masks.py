@@ -55,10 +55,10 @@ def layout(path: Path, *, max_megapixels: float = 100.0) -> Layout:
 
 def _layout(found: Opened) -> Layout:
     """Ask before decoding: Pillow turns a TIFF while it decodes, and forgets its orientation."""
-    picture, turn = found.picture, 1 if found.plain else orientation(found.picture)
+    image, turn = found.image, 1 if found.plain else orientation(found.image)
     rows, columns = found.size
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # some versions of Pillow turn its size before
-        rows, columns = picture.tag_v2[TiffImagePlugin.IMAGELENGTH], picture.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # some versions of Pillow turn its size before
+        rows, columns = image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
     return Layout((columns, rows) if turn >= 5 else (rows, columns), turn)
 
 
@@ -76,7 +76,7 @@ def _decoded(path: Path, max_megapixels: float) -> tuple[np.ndarray, int]:
     with opened(path, max_megapixels) as found:
         turn = _layout(found).orientation
         levels = levels_of(found)
-        lossy = found.picture.format == "JPEG"
+        lossy = found.image.format == "JPEG"
     marked = levels > levels.max() / 2 if lossy else levels != 0
     return np.asarray(marked.any(axis=2) if marked.ndim == 3 else marked), turn
 

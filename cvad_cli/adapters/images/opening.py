@@ -1,4 +1,4 @@
-"""A picture's file, proven before it is decoded: opened within bounds, its kind told by its content, a PNG whole."""
+"""An image's file, proven before it is decoded: opened within bounds, its kind told by its content, a PNG whole."""
 
 from __future__ import annotations
 
@@ -51,31 +51,31 @@ warnings_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A picture whose header was read and whose size is within bounds."""
+    """An image whose header was read and whose size is within bounds."""
 
     path: Path
     file: IO[bytes]
-    picture: ImageFile.ImageFile
+    image: ImageFile.ImageFile
     plain: bool
-    """A PNG of 8-bit gray or RGB with nothing that changes how it is shown: its levels are the picture."""
+    """A PNG of 8-bit gray or RGB with nothing that changes how it is shown: its levels are the image."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns as stored, before the EXIF orientation is applied."""
-        columns, rows = self.picture.size
+        columns, rows = self.image.size
         return rows, columns
 
 
 @contextmanager
 def opened(path: Path, max_megapixels: float, *, proven: bool = True) -> Iterator[Opened]:
-    """Yield the picture, header read and size bounded. What fails inside becomes a DataError.
+    """Yield the image, header read and size bounded. What fails inside becomes a DataError.
 
     `proven`: a PNG must be whole; without it, its pixels are not read from the disk.
     """
     with _open_file(path) as file:
         try:
             found = _header(file, path, proven=proven)
-            _require_bounded(found.picture.size, path, max_megapixels)
+            _require_bounded(found.image.size, path, max_megapixels)
             yield found
         except DECODER_FAULTS as error:
             raise undecodable(path, str(error)) from error
@@ -141,7 +141,7 @@ def _require_bounded(size: tuple[int, int], path: Path, max_megapixels: float) -
 def _require_whole_png(file: IO[bytes], path: Path, *, proven: bool) -> bool:
     """Walk the chunks up to IEND and check the checksum of each that pixels depend on; Pillow skips that of IDAT.
 
-    Gives whether the picture is plain, see `Opened`. Unless `proven`, IDAT is skipped here too.
+    Gives whether the image is plain, see `Opened`. Unless `proven`, IDAT is skipped here too.
     """
     file.seek(len(PNG_SIGNATURE))
     kind, plain = b"", True

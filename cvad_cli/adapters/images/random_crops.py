@@ -7,19 +7,19 @@ from typing import Final
 
 import numpy as np
 
-SMALLEST_CROP: Final = 0.15  # of the picture's shorter side
+SMALLEST_CROP: Final = 0.15  # of the image's shorter side
 FREE_TURN: Final = 0.5  # the share of crops turned by any angle; the others by quarter turns
 
 
-def random_crop(picture: np.ndarray, side: int, *, rng: np.random.Generator) -> np.ndarray:
+def random_crop(image: np.ndarray, side: int, *, rng: np.random.Generator) -> np.ndarray:
     """A square of uint8 RGB (h, w, 3), of random place, size and angle, as uint8 RGB (side, side, 3)."""
     angle = rng.uniform(-math.pi / 4, math.pi / 4) if rng.random() < FREE_TURN else 0.0
     margin = abs(math.cos(angle)) + abs(math.sin(angle))
-    shorter = min(picture.shape[:2])
+    shorter = min(image.shape[:2])
     share = math.exp(rng.uniform(math.log(max(SMALLEST_CROP, min(1.0, side / 4 / shorter))), 0.0))
     extent = max(2, round(shorter * share))
-    top, left = (int(rng.integers(0, length - extent + 1)) for length in picture.shape[:2])
-    window = picture[top : top + extent, left : left + extent]
+    top, left = (int(rng.integers(0, length - extent + 1)) for length in image.shape[:2])
+    window = image[top : top + extent, left : left + extent]
     square = _turned(_resized(window, math.ceil(side * margin)), angle, side)
     square = np.rot90(square, int(rng.integers(4)))
     if rng.random() < 0.5:
@@ -34,15 +34,15 @@ def use_one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def shrunk(picture: np.ndarray, longest: int) -> np.ndarray:
-    """The picture with its longer side at most `longest` pixels."""
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with its longer side at most `longest` pixels."""
     import cv2
 
-    factor = longest / max(picture.shape[:2])
+    factor = longest / max(image.shape[:2])
     if factor >= 1:
-        return picture
-    size = (max(2, round(picture.shape[1] * factor)), max(2, round(picture.shape[0] * factor)))
-    return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA))
+        return image
+    size = (max(2, round(image.shape[1] * factor)), max(2, round(image.shape[0] * factor)))
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def _resized(window: np.ndarray, side: int) -> np.ndarray:

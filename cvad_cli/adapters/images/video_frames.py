@@ -37,7 +37,7 @@ def read_frames(place: Path | int, *, max_megapixels: float = 100.0) -> Iterator
     finally:
         capture.release()
     if isinstance(place, int):
-        raise DataError(f"{name}: gives no more pictures after {count}; is it still plugged in?")
+        raise DataError(f"{name}: gives no more images after {count}; is it still plugged in?")
     if not count:
         raise DataError(f"{name}: no frame can be decoded; convert it, to H.264 in MP4 for example")
 

@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import Node
 
-PICTURE: Final = "picture"
+IMAGE: Final = "image"
 """Name of a graph's first layer, the network's input."""
 
 
 def read_layers(
     model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, arguments: tuple[Any, ...] = ()
 ) -> Graph:
-    """The layers of `model` as it runs in eval mode on one picture (channels, *image_size), (h, w).
+    """The layers of `model` as it runs in eval mode on one image (channels, *image_size), (h, w).
 
-    `arguments` follow the picture in `forward`; anomalib's autoencoder wants the image size there. `outputs` names the
-    maps that come out, in order. Cost and memory do not grow with the picture, but by tables of h + w numbers a layer.
+    `arguments` follow the image in `forward`; anomalib's autoencoder wants the image size there. `outputs` names the
+    maps that come out, in order. Cost and memory do not grow with the image, but by tables of h + w numbers a layer.
     Raises ModelError naming the submodule and the operator where the module cannot be run or understood.
     """
     found = trace(model, image_size, channels, arguments)
     layers = Layers()
-    layers.add(PICTURE, PICTURE, image_size, ())
+    layers.add(IMAGE, IMAGE, image_size, ())
     maps: dict[Node, Map] = {}
     outputs: tuple[str, ...] = ()
     for node in found.nodes:
         sources = [maps[source] for source in node.all_input_nodes if source in maps]
         if node.op == "placeholder":
-            maps[node] = Map(PICTURE, _shape(node), (2, 3), only_here=False)
+            maps[node] = Map(IMAGE, _shape(node), (2, 3), only_here=False)
         elif node.op == "output":
             outputs = tuple(source.layer for source in sources)
         elif node.target is operator.getitem and sources:
@@ -54,7 +54,7 @@ def read_layers(
 
 
 def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
-    """From a picture to the patch features that PatchCore compares, (b, d, rows, cols), as one traceable module.
+    """From an image to the patch features that PatchCore compares, (b, d, rows, cols), as one traceable module.
 
     The backbone, the 3x3 pooling and the way that layers are brought to one grid are `patchcore`'s own. Its submodules
     keep the names that they have in the backbone, such as `layer2` or `blocks.4`.
@@ -70,8 +70,8 @@ def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
             self.backbone = network
             self.feature_pooler = patchcore.feature_pooler
 
-        def forward(self, picture: Tensor) -> Tensor:
-            maps = zip(patchcore.layers, self.backbone(picture), strict=True)
+        def forward(self, image: Tensor) -> Tensor:
+            maps = zip(patchcore.layers, self.backbone(image), strict=True)
             joined: Tensor = patchcore.generate_embedding({name: self.feature_pooler(each) for name, each in maps})
             return joined
 
@@ -92,8 +92,8 @@ def pooled(network: nn.Module) -> nn.Module:
             self.backbone = network
             self.feature_pooler = layers.AvgPool2d(3, 1, 1)
 
-        def forward(self, picture: Tensor) -> list[Tensor] | Tensor:
-            maps = self.backbone(picture)
+        def forward(self, image: Tensor) -> list[Tensor] | Tensor:
+            maps = self.backbone(image)
             if isinstance(maps, Tensor):
                 averaged: Tensor = self.feature_pooler(maps)
                 return averaged
@@ -103,7 +103,7 @@ def pooled(network: nn.Module) -> nn.Module:
 
 
 def _call(node: Node, maps: Mapping[Node, Map], found: Trace, layers: Layers) -> Call:
-    """The node as rules want it: arguments by name, maps for what depends on the picture, shapes for weights."""
+    """The node as rules want it: arguments by name, maps for what depends on the image, shapes for weights."""
     from torch.fx.node import map_arg
 
     def known(source: Node) -> Any:

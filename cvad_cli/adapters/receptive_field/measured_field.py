@@ -1,6 +1,6 @@
 """Measuring a receptive field on the running network: which pixels reach a cell at all, and which ones matter.
 
-The exact probe paints part of the picture with NaN. Convolution, pooling, norms and activations hand NaN on to all that
+The exact probe paints part of the image with NaN. Convolution, pooling, norms and activations hand NaN on to all that
 is computed from it, whatever the weights: a cell is NaN if and only if it depends on a painted pixel. Interpolation is
 the exception, for it multiplies by weights that may be zero; there the painted pixels are carried along as a mask.
 """
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LONGEST_PROBE: Final = 512
-"""Pixels: a network is run on no larger picture than this to probe it."""
+"""Pixels: a network is run on no larger image than this to probe it."""
 
 ROOMY_PROBE: Final = 128
-"""Pixels: small fields are probed on a picture of three fields or this, with cells far from all borders."""
+"""Pixels: small fields are probed on an image of three fields or this, with cells far from all borders."""
 
 NOTHING: Final = 1e-6
 """Interpolation weights below this are rounding: torch computes positions in float32."""
@@ -37,18 +37,18 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The map that is probed: an output of a module that is run on one picture."""
+    """The map that is probed: an output of a module that is run on one image."""
 
     model: nn.Module
     channels: int = 3
     arguments: tuple[Any, ...] = ()
-    """What `forward` takes after the picture."""
+    """What `forward` takes after the image."""
     output: int | str | None = None
     """Which output, where the module gives several."""
 
-    def __call__(self, picture: Tensor) -> Tensor:
-        """The map (1, d, rows, cols) of a picture (1, c, h, w). Raises ModelError where it is no map."""
-        found = self.model(picture, *self.arguments)
+    def __call__(self, image: Tensor) -> Tensor:
+        """The map (1, d, rows, cols) of an image (1, c, h, w). Raises ModelError where it is no map."""
+        found = self.model(image, *self.arguments)
         found = found if self.output is None else found[self.output]
         if getattr(found, "ndim", 0) != 4:
             raise ModelError(
@@ -72,7 +72,7 @@ class Subject:
 
 
 def bounded(image_size: tuple[int, int], field: tuple[int, int]) -> tuple[int, int]:
-    """The size (h, w) to probe a field of `field` pixels at, so that the work does not grow with the picture.
+    """The size (h, w) to probe a field of `field` pixels at, so that the work does not grow with the image.
 
     Layers must be read at this size too: borders lie elsewhere, and dynamic padding and interpolation depend on it.
     """
@@ -94,7 +94,7 @@ def exact_support(
     blank = torch.full((1, subject.channels, *image_size), 0.5, device=subject.device)
     with evaluating(subject.model), torch.inference_mode(), _exact_interpolation():
         if bool(subject(blank).isnan().any()):
-            raise ModelError(f"{subject.name}: gives NaN on a gray picture, unpainted; its weights are broken")
+            raise ModelError(f"{subject.name}: gives NaN on a gray image, unpainted; its weights are broken")
         boxes = []
         for at, cell in enumerate(cells):
             reached = _Painter(subject, blank, cell).reaches
@@ -195,21 +195,19 @@ def effective_fields(
     energies = np.zeros((len(cells), *images.shape[-2:]))
     with evaluating(subject.model), torch.enable_grad():
         for image in images:
-            picture = (
-                torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(subject.device).requires_grad_()
-            )
-            found = subject(picture)
+            tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(subject.device).requires_grad_()
+            found = subject(tensor)
             if not found.requires_grad:
                 raise ModelError(f"{subject.name}: its forward switches gradients off; probe the network inside it")
             passes = [(at, *cell) for at, cell in enumerate(cells) for _ in range(draws)]
             for last, (at, row, col) in enumerate(passes, 1 - len(passes)):
                 signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)
                 signal = (found[0, :, row, col] * signs).sum()
-                (gradient,) = torch.autograd.grad(signal, picture, retain_graph=last < 0)
+                (gradient,) = torch.autograd.grad(signal, tensor, retain_graph=last < 0)
                 energies[at] += gradient[0].double().square().sum(dim=0).cpu().numpy()
     totals = energies.sum(axis=(1, 2))
     if not (totals > 0).all():
         dead = cells[int(np.argmin(totals))]
-        raise ModelError(f"{subject.name}: no gradient reaches the picture from cell {dead}; try other images")
+        raise ModelError(f"{subject.name}: no gradient reaches the image from cell {dead}; try other images")
     shares = energies / totals[:, None, None]
     return [EffectiveField((cell[0], cell[1]), share, len(images)) for cell, share in zip(cells, shares, strict=True)]

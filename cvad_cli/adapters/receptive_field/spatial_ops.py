@@ -136,7 +136,7 @@ def interpolation(call: Call) -> Map:
 def adaptive(call: Call) -> Map:
     """Adaptive pooling; to one cell it is global pooling."""
     source = call.image_like(call.first)
-    whole = "adaptive pooling to one cell averages over the picture" if tuple(call.shape[-2:]) == (1, 1) else ""
+    whole = "adaptive pooling to one cell averages over the image" if tuple(call.shape[-2:]) == (1, 1) else ""
     steps: list[Span] = []
     for n, m in zip(source.size, call.shape[-2:], strict=True):
         steps.append(everything(n, 1) if m == 1 else pooled_to(n, m))
@@ -177,7 +177,7 @@ def reduction(call: Call) -> Map:
 
 
 def normalisation(call: Call) -> Map:
-    """Norms: on running statistics or over channels each cell stays for itself; on the picture's, all are mixed in."""
+    """Norms: on running statistics or over channels each cell stays for itself; on the image's, all are mixed in."""
     rank, axes = len(call.shape), call.first.axes or ()
     if call.op in {"layer_norm", "rms_norm"}:
         mixed = any(axis >= rank - len(call.args["normalized_shape"]) for axis in axes)
@@ -186,7 +186,7 @@ def normalisation(call: Call) -> Map:
     else:
         mixed = bool(axes) and bool(call.args.get("training") or call.args.get("use_input_stats"))
     return (
-        _mixed(call, "norm", f"{call.op} takes its statistics from the picture")
+        _mixed(call, "norm", f"{call.op} takes its statistics from the image")
         if mixed
         else call.passed(call.first.axes)
     )
@@ -205,7 +205,7 @@ def _mixed(call: Call, kind: str, whole: str) -> Map:
 
 
 def linear(call: Call) -> Map:
-    """A linear layer on the last axis: channels, or the flattened picture."""
+    """A linear layer on the last axis: channels, or the flattened image."""
     if len(call.shape) - 1 in (call.first.axes or ()):
         call.refuse("a linear layer along rows or columns")
     return call.passed(call.first.axes)
@@ -214,7 +214,7 @@ def linear(call: Call) -> Map:
 def product(call: Call) -> Map:
     """Matrix products and attention, of tensors without rows and columns."""
     if any(m.axes for m in call.maps):
-        call.refuse("a matrix product between cells; flatten rows and columns first if the whole picture is meant")
+        call.refuse("a matrix product between cells; flatten rows and columns first if the whole image is meant")
     return joined(call, None)
 
 

@@ -11,12 +11,12 @@ from cvad_cli.core.receptive_field.steps import Window, everything
 from cvad_cli.errors import ModelError
 
 Axes = tuple[int, int] | None
-"""Which axes of a tensor are rows and columns; None where it has neither: one cell that stands for the picture."""
+"""Which axes of a tensor are rows and columns; None where it has neither: one cell that stands for the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A tensor that depends on the picture: the layer that made it, and where its rows and columns are."""
+    """A tensor that depends on the image: the layer that made it, and where its rows and columns are."""
 
     layer: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Call:
 
     op: str
     args: Mapping[str, Any]
-    """Arguments by the names of torch's schema, with a `Map` for every tensor that depends on the picture."""
+    """Arguments by the names of torch's schema, with a `Map` for every tensor that depends on the image."""
     maps: tuple[Map, ...]
     shape: tuple[int, ...]
     """Of the (first) tensor that comes out."""
@@ -76,7 +76,7 @@ class Call:
 
     @property
     def first(self) -> Map:
-        """The first tensor that depends on the picture."""
+        """The first tensor that depends on the image."""
         return self.maps[0]
 
     def passed(self, axes: Axes, source: Map | None = None) -> Map:

@@ -1,6 +1,6 @@
 """A torch module as a flat torch.fx graph of operators with sizes, and which submodule ran each of them.
 
-The module runs once on fake tensors: nothing is allocated or computed, however large the picture, and control flow
+The module runs once on fake tensors: nothing is allocated or computed, however large the image, and control flow
 that depends on sizes is resolved. Symbolic tracing would stop at timm's dynamic padding and anomalib's interpolation.
 """
 
@@ -71,7 +71,7 @@ class _Observer:
 
 
 def trace(model: nn.Module, image_size: tuple[int, int], channels: int, arguments: tuple[Any, ...]) -> Trace:
-    """Run `model` in eval mode on one fake picture (1, channels, h, w), with `arguments` behind it.
+    """Run `model` in eval mode on one fake image (1, channels, h, w), with `arguments` behind it.
 
     Raises ModelError for sides beyond `LARGEST_SIDE`, and where the module does not run: naming the submodule.
     """
@@ -83,16 +83,16 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int, argument
             f"image size {image_size[0]} x {image_size[1]}: expected sides from 1 to {LARGEST_SIDE} pixels"
         )
 
-    def forward(picture: Tensor) -> Any:
-        return model(picture, *arguments)
+    def forward(image: Tensor) -> Any:
+        return model(image, *arguments)
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    picture = torch.zeros(1, device=device).expand(1, channels, *image_size)  # of this size, but one number in memory
+    image = torch.zeros(1, device=device).expand(1, channels, *image_size)  # of this size, but one number in memory
     fake = make_fx(forward, tracing_mode="fake", _allow_non_fake_inputs=True, pre_dispatch=True)
     observer = _Observer()
     try:
         with observer.watching(model), evaluating(model), torch.no_grad():
-            nodes = list(fake(picture).graph.nodes)
+            nodes = list(fake(image).graph.nodes)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ModelError(_stopped(model, image_size, observer.running, error)) from error
     modules = dict(zip(nodes, observer.owners, strict=False))
@@ -105,7 +105,7 @@ def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], 
     where = f"in submodule {running[-1]}" if running and running[-1] else "in its own forward"
     said = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return (
-        f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {said}. The picture may be "
+        f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {said}. The image may be "
         "too small for it, or its control flow may depend on pixel values: analyse the part before that"
     )
 

@@ -70,9 +70,9 @@ def save(model: Any, folder: Path) -> Path:
 
 @final
 class CompiledNetwork:
-    """A converted network on this CPU: one picture as quickly as it can be, many at once on a stream a core.
+    """A converted network on this CPU: one image as quickly as it can be, many at once on a stream a core.
 
-    Separate requests of one picture each fill the cores better than a batch does, which waits between its layers.
+    Separate requests of one image each fill the cores better than a batch does, which waits between its layers.
     """
 
     def __init__(self, path: Path, precision: str, *, most_at_once: int) -> None:
@@ -114,7 +114,7 @@ class CompiledNetwork:
         return answers
 
     def _open_queue(self) -> Any:
-        """Compiled when the first batch comes: who inspects one picture at a time never pays for it."""
+        """Compiled when the first batch comes: who inspects one image at a time never pays for it."""
         many = self._compile({"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(self._streams)})
         return quiet_openvino().AsyncInferQueue(many, self._streams)
 

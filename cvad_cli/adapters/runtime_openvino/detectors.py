@@ -15,10 +15,10 @@ from cvad_cli.records import Prediction
 
 ALONE: Final = {"limits": 1, "user_api": "blas"}
 """What follows the network is small products. BLAS threads gain nothing on them, and wait for cores that decode
-the next pictures: up to 6 ms a picture (2 cores)."""
+the next images: up to 6 ms an image (2 cores)."""
 
 Network = Callable[[Sequence[np.ndarray]], np.ndarray]
-"""uint8 RGB pictures (h, w, 3) to float32 (b, ...)."""
+"""uint8 RGB images (h, w, 3) to float32 (b, ...)."""
 
 
 class PatchSearch(Protocol):
@@ -51,7 +51,7 @@ class OpenvinoPatchcore:
         self.last_split: Mapping[str, float] = {}
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        """Score RGB uint8 images (h, w, 3) at `image_size`; one Prediction each, in order."""
         started = time.perf_counter()
         patches = self._network(images)
         patches -= self._rounding.bias
@@ -62,7 +62,7 @@ class OpenvinoPatchcore:
             scores = scores * distances.max(axis=1) / np.maximum(rounded.max(axis=1), np.finfo(np.float32).tiny)
             searched = time.perf_counter()
             maps = self._spread(distances.reshape(len(images), *self._grid))
-        found = [Prediction(float(score), picture) for score, picture in zip(scores, maps, strict=True)]
+        found = [Prediction(float(score), image) for score, image in zip(scores, maps, strict=True)]
         self.last_split = {
             "network": described - started,
             "search": searched - described,
@@ -84,7 +84,7 @@ class OpenvinoEfficientAd:
         self.last_split: Mapping[str, float] = {}
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        """Score RGB uint8 images (h, w, 3) at `image_size`; one Prediction each, in order."""
         started = time.perf_counter()
         coarse = self._network(images)
         judged = time.perf_counter()
@@ -92,6 +92,6 @@ class OpenvinoEfficientAd:
         combined = scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]
         with self._blas.limit(**ALONE):
             maps = self._spread(combined) + np.float32(scale.offset)
-        found = [Prediction(float(picture.max()), picture) for picture in maps]
+        found = [Prediction(float(image.max()), image) for image in maps]
         self.last_split = {"network": judged - started, "post-processing": time.perf_counter() - judged}
         return found

@@ -1,4 +1,4 @@
-"""Post-training quantisation to int8 by NNCF, from pictures alone: no label and no training."""
+"""Post-training quantisation to int8 by NNCF, from images alone: no label and no training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino, save
 from cvad_cli.errors import ModelError
 
 FIRST_LAYERS: Final = r".*\.(student|teacher)\.conv1/.*"
-"""EfficientAD's layers that see the picture: what they round goes through all others. In bf16 they cost a twentieth of
+"""EfficientAD's layers that see the image: what they round goes through all others. In bf16 they cost a twentieth of
 the time (docs/serving.md). Folding the normalisation into them makes inputs exact, and weights' rounding worse."""
 
 
-def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
-    """Quantise a converted network; its ranges are those seen on `pictures`, uint8 (h, w, 3). Writes into `folder`.
+def quantise(path: Path, images: Sequence[np.ndarray], folder: Path) -> Path:
+    """Quantise a converted network; its ranges are those seen on `images`, uint8 (h, w, 3). Writes into `folder`.
 
     What follows the last layers of weights, differences, squares and means, stays as it is: it decides the scores and
     costs nothing. Activations keep their whole range: strange parts are those whose features are large, and NNCF's own
-    choice, the mean of the pictures' largest values, would cut just these off. Raises ModelError where NNCF is not
+    choice, the mean of the images' largest values, would cut just these off. Raises ModelError where NNCF is not
     installed or cannot quantise the network.
     """
     openvino, nncf = quiet_openvino(), _nncf()
@@ -37,8 +37,8 @@ def quantise(path: Path, pictures: Sequence[np.ndarray], folder: Path) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not ours
             quantised = nncf.quantize(
                 model,
-                nncf.Dataset([picture[None] for picture in pictures]),
-                subset_size=len(pictures),
+                nncf.Dataset([image[None] for image in images]),
+                subset_size=len(images),
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=exact,
                 advanced_parameters=whole_range,

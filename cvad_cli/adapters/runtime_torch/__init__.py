@@ -1,7 +1,7 @@
 """Detectors on torch, as bundles are opened into them: PatchCore and EfficientAD, on a CPU or a GPU.
 
 float32 on a CPU is the exact reference that the other engine and the other precisions are held against. On a GPU whole
-batches stay on the device from uint8 pictures to finished maps, and each recurring batch size is captured as a CUDA
+batches stay on the device from uint8 images to finished maps, and each recurring batch size is captured as a CUDA
 graph: a small network would else wait for Python between its kernels.
 """
 
@@ -27,7 +27,7 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 def to_tensor(images: Sequence[np.ndarray], device: str) -> torch.Tensor:
-    """RGB uint8 pictures (h, w, 3) to one float32 tensor (b, 3, h, w) in 0..1 on `device`."""
+    """RGB uint8 images (h, w, 3) to one float32 tensor (b, 3, h, w) in 0..1 on `device`."""
     import torch
 
     stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(images)))).to(device)
@@ -54,7 +54,7 @@ class _TorchDetector:
         return self._runner.last_split
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score RGB uint8 pictures (h, w, 3) at `image_size`; one Prediction each, in order."""
+        """Score RGB uint8 images (h, w, 3) at `image_size`; one Prediction each, in order."""
         return self._runner(images)
 
 
@@ -72,7 +72,7 @@ class TorchPatchcore(_TorchDetector):
         device: str,
         precision: str = "f32",
     ) -> None:
-        """`network` maps normalised pictures to one feature map a layer, `bank` is (m, d) float32.
+        """`network` maps normalised images to one feature map a layer, `bank` is (m, d) float32.
 
         `precision` (f32, bf16, f16) is the backbone's; distances are taken in float32.
         """

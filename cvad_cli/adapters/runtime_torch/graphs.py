@@ -1,4 +1,4 @@
-"""Runs a scoring module on one device, from NumPy pictures to predictions; on CUDA through captured graphs."""
+"""Runs a scoring module on one device, from NumPy images to predictions; on CUDA through captured graphs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MOST_GRAPHS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """A captured run: fill `pictures`, replay, read `answers`."""
+    """A captured run: fill `images`, replay, read `answers`."""
 
     graph: Any
-    pictures: torch.Tensor
+    images: torch.Tensor
     answers: tuple[torch.Tensor, torch.Tensor]
 
 
@@ -39,7 +39,7 @@ class Runner:
 
     def __init__(self, module: nn.Module, device: str, *, coarse: bool) -> None:
         self._module = module.to(device).eval()
-        # Tensor cores read convolution weights channel by channel; pictures come in that order anyway.
+        # Tensor cores read convolution weights channel by channel; images come in that order anyway.
         self._module = self._module.to(memory_format=torch.channels_last)
         self._device = device
         self._coarse = coarse
@@ -49,40 +49,40 @@ class Runner:
         self.last_split: Mapping[str, float] = {}
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """One prediction for each picture, in order."""
+        """One prediction for each image, in order."""
         started = time.perf_counter()
         scores, maps = self._run(self._stacked(images))
-        found = [Prediction(float(score), picture) for score, picture in zip(scores, maps, strict=True)]
+        found = [Prediction(float(score), image) for score, image in zip(scores, maps, strict=True)]
         self.last_split = {"network": time.perf_counter() - started}
         return found
 
-    def _run(self, pictures: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode(), _products(self._device, coarse=self._coarse):
             if not self._cuda:
-                scores, maps = self._module(pictures.to(self._device))
+                scores, maps = self._module(images.to(self._device))
                 return scores.cpu().numpy(), maps.cpu().numpy()
             with torch.cuda.device(self._device):
-                answers = self._replayed(pictures)
+                answers = self._replayed(images)
                 fetched = [torch.empty(answer.shape, dtype=answer.dtype, pin_memory=True) for answer in answers]
                 for here, there in zip(fetched, answers, strict=True):
                     here.copy_(there, non_blocking=True)
                 torch.cuda.current_stream().synchronize()
                 return fetched[0].numpy(), fetched[1].numpy()
 
-    def _replayed(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._graphs.get(len(pictures))
+    def _replayed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._graphs.get(len(images))
         if found is None and self._capturable and len(self._graphs) < MOST_GRAPHS:
-            found = self._capture(pictures)
+            found = self._capture(images)
         if found is None:
-            answers: tuple[torch.Tensor, torch.Tensor] = self._module(pictures.to(self._device, non_blocking=True))
+            answers: tuple[torch.Tensor, torch.Tensor] = self._module(images.to(self._device, non_blocking=True))
             return answers
-        found.pictures.copy_(pictures, non_blocking=True)
+        found.images.copy_(images, non_blocking=True)
         found.graph.replay()
         return found.answers
 
-    def _capture(self, pictures: torch.Tensor) -> _Graph | None:
+    def _capture(self, images: torch.Tensor) -> _Graph | None:
         """Record one run of this batch size: replaying it costs one launch. None where a network does not allow it."""
-        inside = pictures.to(self._device)
+        inside = images.to(self._device)
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -98,11 +98,11 @@ class Runner:
             torch.cuda.synchronize()
             self._capturable = False
             return None
-        found = self._graphs[len(pictures)] = _Graph(graph, inside, answers)
+        found = self._graphs[len(images)] = _Graph(graph, inside, answers)
         return found
 
     def _stacked(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """The pictures as one tensor (b, h, w, 3), in page-locked memory where a GPU fetches it."""
+        """The images as one tensor (b, h, w, 3), in page-locked memory where a GPU fetches it."""
         batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self._cuda)
         view = batch.numpy()
         for place, image in enumerate(images):

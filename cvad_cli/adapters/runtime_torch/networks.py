@@ -1,4 +1,4 @@
-"""What the serving engines run: a detector's networks as one torch module from uint8 pictures, normalisation included.
+"""What the serving engines run: a detector's networks as one torch module from uint8 images, normalisation included.
 
 The same modules are run by torch, converted to OpenVINO and captured as CUDA graphs. They use nothing that such a
 conversion would have to guess: no branch on values, no tensor made while running. Imported where torch is needed only.
@@ -24,7 +24,7 @@ MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
 
 
-class _FromPictures(nn.Module):
+class _FromImages(nn.Module):
     """Normalises uint8 RGB (b, h, w, 3) by ImageNet's statistics into (b, 3, h, w) of the networks' precision."""
 
     mean: torch.Tensor
@@ -36,28 +36,28 @@ class _FromPictures(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
-    def normalised(self, pictures: torch.Tensor) -> torch.Tensor:
-        """A permuted NHWC picture is channels_last already: nothing is copied but the conversion."""
-        scaled = (pictures.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """A permuted NHWC image is channels_last already: nothing is copied but the conversion."""
+        scaled = (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
         return scaled if self.dtype == torch.float32 else scaled.to(self.dtype)
 
 
 @final
-class PatchEmbedding(_FromPictures):
+class PatchEmbedding(_FromImages):
     """Locally aware patch features (PatchCore section 3.1): 3x3 averages of each layer, brought to the first's grid."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(dtype)
         self.network = network.eval().to(dtype)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (b, h, w, 3) to patches (b, p, d), float32, row by row over the grid."""
-        return joined(local_means(self.network(self.normalised(pictures)))).flatten(2).transpose(1, 2)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (b, h, w, 3) to patches (b, p, d), float32, row by row over the grid."""
+        return joined(local_means(self.network(self.normalised(images)))).flatten(2).transpose(1, 2)
 
 
 @final
 class PatchcoreScores(nn.Module):
-    """PatchCore from pictures to image scores and maps, every image of a batch at once."""
+    """PatchCore from images to image scores and maps, every image of a batch at once."""
 
     bank: torch.Tensor
     offset: torch.Tensor
@@ -82,9 +82,9 @@ class PatchcoreScores(nn.Module):
         }.items():
             self.register_buffer(name, values.float().contiguous(), persistent=False)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
-        patches = self.embedding(pictures)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
+        patches = self.embedding(images)
         distances, nearest = self.nearest(patches.flatten(0, 1))
         distances, nearest = distances.view(len(patches), -1), nearest.view(len(patches), -1)
         scores, strangest = distances.max(dim=1)
@@ -117,10 +117,10 @@ class PatchcoreScores(nn.Module):
 
 
 @final
-class StudentTeacherMaps(_FromPictures):
+class StudentTeacherMaps(_FromImages):
     """EfficientAD's two maps before they are enlarged, from anomalib's torch model.
 
-    The picture is normalised once instead of in each network, and differences are taken in float32 whatever the
+    The image is normalised once instead of in each network, and differences are taken in float32 whatever the
     networks' precision.
     """
 
@@ -139,14 +139,14 @@ class StudentTeacherMaps(_FromPictures):
         self.register_buffer("teacher_std", std if measured else torch.ones_like(std), persistent=False)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the maps of a picture of `image_size`."""
+        """Rows and columns of the maps of an image of `image_size`."""
         with torch.inference_mode():
             coarse = self(torch.zeros(1, *image_size, 3, dtype=torch.uint8, device=self.mean.device))
         return int(coarse.shape[-2]), int(coarse.shape[-1])
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (b, h, w, 3) to mean squared distances (b, 2, r, c): student to teacher, student to autoencoder."""
-        inside = self.normalised(pictures)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (b, h, w, 3) to mean squared distances (b, 2, r, c): student to teacher, student to autoencoder."""
+        inside = self.normalised(images)
         taught = (describe(self.teacher, inside).float() - self.teacher_mean) / self.teacher_std
         said = describe(self.student, inside).float()
         rebuilt = self.ae.decoder(self.ae.encoder(inside), inside.shape[-2:]).float()
@@ -157,7 +157,7 @@ class StudentTeacherMaps(_FromPictures):
 
 @final
 class EfficientAdScores(nn.Module):
-    """EfficientAD from pictures to image scores and maps."""
+    """EfficientAD from images to image scores and maps."""
 
     rows: torch.Tensor
     columns: torch.Tensor
@@ -169,19 +169,19 @@ class EfficientAdScores(nn.Module):
         self.register_buffer("rows", torch.from_numpy(spread.rows.copy()), persistent=False)
         self.register_buffer("columns", torch.from_numpy(spread.columns.copy()), persistent=False)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
-        coarse = self.maps(pictures)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (b, h, w, 3) to scores (b,) and maps (b, h, w)."""
+        coarse = self.maps(images)
         scale = self._scale
         together = scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]
         enlarged = self.rows @ together @ self.columns.T + scale.offset
         return enlarged.amax(dim=(-2, -1)), enlarged
 
 
-def answers(module: nn.Module, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """What a module on the CPU makes of uint8 pictures (h, w, 3), one by one: (n, ...)."""
+def answers(module: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
+    """What a module on the CPU makes of uint8 images (h, w, 3), one by one: (n, ...)."""
     with torch.inference_mode():
-        return np.concatenate([module(torch.from_numpy(picture.copy())[None]).numpy() for picture in pictures])
+        return np.concatenate([module(torch.from_numpy(image.copy())[None]).numpy() for image in images])
 
 
 def torch_dtype(precision: str) -> torch.dtype:

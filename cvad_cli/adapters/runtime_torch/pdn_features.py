@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @final
 class PdnFeatures(nn.Module):
-    """Normalised pictures (b, 3, h, w) to a list of one map (b, c, h', w'), every `step`-th place."""
+    """Normalised images (b, 3, h, w) to a list of one map (b, c, h', w'), every `step`-th place."""
 
     def __init__(self, network: nn.Module, layer: str, step: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PdnFeatures(nn.Module):
 
 
 def describe(pdn: Any, inside: torch.Tensor) -> torch.Tensor:
-    """anomalib's patch description network on pictures that are normalised already: (b, 3, h, w) to (b, c, h', w').
+    """anomalib's patch description network on images that are normalised already: (b, 3, h, w) to (b, c, h', w').
 
     Its own `forward` normalises first, with tensors that it makes in float32 while it runs: neither a captured graph
     nor half precision can have that.

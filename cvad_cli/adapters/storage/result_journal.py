@@ -1,7 +1,7 @@
 """Results that are their own memory: an append-only file of JSON lines that says what is done.
 
-A picture is done when its line is in the file, whole. The line is written at once and forced to disk before anyone is
-told, so that whatever kills the process, each picture has one line or none, and one without is inspected again. A last
+An image is done when its line is in the file, whole. The line is written at once and forced to disk before anyone is
+told, so that whatever kills the process, each image has one line or none, and one without is inspected again. A last
 line that was torn is cut off when the file is opened.
 """
 
@@ -61,7 +61,7 @@ class ResultJournal:
         return _key(name, size, mtime_ns) in self._done
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write the line of one picture, durably. `record["file"]` holds name, size and mtime_ns.
+        """Write the line of one image, durably. `record["file"]` holds name, size and mtime_ns.
 
         Raises ResourceError where the disk does not take it; nothing after it may then be appended.
         """
@@ -105,7 +105,7 @@ class ResultJournal:
                     damaged.append(number)
         if damaged:
             named = ", ".join(map(str, damaged[:5])) + ("" if len(damaged) <= 5 else f" and {len(damaged) - 5} more")
-            warn(f"{self.path}: line {named} is no result of cvad and counts for no picture")
+            warn(f"{self.path}: line {named} is no result of cvad and counts for no image")
         return end
 
 

@@ -1,4 +1,4 @@
-"""Whether what a run would give is there already: made by this cvad, from the same settings and the same pictures."""
+"""Whether what a run would give is there already: made by this cvad, from the same settings and the same images."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def earlier_evaluation(settings: RunConfig, *, classification: bool = False) -> 
             and said["test_fingerprint"] == fingerprint(open_dataset(settings.data).test)
         )
     except (OSError, ValueError, LookupError, TypeError, DataError):
-        return None  # not there, not whole, of another version, or its pictures are gone: the run itself will say
-    pictures = sum(path.is_file() for path in (folder / "pictures").rglob("*"))
-    return EvaluationSummary(folder, metrics, pictures) if alike else None
+        return None  # not there, not whole, of another version, or its images are gone: the run itself will say
+    images = sum(path.is_file() for path in (folder / "images").rglob("*"))
+    return EvaluationSummary(folder, metrics, images) if alike else None
 
 
 def _sound_bundle(settings: RunConfig) -> Bundle | None:
@@ -87,7 +87,7 @@ def _trained_alike(bundle: Bundle, settings: RunConfig) -> bool:
 
 
 def _differing(former: Mapping[str, Any], settings: RunConfig, left_out: tuple[str, ...]) -> set[str]:
-    """Sections that are not as they were. Where the pictures lie does not count: their content is compared."""
+    """Sections that are not as they were. Where the images lie does not count: their content is compared."""
     now = to_plain(settings)
     return {name for name in now.keys() | former.keys() if name not in left_out and _of(former, name) != _of(now, name)}
 

@@ -20,7 +20,7 @@ class RunOutcome:
     category: str
     """Its column."""
     state: Literal["done", "kept", "failed"]
-    """`kept`: the result of an earlier call with the same settings and pictures still holds."""
+    """`kept`: the result of an earlier call with the same settings and images still holds."""
     folder: Path
     """Where its results are, or would be."""
     seconds: float

@@ -14,7 +14,7 @@ import numpy as np
 
 from cvad_cli.adapters.storage.bundles import Bundle, FileWriter, write_bundle
 from cvad_cli.adapters.storage.tensor_files import read_arrays, write_tensors
-from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import patchcore_network
 from cvad_cli.assembly.serving.engine_choice import as_reference
@@ -29,11 +29,11 @@ from cvad_cli.records import ImageRecord
 NOISE: Final = 0.05
 """Standard deviation of what is added to copied rows, as a share of each channel's: a larger bank has no twins."""
 
-PICTURES: Final = 24
-"""A bank for another image size is chosen from the patches of at least so many pictures, where they are there."""
+IMAGES: Final = 24
+"""A bank for another image size is chosen from the patches of at least so many images, where they are there."""
 
 CHOICE: Final = 6
-"""And from so many patches a row: in a graph over all patches of a few pictures, others' nearest are not found."""
+"""And from so many patches a row: in a graph over all patches of a few images, others' nearest are not found."""
 
 BANK: Final = "memory_bank"
 """The bundle's file that holds it."""
@@ -43,8 +43,8 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
     """Write a bundle below `root` with another `image_size` or `bank_rows`; return the settings that open it.
 
     Its probes are judged anew, so that the engine which serves it proves itself as it does on any other bundle. At
-    another image size probes and memory bank are of training pictures at that size, as training would have them: else
-    no graph may have the recall, and the search be exhaustive. Raises DataError where there are no such pictures.
+    another image size probes and memory bank are of training images at that size, as training would have them: else
+    no graph may have the recall, and the search be exhaustive. Raises DataError where there are no such images.
     """
     side = value if axis == "image_size" else settings.data.image_size
     changed = dataclasses.replace(
@@ -54,11 +54,11 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
     )
     probes, bank = read_probes(bundle), None
     if side != settings.data.image_size:
-        good = _GoodPictures.of(changed, 0 if probes is None else len(probes.keys))
+        good = _GoodImages.of(changed, 0 if probes is None else len(probes.keys))
         probes = None if probes is None else good.as_probes(probes)
         if BANK in bundle.manifest["files"]:
             rows = int(bundle.manifest["training"]["memory_bank"][0])
-            wanted = max(PICTURES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
+            wanted = max(IMAGES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
             bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
     elif axis == "bank_rows":
         bank = partial(_write_bank, read_arrays(bundle.file(BANK))["features"], value)
@@ -87,31 +87,31 @@ def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, probes:
         write_bundle(bundle_folder(settings), contents, writers)
         reference = dataclasses.replace(settings, runtime=as_reference(settings.runtime))
         judge = open_detector(reference, "cpu").detector.predict
-        found = [judge([picture])[0] for picture in probes.pictures]
+        found = [judge([image])[0] for image in probes.images]
         writers |= probes.judged(found).writers
     write_bundle(bundle_folder(settings), contents, writers)
 
 
 def _grid(bundle: Bundle, side: int) -> list[int]:
-    """Rows and columns of PatchCore's patches in a picture of `side` pixels."""
+    """Rows and columns of PatchCore's patches in an image of `side` pixels."""
     own = int(bundle.manifest["preprocessing"]["image_size"])
     return [int(cells) * side // own for cells in bundle.manifest["model"]["grid"]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _GoodPictures:
-    """Good training pictures at the network's size of `settings`, in random order, the first of them for probes."""
+class _GoodImages:
+    """Good training images at the network's size of `settings`, in random order, the first of them for probes."""
 
     settings: RunConfig
     first: tuple[ImageRecord, ...]
     rest: tuple[ImageRecord, ...]
 
     @classmethod
-    def of(cls, settings: RunConfig, probes: int) -> _GoodPictures:
+    def of(cls, settings: RunConfig, probes: int) -> _GoodImages:
         records = open_dataset(settings.data).train
         if len(records) < 2:
             raise DataError(
-                f"{settings.data.root}: other image sizes are measured with two good training pictures at least, and "
+                f"{settings.data.root}: other image sizes are measured with two good training images at least, and "
                 f"{len(records)} are there; add some, or leave --scaling out"
             )
         order = np.random.default_rng(settings.seed).permutation(len(records))
@@ -122,21 +122,21 @@ class _GoodPictures:
     def as_probes(self, probes: Probes) -> Probes:
         """In the place of `probes`, not judged yet."""
         rng = np.random.default_rng(self.settings.seed)
-        good = [read_picture(record.path, self.settings.data) for record in self.first]
-        pictures, unspoilt = with_spoilt(good, rng=rng)
+        good = [read_image(record.path, self.settings.data) for record in self.first]
+        images, unspoilt = with_spoilt(good, rng=rng)
         keys = tuple(record.key for record in self.first)
-        return dataclasses.replace(probes, pictures=pictures, good=unspoilt, keys=keys)
+        return dataclasses.replace(probes, images=images, good=unspoilt, keys=keys)
 
     def others(self, most: int) -> list[np.ndarray]:
         """At most so many of the rest: uint8 (h, w, 3)."""
-        return [read_picture(record.path, self.settings.data) for record in self.rest[:most]]
+        return [read_image(record.path, self.settings.data) for record in self.rest[:most]]
 
 
-def patches_of(bundle: Bundle, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """The patch features (n, d) of uint8 pictures (h, w, 3)."""
+def patches_of(bundle: Bundle, images: Sequence[np.ndarray]) -> np.ndarray:
+    """The patch features (n, d) of uint8 images (h, w, 3)."""
     from cvad_cli.adapters.runtime_torch.networks import PatchEmbedding, answers
 
-    found = answers(PatchEmbedding(patchcore_network(bundle)), pictures)
+    found = answers(PatchEmbedding(patchcore_network(bundle)), images)
     return found.reshape(-1, found.shape[-1])
 
 

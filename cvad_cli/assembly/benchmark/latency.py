@@ -1,4 +1,4 @@
-"""How long one picture takes from its file to its verdict, alone, part by part: no queue, no batch, no thread."""
+"""How long one image takes from its file to its verdict, alone, part by part: no queue, no batch, no thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvad_cli.core.latency import Spread, StageTimes
 
 @dataclass(frozen=True, slots=True)
 class SingleLatency:
-    """Latency of single pictures and where it went. Whole and parts are timed apart, so what is missing shows."""
+    """Latency of single images and where it went. Whole and parts are timed apart, so what is missing shows."""
 
     whole: Spread
     stages: dict[str, Spread]
@@ -29,13 +29,13 @@ class SingleLatency:
 def single_image_latency(
     opened: OpenBundle, settings: RunConfig, paths: Sequence[Path], *, repeats: int = 1, warm_up: int = 3
 ) -> SingleLatency:
-    """Judge each picture alone, `repeats` times over, as `cvad predict` does with a batch of one.
+    """Judge each image alone, `repeats` times over, as `cvad predict` does with a batch of one.
 
-    The first `warm_up` pictures are judged once before, uncounted. Files come from the page cache where the system has
-    them there. Raises DataError naming a picture that cannot be read, ValueError where there is none.
+    The first `warm_up` images are judged once before, uncounted. Files come from the page cache where the system has
+    them there. Raises DataError naming an image that cannot be read, ValueError where there is none.
     """
     if not paths or repeats < 1:
-        raise ValueError("single_image_latency: expected one or more pictures and repeats from 1")
+        raise ValueError("single_image_latency: expected one or more images and repeats from 1")
     detector, times = opened.detector, StageTimes()
     load = Loader(detector.image_size, max_megapixels=settings.data.max_megapixels)
     rule = region_rule(settings, opened.calibration)

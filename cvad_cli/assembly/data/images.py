@@ -1,4 +1,4 @@
-"""From a config to pictures at the network's size: the data set, and its images read ahead, in order."""
+"""From a config to images at the network's size: the data set, and its images read ahead, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cvad_cli.records import Dataset, ImageRecord, SkippedImage
 
 
 def open_dataset(data: DataConfig) -> Dataset:
-    """List the pictures that the config names. Raises DataError where folders or labels do not fit."""
+    """List the images that the config names. Raises DataError where folders or labels do not fit."""
     root = Path(data.root).expanduser()
     if data.format == "mvtec":
         return load_mvtec(root, data.category or "")
@@ -34,16 +34,16 @@ def open_dataset(data: DataConfig) -> Dataset:
 
 
 def dataset_home(data: DataConfig) -> Path:
-    """The folder that the keys of the config's pictures are relative to, whether or not it is there."""
+    """The folder that the keys of the config's images are relative to, whether or not it is there."""
     root = Path(data.root).expanduser()
     below = root / (data.category or "")
     return below if data.format == "mvtec" and below.is_dir() else root
 
 
-class PictureStream:
-    """Pictures of some records, decoded in threads ahead of the network, in the records' order.
+class ImageStream:
+    """Images of some records, decoded in threads ahead of the network, in the records' order.
 
-    With `data.on_error: skip` an unreadable picture is passed over and listed in `skipped`; else it raises DataError.
+    With `data.on_error: skip` an unreadable image is passed over and listed in `skipped`; else it raises DataError.
     """
 
     def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
@@ -58,11 +58,11 @@ class PictureStream:
         return [record for record in self.records if record.key not in skipped]
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
-        """Yield (record, uint8 RGB picture (s, s, 3) with s = `data.image_size`)."""
+        """Yield (record, uint8 RGB image (s, s, 3) with s = `data.image_size`)."""
 
         def attempt(record: ImageRecord) -> np.ndarray | DataError:
             try:
-                return read_picture(record.path, self._data)
+                return read_image(record.path, self._data)
             except DataError as error:
                 return error
 
@@ -76,8 +76,8 @@ class PictureStream:
                 yield record, outcome
 
 
-class LazyPictures(Sequence[np.ndarray]):
-    """Pictures that are read when they are asked for: an epoch over them needs memory for one batch."""
+class LazyImages(Sequence[np.ndarray]):
+    """Images that are read when they are asked for: an epoch over them needs memory for one batch."""
 
     def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
         self._records = records
@@ -89,15 +89,15 @@ class LazyPictures(Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
     @overload
-    def __getitem__(self, index: slice) -> LazyPictures: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | LazyPictures:
+    def __getitem__(self, index: slice) -> LazyImages: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | LazyImages:
         if isinstance(index, slice):
-            return LazyPictures(self._records[index], self._data)
-        return read_picture(self._records[index].path, self._data)
+            return LazyImages(self._records[index], self._data)
+        return read_image(self._records[index].path, self._data)
 
 
-def read_picture(path: Path, data: DataConfig) -> np.ndarray:
-    """One picture at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
+def read_image(path: Path, data: DataConfig) -> np.ndarray:
+    """One image at the network's size: uint8 RGB (s, s, 3). Raises DataError naming the file."""
     decoded, _ = read_reduced(path, data.image_size, max_megapixels=data.max_megapixels)
     return resize_image(decoded, (data.image_size, data.image_size))
 

@@ -1,4 +1,4 @@
-"""What a user names on the command line -> pictures: files, folders with all below them, and patterns."""
+"""What a user names on the command line -> images: files, folders with all below them, and patterns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvad_cli.errors import DataError
 
 
 def expand(names: Sequence[str]) -> list[Path]:
-    """Every picture that the names mean, each once: a file as it is, a folder's images, a pattern's matches.
+    """Every image that the names mean, each once: a file as it is, a folder's images, a pattern's matches.
 
     Folders and patterns give files with an image suffix, sorted, hidden ones left out; a file named by itself is taken
     whatever its suffix. Raises DataError for a name that means nothing, or a folder that cannot be read.
@@ -27,7 +27,7 @@ def expand(names: Sequence[str]) -> list[Path]:
 
 
 def meant(name: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path | DataError]:
-    """The pictures that one name means, found as they are asked for; a folder that cannot be read comes as its error.
+    """The images that one name means, found as they are asked for; a folder that cannot be read comes as its error.
 
     Raises DataError, at the first, where the name means nothing.
     """
@@ -103,9 +103,9 @@ def name_below(path: Path, common: Path | None) -> str:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each of the pictures, below a common folder: different pictures never share one.
+    """A name for each of the images, below a common folder: different images never share one.
 
-    Names are made of the parts that tell the pictures apart, so nothing can be written outside the folder they go to.
+    Names are made of the parts that tell the images apart, so nothing can be written outside the folder they go to.
     """
     common = common_folder(path.parent for path in paths)
     return [name_below(path, common) for path in paths]
@@ -125,5 +125,5 @@ def shown_names(images: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def with_suffix_added(name: str, suffix: str) -> str:
-    """A picture's name with a suffix that says what is written: a.jpg and a.png stay two files."""
+    """An image's name with a suffix that says what is written: a.jpg and a.png stay two files."""
     return name if name.lower().endswith(suffix) else f"{name}{suffix}"

@@ -1,4 +1,4 @@
-"""From inspected pictures to names: the labelled regions of an index, and what they say of new ones."""
+"""From inspected images to names: the labelled regions of an index, and what they say of new ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cvad_cli.core.regions import Region
 from cvad_cli.core.voting import LabelledRegions, TypeClassifier, Verdicts, vote
 from cvad_cli.errors import StoreError
 from cvad_cli.ports import DefectStore
-from cvad_cli.records import UNKNOWN, DefectPoint, Neighbour, PictureVerdict, RegionVerdict
+from cvad_cli.records import UNKNOWN, DefectPoint, ImageVerdict, Neighbour, RegionVerdict
 
 MOST_LEARNT: Final = 2000
-"""Regions that names are learnt from: all pairs of them are compared, and each picture is left out in turn."""
+"""Regions that names are learnt from: all pairs of them are compared, and each image is left out in turn."""
 
 MOST_READ: Final = 50_000
 """Regions that these are chosen from. Beyond, a type may be missed that is rarer than one in so many."""
@@ -46,13 +46,13 @@ class Namer:
         """
         points = list(islice(store.scroll(), max_read))
         if not points:
-            raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled pictures first")
+            raise StoreError(f"{config}: the defect index is empty; run `cvad index` with labelled images first")
         self.types, labelled = labelled_regions(thinned(points, max_learnt))
         self._classifier = TypeClassifier.learn(labelled)
         self._store = store
         self._home = dataset_home(settings.data)
         self._config = settings.classify
-        self.pictures = len(np.unique(labelled.pictures))
+        self.images = len(np.unique(labelled.images))
         self.regions = store.count() if len(points) == max_read else len(points)
         self._max_learnt, self._read = max_learnt, len(points)
 
@@ -95,8 +95,8 @@ class Namer:
             "classify.unknown_rate"
         )
 
-    def verdict(self, image: str, inspection: Inspection, threshold: float) -> PictureVerdict:
-        """What is said of a picture: a name for each region, and for the picture the vote of its regions."""
+    def verdict(self, image: str, inspection: Inspection, threshold: float) -> ImageVerdict:
+        """What is said of an image: a name for each region, and for the image the vote of its regions."""
         regions: tuple[RegionVerdict, ...] = ()
         name = confidence = None
         if inspection.regions:
@@ -107,10 +107,10 @@ class Namer:
                 for place, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
             )
             name, confidence = self._vote(verdicts, unknown, np.array([region.mass for region in inspection.regions]))
-        return PictureVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
+        return ImageVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
 
     def _vote(self, verdicts: Verdicts, unknown: np.ndarray, masses: np.ndarray) -> tuple[str, float]:
-        """The picture's type: unknown where more than half of the mass is, else the vote of the known regions."""
+        """The image's type: unknown where more than half of the mass is, else the vote of the known regions."""
         strange = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
         among = slice(None) if strange else ~unknown
         confidences = vote(verdicts.confidences[among], masses[among])
@@ -154,7 +154,7 @@ class Namer:
         )
 
     def _below_home(self, source: str) -> str | None:
-        """Where a neighbour's picture should lie; None for a name, of an imported index, that leads elsewhere."""
+        """Where a neighbour's image should lie; None for a name, of an imported index, that leads elsewhere."""
         inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
         return str(self._home / source) if inside else None
 
@@ -177,9 +177,9 @@ def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[Defe
 
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
-    """The names of the types, sorted, and the regions with numbers for names and pictures."""
+    """The names of the types, sorted, and the regions with numbers for names and images."""
     types, numbers = np.unique([said(point, "defect_type") for point in points], return_inverse=True)
     sources = [f"{said(point, 'category')}\0{said(point, 'source')}" for point in points]
-    _, pictures = np.unique(sources, return_inverse=True)
+    _, images = np.unique(sources, return_inverse=True)
     vectors = np.stack([point.vector for point in points]).astype(np.float64)
-    return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, pictures)
+    return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, images)

@@ -67,7 +67,7 @@ FEWEST_STAGES: Final = 3
 
 NORMAL_VIEWS: Final = 256
 VIEWS_OF_A_PLACE: Final = 4
-"""Of one part of one picture, in different orientations: more say little that is new."""
+"""Of one part of one image, in different orientations: more say little that is new."""
 
 CELLS_OF_A_VIEW: Final = 256
 """Of its 1024, drawn at random: neighbours look alike."""
@@ -79,7 +79,7 @@ FIT_BYTES: Final = 1 << 28
 
 @final
 class Describer:
-    """Looks at regions of a picture through a frozen backbone. Threads may share it."""
+    """Looks at regions of an image through a frozen backbone. Threads may share it."""
 
     def __init__(self, look: FeatureFunction, normal: NormalModel, device: str) -> None:
         self._look = look
@@ -92,13 +92,13 @@ class Describer:
         """Length of a vector."""
         return self._normal.size
 
-    def describe(self, picture: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    def describe(self, image: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         """float32 (n, 8, d): a vector of length 1 for each orientation of each region of a uint8 RGB (h, w, 3)."""
         found = np.empty((len(regions), ORIENTATIONS, self.dimension), np.float32)
-        size = (picture.shape[0], picture.shape[1])
+        size = (image.shape[0], image.shape[1])
         for place, region in enumerate(regions):
             box = view_box(region.centre, size)
-            view, own = _view(picture, box), own_cells(region.mask, size, box)
+            view, own = _view(image, box), own_cells(region.mask, size, box)
             oriented = [orient(view, number) for number in range(ORIENTATIONS)]
             with self._one_at_a_time:  # a compiled network has one set of buffers, and uses every core already
                 stages = look_at(oriented, self._look, self._device)
@@ -153,7 +153,7 @@ class FittedDescriber:
 def fit_describer(
     settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter
 ) -> FittedDescriber | None:
-    """Learn from good pictures, two or more, what good parts look like close up.
+    """Learn from good images, two or more, what good parts look like close up.
 
     None, with a warning that says what to do, where no backbone can be had that was not asked for by name: such a
     bundle detects, but names no defect types.
@@ -168,7 +168,7 @@ def fit_describer(
     look = feature_function(backbone.network, VIEW_PX, device)
     rng = np.random.default_rng([settings.seed, 3])
     cells = _good_cells(partial(look_at, look=look, device=device), records, settings.data, rng, reporter)
-    kept = min(NORMAL_CELLS, max(2, len(cells.pictures) // 4))
+    kept = min(NORMAL_CELLS, max(2, len(cells.images) // 4))
     with reporter.stage("Choosing normal cells", kept) as advance:
         rows = k_center_greedy(key_of(cells.stages), kept, rng=rng, advance=advance).rows
         normal = normal_model(cells.take(rows), cells)
@@ -236,7 +236,7 @@ def _good_cells(
     rng: np.random.Generator,
     reporter: Reporter,
 ) -> Cells:
-    """A sample of cells from random views of good pictures."""
+    """A sample of cells from random views of good images."""
     chosen = rng.permutation(len(records))[:NORMAL_VIEWS]
     turns = -(-NORMAL_VIEWS // len(chosen))
     parts: list[Cells] = []
@@ -255,31 +255,31 @@ def _good_cells(
     return Cells(
         tuple(np.concatenate(stage) for stage in zip(*(part.stages for part in parts), strict=True)),
         np.concatenate([part.pixels for part in parts]),
-        np.concatenate([part.pictures for part in parts]),
+        np.concatenate([part.images for part in parts]),
     )
 
 
 def _random_views(
     records: Sequence[ImageRecord], turns: int, data: DataConfig, rng: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the picture, view): up to `turns` views of each picture, of random place and orientation."""
+    """(number of the image, view): up to `turns` views of each image, of random place and orientation."""
 
     def read(record: ImageRecord) -> np.ndarray:
         return read_image(record.path, max_megapixels=data.max_megapixels)
 
-    for number, picture in enumerate(prefetch(records, read, ahead=4)):
-        size = (picture.shape[0], picture.shape[1])
+    for number, image in enumerate(prefetch(records, read, ahead=4)):
+        size = (image.shape[0], image.shape[1])
         side = view_side(size)
         places = math.ceil(size[0] * size[1] / side**2)
         for _ in range(min(turns, VIEWS_OF_A_PLACE * places)):
             top, left = (int(rng.integers(0, length - side + 1)) for length in size)
-            view = _view(picture, ViewBox(top, left, side))
+            view = _view(image, ViewBox(top, left, side))
             yield number, orient(view, int(rng.integers(ORIENTATIONS)))
 
 
-def _view(picture: np.ndarray, box: ViewBox) -> np.ndarray:
-    """uint8 RGB (256, 256, 3): the square of the picture in `box`."""
-    square = picture[box.top : box.top + box.side, box.left : box.left + box.side]
+def _view(image: np.ndarray, box: ViewBox) -> np.ndarray:
+    """uint8 RGB (256, 256, 3): the square of the image in `box`."""
+    square = image[box.top : box.top + box.side, box.left : box.left + box.side]
     return resize_image(square, (VIEW_PX, VIEW_PX))
 
 

@@ -41,8 +41,8 @@ class NamingReport:
 
     metrics: Mapping[str, Any]
     """What metrics.json holds under `classification`."""
-    pictures: Mapping[str, Mapping[str, Any]]
-    """Key of a picture -> `named`, its `confidence` and the nearest labelled regions of others, `neighbours`."""
+    images: Mapping[str, Mapping[str, Any]]
+    """Key of an image -> `named`, its `confidence` and the nearest labelled regions of others, `neighbours`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ def measure_naming(
     counts = Counter(names[kind] for kind in trials.types)
     found: dict[str, Any] = {
         "types": {name: counts[name] for name in names},
-        "pictures": len(trials.types),
-        "regions": len(trials.pictures),
+        "images": len(trials.types),
+        "regions": len(trials.images),
         "leave_one_out": None,
         "shots": {str(shots): None for shots in SHOTS},
         "open_set": None,
@@ -96,30 +96,28 @@ def measure_naming(
             advance(1)
         found["open_set"] = _open(trials, names, settings.classify.unknown_rate)
         advance(1)
-    title = f"{settings.name}: each picture named after the others"
+    title = f"{settings.name}: each image named after the others"
     confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
     reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
-    return NamingReport(
-        found, _by_picture(outcome, trials, names, [defect.record.key for defect in described], settings)
-    )
+    return NamingReport(found, _by_image(outcome, trials, names, [defect.record.key for defect in described], settings))
 
 
-def _by_picture(
+def _by_image(
     outcome: Outcome, trials: TrialSet, names: Sequence[str], keys: Sequence[str], settings: RunConfig
 ) -> dict[str, dict[str, Any]]:
-    """How each picture was named while it was left out, and what its region of most mass is nearest to."""
+    """How each image was named while it was left out, and what its region of most mass is nearest to."""
     told = {}
-    for picture, predicted, confidence in zip(outcome.pictures, outcome.predicted, outcome.confidence, strict=True):
-        mine = np.flatnonzero(trials.pictures == picture)
+    for image, predicted, confidence in zip(outcome.images, outcome.predicted, outcome.confidence, strict=True):
+        mine = np.flatnonzero(trials.images == image)
         main = trials.vectors[mine[np.argmax(trials.masses[mine])]]
         likeness = (trials.labels.views @ main).max(axis=1)
-        likeness[trials.labels.pictures == picture] = -np.inf
+        likeness[trials.labels.images == image] = -np.inf
         nearest = np.argsort(-likeness, kind="stable")[: settings.classify.neighbors]
-        told[keys[picture]] = {
+        told[keys[image]] = {
             "named": names[predicted],
             "confidence": float(confidence),
             "neighbours": [
-                {"key": keys[trials.labels.pictures[place]], "similarity": float(likeness[place])}
+                {"key": keys[trials.labels.images[place]], "similarity": float(likeness[place])}
                 for place in nearest
                 if np.isfinite(likeness[place])
             ],
@@ -144,7 +142,7 @@ def _measure_shots(found: dict[str, Any], trials: TrialSet, shots: int, seed: in
     outcomes = [outcome for outcome in rows if outcome is not None]
     if not outcomes:
         least = min(Counter(trials.types.tolist()).values())
-        found["unavailable"][f"shots.{shots}"] = f"the rarest type has {least} pictures, so none would be left to test"
+        found["unavailable"][f"shots.{shots}"] = f"the rarest type has {least} images, so none would be left to test"
         return
     accuracies = np.array([outcome.accuracy for outcome in outcomes])
     scores = np.array([outcome.macro_f1(trials.count) for outcome in outcomes])
@@ -182,7 +180,7 @@ def _trial_set(described: Sequence[DescribedDefect]) -> tuple[tuple[str, ...], T
     views = np.concatenate([defect.label_vectors for defect in described]).astype(np.float64)[:, None, :]
     trials = TrialSet(
         vectors=np.concatenate([defect.vectors for defect in described]).astype(np.float64),
-        pictures=regions,
+        images=regions,
         masses=np.concatenate([defect.masses for defect in described]),
         labels=LabelledRegions(views, types[labels], labels),
         types=types,

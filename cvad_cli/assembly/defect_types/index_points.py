@@ -43,7 +43,7 @@ class Labeller:
         return cls(category, inspector.fingerprint, labelled_by, now)
 
     def point(self, record: ImageRecord, sha256: str, region: Region, vector: np.ndarray) -> DefectPoint:
-        """A region of a labelled picture. Its id follows from bundle, picture, content and place."""
+        """A region of a labelled image. Its id follows from bundle, image, content and place."""
         identity = "\0".join([self.bundle, self.category, record.key, sha256, *map(str, region.box)])
         payload = {
             "category": self.category,
@@ -64,7 +64,7 @@ class Labeller:
 
 
 def same_label(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two payloads of one id say the same of it: the id itself stands for picture, content, bundle and place.
+    """Whether two payloads of one id say the same of it: the id itself stands for image, content, bundle and place.
 
     When it was said does not count, and a store may give a score back with its last digit changed.
     """

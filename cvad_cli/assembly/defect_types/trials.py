@@ -1,4 +1,4 @@
-"""How well types are named, measured on labelled pictures such that nothing that is tested has been indexed.
+"""How well types are named, measured on labelled images such that nothing that is tested has been indexed.
 
 All of it works on descriptors that were made once: only what is indexed and what is tested changes from trial to trial.
 What depends on labels is learnt anew inside each trial, the temperature of the confidences included.
@@ -21,7 +21,7 @@ from cvad_cli.core.voting import (
 )
 
 MOST_FOLDS: Final = 100
-"""With more pictures than this, several are left out at a time."""
+"""With more images than this, several are left out at a time."""
 
 BINS: Final = 10
 """Of the reliability table."""
@@ -29,47 +29,47 @@ BINS: Final = 10
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Every region that was found in p labelled pictures of C types."""
+    """Every region that was found in p labelled images of C types."""
 
     vectors: np.ndarray
     """(n, d), length 1."""
-    pictures: np.ndarray
-    """int (n,): the picture of each region, each of 0..p - 1 present."""
+    images: np.ndarray
+    """int (n,): the image of each region, each of 0..p - 1 present."""
     masses: np.ndarray
     """(n,)."""
     labels: LabelledRegions
-    """The regions that are indexed where their picture is: not always those that are found."""
+    """The regions that are indexed where their image is: not always those that are found."""
     types: np.ndarray
-    """int (p,): the type of each picture, each of 0..C - 1 present."""
+    """int (p,): the type of each image, each of 0..C - 1 present."""
 
     @property
     def count(self) -> int:
         """How many types there are, C."""
         return int(self.types.max()) + 1
 
-    def indexed(self, pictures: np.ndarray) -> tuple[np.ndarray, LabelledRegions]:
-        """The types among `pictures`, and their labelled regions with types numbered in that order."""
-        chosen = np.isin(self.labels.pictures, pictures)
+    def indexed(self, images: np.ndarray) -> tuple[np.ndarray, LabelledRegions]:
+        """The types among `images`, and their labelled regions with types numbered in that order."""
+        chosen = np.isin(self.labels.images, images)
         seen, numbers = np.unique(self.labels.types[chosen], return_inverse=True)
-        return seen, LabelledRegions(self.labels.views[chosen], numbers, self.labels.pictures[chosen])
+        return seen, LabelledRegions(self.labels.views[chosen], numbers, self.labels.images[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was said of k pictures that were tested."""
+    """What was said of k images that were tested."""
 
-    pictures: np.ndarray
-    """int (k,): which picture of the trial set each is."""
+    images: np.ndarray
+    """int (k,): which image of the trial set each is."""
     truth: np.ndarray
     """int (k,)."""
     predicted: np.ndarray
-    """int (k,): the vote of each picture's regions, unknown not being an answer here."""
+    """int (k,): the vote of each image's regions, unknown not being an answer here."""
     confidence: np.ndarray
     """(k,)."""
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures that were named rightly."""
+        """Share of images that were named rightly."""
         return float((self.truth == self.predicted).mean())
 
     def confusion(self, count: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def leave_one_out(trials: TrialSet) -> Outcome:
-    """Each picture named after all others; with more than `MOST_FOLDS`, after the other folds."""
+    """Each image named after all others; with more than `MOST_FOLDS`, after the other folds."""
     from sklearn.model_selection import LeaveOneGroupOut
 
     everyone = np.arange(len(trials.types))
@@ -95,7 +95,7 @@ def leave_one_out(trials: TrialSet) -> Outcome:
 
 
 def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outcome | None:
-    """`shots` pictures of each type indexed, all others tested; None where a type would have none to be tested."""
+    """`shots` images of each type indexed, all others tested; None where a type would have none to be tested."""
     members = [np.flatnonzero(trials.types == kind) for kind in range(trials.count)]
     if min(map(len, members)) <= shots:
         return None
@@ -106,7 +106,7 @@ def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outc
 def joined(outcomes: list[Outcome]) -> Outcome:
     """Several outcomes as one."""
     return Outcome(
-        np.concatenate([outcome.pictures for outcome in outcomes]),
+        np.concatenate([outcome.images for outcome in outcomes]),
         np.concatenate([outcome.truth for outcome in outcomes]),
         np.concatenate([outcome.predicted for outcome in outcomes]),
         np.concatenate([outcome.confidence for outcome in outcomes]),
@@ -115,20 +115,20 @@ def joined(outcomes: list[Outcome]) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class OpenSet:
-    """Each type in turn left out of the index: how well its pictures stand apart from those of known types."""
+    """Each type in turn left out of the index: how well its images stand apart from those of known types."""
 
     auroc: np.ndarray
-    """(C,): picture strangeness, the held-out type's against the others'; each known picture is left out too."""
+    """(C,): image strangeness, the held-out type's against the others'; each known image is left out too."""
     unknown_flagged: float
-    """Share of pictures of the held-out types that are called unknown at the rate asked for."""
+    """Share of images of the held-out types that are called unknown at the rate asked for."""
     known_flagged: float
-    """Share of pictures of known types that are."""
+    """Share of images of known types that are."""
 
 
 def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
-    """Hold each type out in turn. A picture's strangeness is its regions' mean, each weighing its mass.
+    """Hold each type out in turn. An image's strangeness is its regions' mean, each weighing its mass.
 
-    A picture is called unknown as `cvad classify` does: where regions of more than half its mass have p <= rate. Needs
+    An image is called unknown as `cvad classify` does: where regions of more than half its mass have p <= rate. Needs
     two types.
     """
     from sklearn.metrics import roc_auc_score
@@ -137,16 +137,16 @@ def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
     everyone = np.arange(len(trials.types))
     for kind in range(trials.count):
         _, labelled = trials.indexed(everyone[trials.types != kind])
-        strange = np.nan_to_num(strangeness(trials.vectors, labelled, trials.pictures), posinf=1e6)
+        strange = np.nan_to_num(strangeness(trials.vectors, labelled, trials.images), posinf=1e6)
         own = own_strangeness(labelled)
-        by_picture, called = np.empty(len(everyone)), np.empty(len(everyone), dtype=bool)
-        for picture in everyone:
-            mine = trials.pictures == picture
-            p_values = conformal_p(own[labelled.has_mate & (labelled.pictures != picture)], strange[mine])
+        by_image, called = np.empty(len(everyone)), np.empty(len(everyone), dtype=bool)
+        for image in everyone:
+            mine = trials.images == image
+            p_values = conformal_p(own[labelled.has_mate & (labelled.images != image)], strange[mine])
             shares = np.stack([strange[mine], p_values <= rate], axis=1)
-            by_picture[picture], share = vote(shares, trials.masses[mine])
-            called[picture] = share > 0.5
-        aurocs.append(roc_auc_score(trials.types == kind, by_picture))
+            by_image[image], share = vote(shares, trials.masses[mine])
+            called[image] = share > 0.5
+        aurocs.append(roc_auc_score(trials.types == kind, by_image))
         flagged.append(called)
     held_out = trials.types == np.arange(trials.count)[:, None]
     said = np.stack(flagged)
@@ -165,24 +165,24 @@ def reliability(outcome: Outcome) -> dict[str, Any]:
                 {
                     "from": number / BINS,
                     "to": (number + 1) / BINS,
-                    "pictures": int(inside.sum()),
+                    "images": int(inside.sum()),
                     "confidence": float(outcome.confidence[inside].mean()),
                     "accuracy": float(right[inside].mean()),
                 }
             )
-    error = sum(row["pictures"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(right)
+    error = sum(row["images"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(right)
     return {"expected_calibration_error": float(error), "bins": rows}
 
 
 def _named(trials: TrialSet, indexed: np.ndarray, tested: np.ndarray) -> Outcome:
-    """The pictures `tested`, named after the pictures `indexed`."""
+    """The images `tested`, named after the images `indexed`."""
     seen, labelled = trials.indexed(indexed)
     classifier = TypeClassifier.learn(labelled)
-    asked = np.flatnonzero(np.isin(trials.pictures, tested))
+    asked = np.flatnonzero(np.isin(trials.images, tested))
     confidences = classifier.judge(trials.vectors[asked]).confidences
     predicted, confidence = np.empty(len(tested), dtype=int), np.empty(len(tested))
-    for place, picture in enumerate(tested):
-        mine = trials.pictures[asked] == picture
+    for place, image in enumerate(tested):
+        mine = trials.images[asked] == image
         voted = vote(confidences[mine], trials.masses[asked][mine])
         predicted[place], confidence[place] = seen[voted.argmax()], voted.max()
     return Outcome(tested, trials.types[tested], predicted, confidence)

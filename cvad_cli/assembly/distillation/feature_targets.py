@@ -22,7 +22,7 @@ from cvad_cli.adapters.backbones import (
 )
 from cvad_cli.adapters.prefetch import batched, prefetch
 from cvad_cli.adapters.runtime_openvino.frozen_networks import feature_function
-from cvad_cli.assembly.distillation.pretraining_images import PICTURE_SIDE, PictureSource
+from cvad_cli.assembly.distillation.pretraining_images import IMAGE_SIDE, ImageSource
 from cvad_cli.core.feature_targets import AffineTargets, Moments, standardising_targets
 from cvad_cli.errors import ConfigError
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
 
 GRID: Final = 32
-"""Rows and columns of the targets: what a padded PDN gives for half of `PICTURE_SIDE`."""
+"""Rows and columns of the targets: what a padded PDN gives for half of `IMAGE_SIDE`."""
 
-PICTURES_AT_ONCE: Final = 8
+IMAGES_AT_ONCE: Final = 8
 
 USUAL_STRIDES: Final = (4, 8, 16)
 """Stages taken where none is named: finer ones know little, coarser ones see far beyond a PDN's 33 pixels."""
@@ -81,23 +81,23 @@ def backbone_features(backbones: Sequence[Backbone], device: str) -> GridFeature
     """Images to the raw channels of all backbones, side by side on the targets' grid."""
     from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
 
-    functions = [feature_function(backbone.network, PICTURE_SIDE, device) for backbone in backbones]
+    functions = [feature_function(backbone.network, IMAGE_SIDE, device) for backbone in backbones]
     return GridFeatures(functions, GRID, device)
 
 
 def estimate_targets(
     features: GridFeatures,
-    source: PictureSource,
+    source: ImageSource,
     *,
     images: int,
     channels: int | None,
     seed: int,
     advance: Callable[[int], None],
 ) -> AffineTargets:
-    """Standardise the features over a sample of `images` pictures and bring them to `channels` (None: as many)."""
+    """Standardise the features over a sample of `images` images and bring them to `channels` (None: as many)."""
     moments: Moments | None = None
-    groups = batched(range(images), PICTURES_AT_ONCE)
-    for batch in prefetch(groups, lambda steps: [source.picture("calibration", step, 0) for step in steps]):
+    groups = batched(range(images), IMAGES_AT_ONCE)
+    for batch in prefetch(groups, lambda steps: [source.image("calibration", step, 0) for step in steps]):
         vectors = features.vectors(batch)
         moments = moments or Moments(vectors.shape[1])
         moments.add(vectors)

@@ -1,6 +1,6 @@
-"""Batches of pretraining pictures ahead of the network: in two threads beside a CPU, in processes beside a GPU.
+"""Batches of pretraining images ahead of the network: in two threads beside a CPU, in processes beside a GPU.
 
-A GPU takes hundreds of pictures a second, more than threads of one interpreter make.
+A GPU takes hundreds of images a second, more than threads of one interpreter make.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from cvad_cli.adapters.images.random_crops import use_one_thread
 from cvad_cli.adapters.prefetch import prefetch
-from cvad_cli.assembly.distillation.pretraining_images import PictureSource
+from cvad_cli.assembly.distillation.pretraining_images import ImageSource
 from cvad_cli.config.processors import usable_processors
 
 BATCHES_AHEAD: Final = 6
@@ -27,12 +27,12 @@ Made = tuple[np.ndarray, dict[Path, str]]
 
 
 def training_batches(
-    source: PictureSource, steps: range, batch_size: int, *, processes: int | None
+    source: ImageSource, steps: range, batch_size: int, *, processes: int | None
 ) -> Generator[np.ndarray]:
-    """The training pictures of each step, uint8 RGB (b, s, s, 3), the same whatever makes them.
+    """The training images of each step, uint8 RGB (b, s, s, 3), the same whatever makes them.
 
     `processes`: 0 for threads, None for a process a core, up to `MOST_PROCESSES`. Raises DataError where hardly a
-    picture can be read.
+    image can be read.
     """
     count = min(usable_processors(), MOST_PROCESSES) if processes is None else processes
     if count == 0:
@@ -54,17 +54,17 @@ def training_batches(
                 future.cancel()
 
 
-def _taken(waiting: deque[Future[Made]], source: PictureSource) -> np.ndarray:
-    pictures, unreadable = waiting.popleft().result()
+def _taken(waiting: deque[Future[Made]], source: ImageSource) -> np.ndarray:
+    images, unreadable = waiting.popleft().result()
     source.note_unreadable(unreadable)
-    return pictures
+    return images
 
 
-_sources: Final[list[PictureSource]] = []
+_sources: Final[list[ImageSource]] = []
 """The one source of a process that makes batches: sent once, not with each step."""
 
 
-def _begin(source: PictureSource) -> None:
+def _begin(source: ImageSource) -> None:
     use_one_thread()
     _sources.append(source)
 

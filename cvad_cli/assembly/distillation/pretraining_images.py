@@ -1,6 +1,6 @@
-"""What a teacher learns from: generated scenes and crops of real pictures, each a pure function of seed and place.
+"""What a teacher learns from: generated scenes and crops of real images, each a pure function of seed and place.
 
-Place means: which stream (training, calibration, held out), which step, which picture of the batch. A run that goes on
+Place means: which stream (training, calibration, held out), which step, which image of the batch. A run that goes on
 from a checkpoint therefore sees exactly what it would have seen.
 """
 
@@ -22,14 +22,14 @@ from cvad_cli.adapters.images.random_crops import random_crop, shrunk
 from cvad_cli.core.dead_leaves import dead_leaves
 from cvad_cli.errors import DataError
 
-PICTURE_SIDE: Final = 256
-"""Pixels; the backbones see this much, the PDN the same picture at half the side (EfficientAD: 512 and 256)."""
+IMAGE_SIDE: Final = 256
+"""Pixels; the backbones see this much, the PDN the same image at half the side (EfficientAD: 512 and 256)."""
 
-LONGEST_SIDE: Final = 1024  # pixels of a real picture that is kept; enough for crops of a quarter of it
+LONGEST_SIDE: Final = 1024  # pixels of a real image that is kept; enough for crops of a quarter of it
 HELD_OUT_EVERY: Final = 8
-CACHED_PICTURES: Final = 64
+CACHED_IMAGES: Final = 64
 DRAWS: Final = 10
-"""Unreadable pictures in a row after which a run gives up: one bad file must not end a run of hours."""
+"""Unreadable images in a row after which a run gives up: one bad file must not end a run of hours."""
 
 SAMPLES: Final = (
     *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png"),
@@ -43,39 +43,39 @@ _STREAM_NUMBERS: Final[dict[Stream, int]] = {"training": 1, "calibration": 2, "h
 
 
 @dataclass(frozen=True, slots=True)
-class RealPictures:
-    """Real pictures, split once: what is held out is never trained on."""
+class RealImages:
+    """Real images, split once: what is held out is never trained on."""
 
     training: tuple[Path, ...]
     held_out: tuple[Path, ...]
     sources: tuple[tuple[str, int], ...]
-    """(name of the folder or package, number of pictures)."""
+    """(name of the folder or package, number of images)."""
     fingerprint: str
-    """Over names and sizes of the files: changes when pictures come or go."""
+    """Over names and sizes of the files: changes when images come or go."""
 
 
-def find_real_pictures(
-    folders: Sequence[Path], *, samples: bool, remedy: str = "--images takes a folder of pictures"
-) -> RealPictures:
-    """List the pictures below `folders` and, with `samples`, scikit-image's own where it is installed.
+def find_real_images(
+    folders: Sequence[Path], *, samples: bool, remedy: str = "--images takes a folder of images"
+) -> RealImages:
+    """List the images below `folders` and, with `samples`, scikit-image's own where it is installed.
 
-    Raises DataError for a folder that is missing or holds no picture.
+    Raises DataError for a folder that is missing or holds no image.
     """
     found: list[Path] = []
     sources = []
     for folder in folders:
-        pictures = _pictures_below(folder, remedy)
-        sources.append((folder.resolve().name, len(pictures)))
-        found += pictures
+        images = _images_below(folder, remedy)
+        sources.append((folder.resolve().name, len(images)))
+        found += images
     if samples and (bundled := bundled_samples()):
         sources.append(("scikit-image samples", len(bundled)))
         found += bundled
     digest = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in found).encode())
     if len(found) < HELD_OUT_EVERY:  # too few to do without any: other crops of the same ones are held out
-        return RealPictures(tuple(found), tuple(found), tuple(sources), digest.hexdigest()[:16])
+        return RealImages(tuple(found), tuple(found), tuple(sources), digest.hexdigest()[:16])
     held = found[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
     kept = tuple(path for path in found if path not in set(held))
-    return RealPictures(kept, tuple(held), tuple(sources), digest.hexdigest()[:16])
+    return RealImages(kept, tuple(held), tuple(sources), digest.hexdigest()[:16])
 
 
 def bundled_samples() -> tuple[Path, ...]:
@@ -87,39 +87,39 @@ def bundled_samples() -> tuple[Path, ...]:
     return tuple(folder / name for name in SAMPLES if (folder / name).is_file())
 
 
-def _pictures_below(folder: Path, remedy: str) -> list[Path]:
+def _images_below(folder: Path, remedy: str) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {remedy}")
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not pictures:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not images:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"{folder}: holds no picture ({kinds}), at any depth; name another folder")
-    return pictures
+        raise DataError(f"{folder}: holds no image ({kinds}), at any depth; name another folder")
+    return images
 
 
 @final
-class PictureSource:
-    """Batches of pretraining pictures. Safe to use from several threads."""
+class ImageSource:
+    """Batches of pretraining images. Safe to use from several threads."""
 
-    def __init__(self, real: RealPictures, *, generated_share: float, seed: int) -> None:
-        """With no real picture every picture is generated."""
+    def __init__(self, real: RealImages, *, generated_share: float, seed: int) -> None:
+        """With no real image every image is generated."""
         self._real = real
         self._generated_share = generated_share if real.training else 1.0
         self._seed = seed
         self._unreadable: dict[Path, str] = {}
-        self._read = lru_cache(CACHED_PICTURES)(_read_shrunk)
+        self._read = lru_cache(CACHED_IMAGES)(_read_shrunk)
 
     def batch(self, stream: Stream, step: int, count: int) -> np.ndarray:
-        """uint8 RGB (count, s, s, 3) with s = `PICTURE_SIDE`. Raises DataError where hardly a picture can be read."""
-        return np.stack([self.picture(stream, step, place) for place in range(count)])
+        """uint8 RGB (count, s, s, 3) with s = `IMAGE_SIDE`. Raises DataError where hardly an image can be read."""
+        return np.stack([self.image(stream, step, place) for place in range(count)])
 
-    def picture(self, stream: Stream, step: int, place: int) -> np.ndarray:
-        """One picture of a batch: uint8 RGB (s, s, 3)."""
+    def image(self, stream: Stream, step: int, place: int) -> np.ndarray:
+        """One image of a batch: uint8 RGB (s, s, 3)."""
         rng = np.random.default_rng([self._seed, _STREAM_NUMBERS[stream], step, place])
         if rng.random() < self._generated_share:
-            return dead_leaves(PICTURE_SIDE, rng=rng)
+            return dead_leaves(IMAGE_SIDE, rng=rng)
         paths = self._real.held_out if stream == "held_out" else self._real.training
-        return random_crop(self._readable(paths, rng), PICTURE_SIDE, rng=rng)
+        return random_crop(self._readable(paths, rng), IMAGE_SIDE, rng=rng)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process begins with nothing read."""
@@ -127,7 +127,7 @@ class PictureSource:
 
     @property
     def unreadable(self) -> dict[Path, str]:
-        """Pictures that could not be read, and what was wrong with each."""
+        """Images that could not be read, and what was wrong with each."""
         return dict(self._unreadable)
 
     def note_unreadable(self, found: Mapping[Path, str]) -> None:
@@ -136,7 +136,7 @@ class PictureSource:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What was wrong with the pictures that could not be read; others were drawn in their place."""
+        """What was wrong with the images that could not be read; others were drawn in their place."""
         return tuple(self._unreadable[path] for path in sorted(self._unreadable))
 
     def _readable(self, paths: Sequence[Path], rng: np.random.Generator) -> np.ndarray:
@@ -146,11 +146,11 @@ class PictureSource:
                 return self._read(path)
             except DataError as error:
                 self._unreadable[path] = str(error)
-        raise DataError(f"{DRAWS} pictures in a row cannot be read, the last one because: {self._unreadable[path]}")
+        raise DataError(f"{DRAWS} images in a row cannot be read, the last one because: {self._unreadable[path]}")
 
 
-def _same_source(real: RealPictures, generated_share: float, seed: int) -> PictureSource:
-    return PictureSource(real, generated_share=generated_share, seed=seed)
+def _same_source(real: RealImages, generated_share: float, seed: int) -> ImageSource:
+    return ImageSource(real, generated_share=generated_share, seed=seed)
 
 
 def _read_shrunk(path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The training loop of a teacher: a PDN learns to say of half-size pictures what the backbones say of whole ones.
+"""The training loop of a teacher: a PDN learns to say of half-size images what the backbones say of whole ones.
 
 EfficientAD, arXiv 2303.14535, section 3.1 and appendix: mean squared error to locally pooled, standardised features.
-Pictures depend on seed and step alone and the state is written every few steps, so a killed run loses only what came
+Images depend on seed and step alone and the state is written every few steps, so a killed run loses only what came
 after its last checkpoint, and ends as it would have ended.
 """
 
@@ -22,7 +22,7 @@ from cvad_cli.adapters.runtime_torch import to_tensor
 from cvad_cli.adapters.storage.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from cvad_cli.assembly.distillation.feature_targets import estimate_targets
 from cvad_cli.assembly.distillation.image_batches import training_batches
-from cvad_cli.assembly.distillation.pretraining_images import PictureSource
+from cvad_cli.assembly.distillation.pretraining_images import ImageSource
 from cvad_cli.core.feature_targets import AffineTargets
 from cvad_cli.core.learning_rate import fall_begins, learning_share
 from cvad_cli.errors import ConfigError, ModelError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What decides the result, beside the pictures and the backbones."""
+    """What decides the result, beside the images and the backbones."""
 
     size: PdnSize
     channels: int | None
@@ -70,7 +70,7 @@ class Distilled:
 
 def distil(
     plan: TrainingPlan,
-    source: PictureSource,
+    source: ImageSource,
     features: GridFeatures,
     place: CheckpointPlace,
     reporter: Reporter,
@@ -86,11 +86,11 @@ def distil(
         _require_same_course(saved, plan.steps, place.path)
         run.restore(saved)
         reporter.note(f"going on from step {saved.step} of {plan.steps}: {place.path.name}")
-    held_out = run.held_out_pictures(source)
+    held_out = run.held_out_images(source)
     steps = range(run.step, plan.steps)
-    pictures = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
-    with reporter.stage("Distilling the teacher", len(steps)) as advance, closing(pictures):
-        for batch in pictures:
+    images = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
+    with reporter.stage("Distilling the teacher", len(steps)) as advance, closing(images):
+        for batch in images:
             run.learn(batch)
             advance(1)
             if run.step % place.every == 0 or run.step == plan.steps:
@@ -100,7 +100,7 @@ def distil(
     return Distilled(run.network, len(affine.bias), tuple(run.curve), saved.step if saved else 0)
 
 
-def _estimate(plan: TrainingPlan, source: PictureSource, features: GridFeatures, reporter: Reporter) -> AffineTargets:
+def _estimate(plan: TrainingPlan, source: ImageSource, features: GridFeatures, reporter: Reporter) -> AffineTargets:
     with reporter.stage("Measuring the features", plan.calibration_images) as advance:
         return estimate_targets(
             features,
@@ -148,19 +148,19 @@ class _Run:
         """The teacher as it is now."""
         return self._training.network
 
-    def learn(self, pictures: np.ndarray) -> None:
-        """One step on uint8 pictures (b, s, s, 3)."""
+    def learn(self, images: np.ndarray) -> None:
+        """One step on uint8 images (b, s, s, 3)."""
         share = learning_share(self.step, self._plan.steps)
-        if not self._training.learn(to_tensor(list(pictures), self._device), share):
+        if not self._training.learn(to_tensor(list(images), self._device), share):
             raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
         self.step += 1
 
-    def held_out_pictures(self, source: PictureSource) -> np.ndarray:
-        """The pictures that `measure` always uses."""
+    def held_out_images(self, source: ImageSource) -> np.ndarray:
+        """The images that `measure` always uses."""
         return source.batch("held_out", 0, self._plan.held_out_images)
 
     def measure(self, held_out: np.ndarray) -> float:
-        """Mean loss over pictures that are never trained on; noted in the curve."""
+        """Mean loss over images that are never trained on; noted in the curve."""
         total = 0.0
         for batch in batched(held_out, self._plan.batch_size):
             total += self._training.loss(to_tensor(batch, self._device)) * len(batch)

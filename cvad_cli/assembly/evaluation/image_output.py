@@ -8,12 +8,12 @@ from typing import Final
 
 from cvad_cli.adapters.image_panels.anomaly_panel import write_png
 from cvad_cli.assembly.evaluation.job import EvaluatedImage, EvaluationStep
-from cvad_cli.assembly.evaluation.report_images import ReportPictures
+from cvad_cli.assembly.evaluation.report_images import ReportImages
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.records import ImageRecord
 
-PANELS_NAME: Final = "pictures"
-REPORT_PICTURES_NAME: Final = "report_pictures"
+PANELS_NAME: Final = "images"
+REPORT_IMAGES_NAME: Final = "report_images"
 
 
 class Drawer:
@@ -23,15 +23,13 @@ class Drawer:
         self, folder: Path, settings: RunConfig, records: Sequence[ImageRecord], *, portable: bool = False
     ) -> None:
         self.drawn = 0
-        """Side-by-side pictures so far."""
-        self.report: ReportPictures | None = None
+        """Side-by-side images so far."""
+        self.report: ReportImages | None = None
         self._folder = folder / PANELS_NAME
-        self._wanted = _spread(records, settings.evaluation.pictures)
+        self._wanted = _spread(records, settings.evaluation.images)
         layout = "portable" if portable else settings.evaluation.report
         if layout != "none":
-            self.report = ReportPictures(
-                folder / REPORT_PICTURES_NAME, images=len(records), portable=layout == "portable"
-            )
+            self.report = ReportImages(folder / REPORT_IMAGES_NAME, images=len(records), portable=layout == "portable")
 
     @property
     def step(self) -> EvaluationStep:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cvad_cli.adapters.pages import data_uri, write_page
 from cvad_cli.assembly.evaluation.report_charts import SQUARE, Axis, curve_path, histogram, rugs, score_axis
-from cvad_cli.assembly.evaluation.report_images import PictureRow, ReportPictures
+from cvad_cli.assembly.evaluation.report_images import ImageRow, ReportImages
 from cvad_cli.core.curves import Curve, precision_recall, roc
 from cvad_cli.core.pixel_metrics import PixelScores
 from cvad_cli.records import Calibration, GateResult
@@ -35,15 +35,15 @@ class Findings:
     pixels: PixelScores
     gates: Sequence[GateResult] = ()
     naming: Mapping[str, Mapping[str, Any]] | None = None
-    """Key of a defective picture -> how it was named; None where that was not evaluated."""
+    """Key of a defective image -> how it was named; None where that was not evaluated."""
 
 
-def write_report(folder: Path, found: Findings, pictures: ReportPictures) -> None:
-    """Write `report.html` into `folder`; the pictures lie beside it, or in it where they are portable.
+def write_report(folder: Path, found: Findings, images: ReportImages) -> None:
+    """Write `report.html` into `folder`; the images lie beside it, or in it where they are portable.
 
     Raises ResourceError where it cannot be written.
     """
-    rows = sorted(pictures.rows, key=lambda row: _worst_first(row, found.calibration.threshold))
+    rows = sorted(images.rows, key=lambda row: _worst_first(row, found.calibration.threshold))
     content = {
         "metrics": found.metrics,
         "calibration": found.calibration,
@@ -51,9 +51,9 @@ def write_report(folder: Path, found: Findings, pictures: ReportPictures) -> Non
         "verdict": _verdict(found.metrics),
         "gates": found.gates,
         "naming": found.naming,
-        "cards": _cards(rows, found, pictures),
+        "cards": _cards(rows, found, images),
         "square": SQUARE,
-        **_charts(pictures.rows, found),
+        **_charts(images.rows, found),
     }
     write_page(
         folder / REPORT_NAME,
@@ -62,11 +62,11 @@ def write_report(folder: Path, found: Findings, pictures: ReportPictures) -> Non
         styles=("evaluation.css",),
         scripts=("evaluation.js",),
     )
-    if pictures.portable:
-        shutil.rmtree(pictures.folder)
+    if images.portable:
+        shutil.rmtree(images.folder)
 
 
-def _worst_first(row: PictureRow, threshold: float) -> tuple[int, float, str]:
+def _worst_first(row: ImageRow, threshold: float) -> tuple[int, float, str]:
     """Missed defects, the least suspicious first; false alarms, the most suspicious first; then the close calls."""
     away = abs(row.score - threshold)
     mistake = (row.score > threshold) == row.record.is_normal
@@ -74,10 +74,10 @@ def _worst_first(row: PictureRow, threshold: float) -> tuple[int, float, str]:
     return rank, -away if mistake else away, row.record.key
 
 
-def _cards(rows: Sequence[PictureRow], found: Findings, pictures: ReportPictures) -> Iterator[dict[str, Any]]:
-    """The gallery, one picture at a time: a portable page is never held as a whole."""
+def _cards(rows: Sequence[ImageRow], found: Findings, images: ReportImages) -> Iterator[dict[str, Any]]:
+    """The gallery, one image at a time: a portable page is never held as a whole."""
     for row in rows:
-        photo, heat = (_address(pictures, name) for name in (row.photo, row.heat))
+        photo, heat = (_address(images, name) for name in (row.photo, row.heat))
         yield {
             "key": row.record.key,
             "type": row.record.defect_type,
@@ -96,13 +96,13 @@ def _cards(rows: Sequence[PictureRow], found: Findings, pictures: ReportPictures
         }
 
 
-def _address(pictures: ReportPictures, name: str) -> str:
-    if pictures.portable:
-        return data_uri((pictures.folder / name).read_bytes(), "image/jpeg")
-    return f"{pictures.folder.name}/{name}"
+def _address(images: ReportImages, name: str) -> str:
+    if images.portable:
+        return data_uri((images.folder / name).read_bytes(), "image/jpeg")
+    return f"{images.folder.name}/{name}"
 
 
-def _charts(rows: Sequence[PictureRow], found: Findings) -> dict[str, Any]:
+def _charts(rows: Sequence[ImageRow], found: Findings) -> dict[str, Any]:
     """Geometry of the plots; a curve is None where the test set does not have it."""
     scores = [row.score for row in rows]
     defective = [not row.record.is_normal for row in rows]

@@ -1,4 +1,4 @@
-"""The pictures of the evaluation's page, drawn while the test set streams past: files of bounded size, rows of text."""
+"""The images of the evaluation's page, drawn while the test set streams past: files of bounded size, rows of text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_PHOTO_BYTES: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRow:
+class ImageRow:
     """One test image as the page shows it. Its photo and its map are files of the folder."""
 
     record: ImageRecord
@@ -26,7 +26,7 @@ class PictureRow:
     photo: str
     heat: str
     width: int
-    """Of the picture, in the units of the outlines."""
+    """Of the image, in the units of the outlines."""
     height: int
     outline: str
     truth: str | None
@@ -34,13 +34,13 @@ class PictureRow:
     share_above: float
 
 
-class ReportPictures:
+class ReportImages:
     """Writes what the page shows of every test image into a folder."""
 
     def __init__(self, folder: Path, *, images: int, portable: bool) -> None:
         self.folder = folder
         self.portable = portable
-        self.rows: list[PictureRow] = []
+        self.rows: list[ImageRow] = []
         self.photo_bytes = PHOTO_BYTES
         """Bound on a photo: a sketch is to keep it."""
         if portable:
@@ -54,7 +54,7 @@ class ReportPictures:
         (self.folder / photo).write_bytes(drawn.photo)
         (self.folder / heat).write_bytes(drawn.heat)
         self.rows.append(
-            PictureRow(
+            ImageRow(
                 record=record,
                 score=score,
                 peak=peak,

@@ -70,7 +70,7 @@ def keeping_threads(task: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 def shard_size(settings: RunConfig) -> int:
-    """`executor.shard_images` in whole batches: whoever does them, the network sees the same pictures together."""
+    """`executor.shard_images` in whole batches: whoever does them, the network sees the same images together."""
     return max(1, settings.executor.shard_images // settings.runtime.batch_size) * settings.runtime.batch_size
 
 

@@ -72,7 +72,7 @@ def require_same_images(baseline: Baseline, fingerprint: str, data: str) -> None
     raise ConfigError(
         f"--baseline {baseline.path}: was measured on other test images ({images} of {data_then}, "
         f"fingerprint {str(theirs)[:12]}) than this run ({data}, fingerprint {fingerprint[:12]}). "
-        "Pictures, masks and types must be the same: evaluate the earlier detector on these images for a new baseline"
+        "Images, masks and types must be the same: evaluate the earlier detector on these images for a new baseline"
     )
 
 

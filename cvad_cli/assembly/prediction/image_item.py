@@ -1,4 +1,4 @@
-"""One picture to inspect, before it is read."""
+"""One image to inspect, before it is read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Which picture is spoken of."""
+    """Which image is spoken of."""
 
     image: str
     """What results call it: the path as it was given, `line.mp4#12`, `camera:0#12`."""
     name: str
-    """Relative, of this picture alone: what files about it are called."""
+    """Relative, of this image alone: what files about it are called."""
     stamp: Stamp | None = None
     """Of a watched file."""
     record: ImageRecord | None = None
@@ -37,7 +37,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture to inspect: a file, a frame, or what could not even be listed."""
+    """One image to inspect: a file, a frame, or what could not even be listed."""
 
     subject: Subject
     origin: Path | np.ndarray | DataError

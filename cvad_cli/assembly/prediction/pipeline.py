@@ -5,8 +5,8 @@
 Every command that judges images does it here, so a file has the same score, map and regions in each of them, up to the
 rounding that the images beside it in its batch bring about. What a command makes of a verdict is its `finish`.
 
-Every queue is bounded, so a slow part holds the ones before it back. A picture that cannot be read travels as its
-error and takes its place among the results. What a picture waits for (a full batch, its turn) is measured too, so that
+Every queue is bounded, so a slow part holds the ones before it back. An image that cannot be read travels as its
+error and takes its place among the results. What an image waits for (a full batch, its turn) is measured too, so that
 the parts of its latency explain the whole.
 """
 
@@ -86,14 +86,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A picture and what the detector says of it."""
+    """An image and what the detector says of it."""
 
     loaded: Loaded
     prediction: Prediction
     judged: float
     """When its batch came back, by the clock of `time.perf_counter`."""
     stages: Mapping[str, float]
-    """Seconds by stage so far; what a batch took counts in full for each of its pictures, which waited for it."""
+    """Seconds by stage so far; what a batch took counts in full for each of its images, which waited for it."""
 
 
 def keep_original(_subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -147,7 +147,7 @@ class Loader:
 
 @final
 class Pipeline:
-    """The way of pictures through one detector. Its threads live as long as a `run`."""
+    """The way of images through one detector. Its threads live as long as a `run`."""
 
     def __init__(self, detector: Detector, *, batch_size: int, workers: int) -> None:
         self._detector = detector
@@ -166,12 +166,12 @@ class Pipeline:
         """Yield `finish` of each image that was judged, and each failure, in the order of the shots.
 
         An image whose `finish` raises DataError has failed; what else it raises ends the run.
-        `load` says None for a shot that is to be left out. `live`: pictures are judged as they come, else in full
+        `load` says None for a shot that is to be left out. `live`: images are judged as they come, else in full
         batches. Leaving the loop early begins nothing more and ends the threads; `ending` is set first, for a source
         that waits to let go.
         """
         halt, ending = threading.Event(), ending or threading.Event()
-        # A live picture that waits grows stale: the camera may keep it, or drop it for a newer one.
+        # A live image that waits grows stale: the camera may keep it, or drop it for a newer one.
         ahead = (1 if live else 2) * self._batch_size + self._workers
         with Prefetch(shots, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
             judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
@@ -193,22 +193,22 @@ class Pipeline:
 
     def _judge(self, batches: Iterable[list[Loaded | Failed | None]]) -> Iterator[Judged | Failed]:
         for batch in batches:
-            pictures = [one for one in batch if isinstance(one, Loaded)]
-            verdicts = iter(self._predict(pictures) if pictures else ())
+            images = [one for one in batch if isinstance(one, Loaded)]
+            verdicts = iter(self._predict(images) if images else ())
             for one in batch:
                 if isinstance(one, Loaded):
                     yield next(verdicts)
                 elif one is not None:
                     yield one
 
-    def _predict(self, pictures: list[Loaded]) -> list[Judged | Failed]:
+    def _predict(self, images: list[Loaded]) -> list[Judged | Failed]:
         begun = time.perf_counter()
-        predictions = self._detector.predict([picture.small for picture in pictures])
+        predictions = self._detector.predict([image.small for image in images])
         done = time.perf_counter()
         split = split_of(self._detector, done - begun)
         return [
-            _checked(Judged(picture, prediction, done, {**picture.stages, "wait": begun - picture.loaded, **split}))
-            for picture, prediction in zip(pictures, predictions, strict=True)
+            _checked(Judged(image, prediction, done, {**image.stages, "wait": begun - image.loaded, **split}))
+            for image, prediction in zip(images, predictions, strict=True)
         ]
 
 
@@ -218,11 +218,9 @@ def split_of(detector: Detector, whole_s: float) -> dict[str, float]:
 
 
 def _checked(judged: Judged) -> Judged | Failed:
-    """A score that is no number would pass every threshold: such a picture has no verdict."""
+    """A score that is no number would pass every threshold: such an image has no verdict."""
     prediction = judged.prediction
     if math.isfinite(prediction.score) and np.isfinite(prediction.anomaly_map).all():
         return judged
     subject = judged.loaded.subject
-    return Failed(
-        subject, DataError(f"{subject.image}: the detector gives no number for it; see what the picture shows")
-    )
+    return Failed(subject, DataError(f"{subject.image}: the detector gives no number for it; see what the image shows"))

@@ -15,7 +15,7 @@ from cvad_cli.records import Calibration
 def regions_of(
     anomaly_map: np.ndarray, size: tuple[int, int], rule: RegionRule, settings: RunConfig
 ) -> tuple[Region, ...]:
-    """The regions of a rejected picture of `size` (rows, columns), most mass first."""
+    """The regions of a rejected image of `size` (rows, columns), most mass first."""
     if settings.classify.min_area_px is None:
         rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
     return find_regions(anomaly_map, size, rule, rejected=True)
@@ -25,9 +25,7 @@ def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:
     """The rule of the `classify` section, with the bundle's calibrated map threshold."""
     config, seed = settings.classify, calibration.pixel_threshold
     if config.min_area_mm2 > 0 and settings.data.pixel_size_mm is None:
-        raise ConfigError(
-            "classify.min_area_mm2: needs data.pixel_size_mm, the side of a pixel of the original picture"
-        )
+        raise ConfigError("classify.min_area_mm2: needs data.pixel_size_mm, the side of a pixel of the original image")
     return RegionRule(
         seed=seed,
         grow=seed - (1 - config.hysteresis) * abs(seed),

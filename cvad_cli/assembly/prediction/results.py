@@ -1,4 +1,4 @@
-"""From a detector's verdict to a result: regions, files, figures. Nothing is kept a picture."""
+"""From a detector's verdict to a result: regions, files, figures. Nothing is kept an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RATE_WINDOW_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class FoundRegion:
-    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original picture."""
+    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original image."""
 
     box: tuple[int, int, int, int]
     """(top, left, bottom, right), bottom and right exclusive."""
@@ -40,8 +40,8 @@ class FoundRegion:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureResult:
-    """What `cvad predict` says of one picture."""
+class ImageResult:
+    """What `cvad predict` says of one image."""
 
     image: str
     score: float
@@ -58,17 +58,17 @@ class PictureResult:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A picture's result and where its time went."""
+    """An image's result and where its time went."""
 
     subject: Subject
-    result: PictureResult
+    result: ImageResult
     latency_s: float
     stages: Mapping[str, float]
 
 
 @final
 class Finisher:
-    """Finds the regions of rejected pictures and writes maps and marked pictures, where asked. Called from threads."""
+    """Finds the regions of rejected images and writes maps and marked images, where asked. Called from threads."""
 
     def __init__(
         self, opened: OpenBundle, settings: RunConfig, *, maps: Path | None = None, overlays: Path | None = None
@@ -100,7 +100,7 @@ class Finisher:
         if self._maps is not None or self._overlays is not None:
             stages["files"] = written - found
         latency = written - loaded.started
-        result = PictureResult(
+        result = ImageResult(
             image=loaded.subject.image,
             score=prediction.score,
             threshold=self._threshold,

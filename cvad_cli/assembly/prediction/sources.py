@@ -1,4 +1,4 @@
-"""What `cvad predict` is pointed at -> shots, one picture each, found as they are asked for: memory stays flat."""
+"""What `cvad predict` is pointed at -> shots, one image each, found as they are asked for: memory stays flat."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def camera_number(source: str) -> int | None:
 
 
 def is_live(source: str) -> bool:
-    """Whether pictures come when they will: what is there is then judged at once, in smaller batches."""
+    """Whether images come when they will: what is there is then judged at once, in smaller batches."""
     return source == STDIN or camera_number(source) is not None
 
 
@@ -75,7 +75,7 @@ class Sources:
         self.is_live = any(map(is_live, names))
 
     def shots(self) -> Iterator[Shot]:
-        """Every picture, found as it is asked for."""
+        """Every image, found as it is asked for."""
         for name in self._names:
             for shot in self._of(name):
                 if self._enough.is_set():
@@ -84,7 +84,7 @@ class Sources:
 
     @staticmethod
     def load(loader: Loader, shot: Shot) -> Loaded | Failed:
-        """Read a picture; what cannot be read comes as its error."""
+        """Read an image; what cannot be read comes as its error."""
         try:
             return loader(shot)
         except DataError as error:
@@ -121,7 +121,7 @@ class Sources:
 
 
 def require_outside(folder: Path, sources: Sequence[str], option: str) -> None:
-    """What is written must not be read as a picture in turn. Raises ConfigError where `folder` lies in a source."""
+    """What is written must not be read as an image in turn. Raises ConfigError where `folder` lies in a source."""
     whole = folder.expanduser().resolve()
     for source in sources:
         inside = Path(source).expanduser()
@@ -155,7 +155,7 @@ def _can_read(descriptor: int) -> bool:
 
 
 class _Naming:
-    """Names for files about pictures: the path below what all sources have in common, so two never share one."""
+    """Names for files about images: the path below what all sources have in common, so two never share one."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._common = common_folder(_root(source) for source in sources if camera_number(source) is None)
@@ -168,7 +168,7 @@ class _Naming:
 
 
 def _root(source: str) -> Path:
-    """The folder that a source's pictures lie below."""
+    """The folder that a source's images lie below."""
     if source == STDIN:
         return Path.cwd()
     whole = whole_path(Path(source).expanduser())

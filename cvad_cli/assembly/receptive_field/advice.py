@@ -22,7 +22,7 @@ BULK: Final = 0.9
 
 
 def parse_defect(text: str, pixel_size_mm: float | None) -> float:
-    """Side in pixels of the original picture of a size such as '2.5mm' or '40px'. Raises ConfigError otherwise."""
+    """Side in pixels of the original image of a size such as '2.5mm' or '40px'. Raises ConfigError otherwise."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(mm|px)\s*", text, re.IGNORECASE)
     if found is None or float(found[1]) <= 0:
         raise ConfigError(f"--defect-size {text}: expected a size above 0 with its unit, such as 2.5mm or 40px")
@@ -37,10 +37,10 @@ def parse_defect(text: str, pixel_size_mm: float | None) -> float:
 
 
 def require_fitting(defect: float, original_size: tuple[int, int]) -> None:
-    """Raise ConfigError where the defect is larger than the picture: nothing could be said of it."""
+    """Raise ConfigError where the defect is larger than the image: nothing could be said of it."""
     if defect > min(original_size):
         raise ConfigError(
-            f"--defect-size: {defect:.6g} px do not fit into the picture of {original_size[0]} x {original_size[1]} px "
+            f"--defect-size: {defect:.6g} px do not fit into the image of {original_size[0]} x {original_size[1]} px "
             "(h, w); check the unit, data.pixel_size_mm and --image"
         )
 
@@ -58,7 +58,7 @@ def layer_views(subjects: Subjects, view: View) -> dict[str, View]:
 
 
 def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: float | None) -> dict[str, Any]:
-    """What can be said of the part, in JSON's types: lengths in pixels of the original picture, and in mm or null."""
+    """What can be said of the part, in JSON's types: lengths in pixels of the original image, and in mm or null."""
     effective = findings.effective.get(CENTRE)
     bulk = None if effective is None else replace(view, field_px=(effective.side(BULK),) * 2)
     beyond = any(field >= side for field, side in zip(view.field_px, view.image_size, strict=True))
@@ -70,7 +70,7 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
         "field": _lengths(view.field, view),
         "stride": _lengths(view.stride, view),
         "bulk_share": BULK,
-        "field_beyond_picture": beyond or bool(findings.found.whole_image_because),
+        "field_beyond_image": beyond or bool(findings.found.whole_image_because),
         "bulk": None if bulk is None else _lengths(bulk.field, view),
         "largest_whole_in_bulk": None if bulk is None else _length(bulk.largest_whole(), view),
         "cells_wanted": CELLS_WANTED,
@@ -88,9 +88,9 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
 
 def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
     """The advice in words."""
-    beyond, bulk, wanted = advice["field_beyond_picture"], advice["bulk"], advice["cells_wanted"]
-    picture, sees = _both(advice["original_size"]), "more than all of it" if beyond else told(advice["field"])
-    yield f"On the {picture} px picture a cell can see {sees}, one every {told(advice['stride'])}."
+    beyond, bulk, wanted = advice["field_beyond_image"], advice["bulk"], advice["cells_wanted"]
+    image, sees = _both(advice["original_size"]), "more than all of it" if beyond else told(advice["field"])
+    yield f"On the {image} px image a cell can see {sees}, one every {told(advice['stride'])}."
     if bulk:
         yield (
             f"{100 * advice['bulk_share']:.0f} % of what moves a cell lies within {told(bulk)}. A defect of up to "

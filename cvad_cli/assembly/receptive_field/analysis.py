@@ -22,7 +22,7 @@ NEIGHBOUR: Final = "neighbour of the centre"
 EDGE: Final = "left edge"
 
 SIGN_DRAWS: Final = 4
-"""Signals a picture and cell: with one, squares that hold half of the energy differ by a third from seed to seed."""
+"""Signals an image and cell: with one, squares that hold half of the energy differ by a third from seed to seed."""
 
 Cell = tuple[int, int]
 
@@ -95,8 +95,8 @@ def analyse_network(
 ) -> Findings:
     """Read, probe and differentiate `network`, which the detector runs at `image_size`; `images` are at that size.
 
-    Probes run on a picture of bounded size, and gradients on the middle of each image at that size: the work does not
-    grow with the picture. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
+    Probes run on an image of bounded size, and gradients on the middle of each image at that size: the work does not
+    grow with the image. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
     """
     graph = _read(network, image_size)
     fields = analyse(graph)
@@ -167,9 +167,9 @@ def _effective(
 ) -> tuple[dict[str, EffectiveField], str]:
     row, col = probed.centre
     cells = {CENTRE: (row, col), EDGE: (row, 0)}
-    pictures = _prepared(images, size, normalised=network.normalised)
+    prepared = _prepared(images, size, normalised=network.normalised)
     try:
-        found = effective_fields(subject, pictures, list(cells.values()), rng=rng, draws=SIGN_DRAWS)
+        found = effective_fields(subject, prepared, list(cells.values()), rng=rng, draws=SIGN_DRAWS)
     except ModelError as error:
         return {}, str(error)
     return dict(zip(cells, found, strict=True)), ""
@@ -242,7 +242,7 @@ def _support(findings: Findings) -> dict[str, Any]:
     centre = next(probe.measured for probe in findings.probes if probe.place == CENTRE)
     whole = not _cut(centre, findings.probe_size)
     return {
-        "picture": list(findings.probe_size),
+        "image": list(findings.probe_size),
         "field": [centre.bottom - centre.top + 1, centre.right - centre.left + 1],
         "cut_by_the_border": not whole,
         "stride": findings.measured_stride,

@@ -37,12 +37,12 @@ class Network:
     normalised: bool
     """It takes RGB by ImageNet's statistics; otherwise RGB in 0..1, which it normalises itself."""
     wants_size: bool = False
-    """Its `forward` takes the picture's size after the picture, as anomalib's autoencoder does."""
+    """Its `forward` takes the image's size after the image, as anomalib's autoencoder does."""
     stages: tuple[str, ...] = ()
     """Module names of the layers that the config selects."""
 
     def arguments(self, size: tuple[int, int]) -> tuple[Any, ...]:
-        """What follows the picture in `forward`."""
+        """What follows the image in `forward`."""
         return (size,) if self.wants_size else ()
 
 

@@ -17,7 +17,7 @@ $$r_l = r_{l-1} + d_l (k_l - 1) j_{l-1}, \qquad
 o_l = o_{l-1} + \left( \frac{d_l (k_l - 1)}{2} - p_l \right) j_{l-1}, \qquad
 j_l = s_l j_{l-1}$$
 
-from $r_0 = 1$, $j_0 = 1$, $o_0 = 0$ at the picture (Araujo, Norris, Sim: Computing Receptive Fields of Convolutional
+from $r_0 = 1$, $j_0 = 1$, $o_0 = 0$ at the image (Araujo, Norris, Sim: Computing Receptive Fields of Convolutional
 Neural Networks, Distill 2019, doi 10.23915/distill.00021). Written out, $j_l = s_1 s_2 \cdots s_l$ and
 
 $$r_L = 1 + \sum_{l=1}^{L} d_l (k_l - 1) \prod_{i=1}^{l-1} s_i$$
@@ -35,7 +35,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
     origin = (
         f"`cvad analyze-rf` {report['cvad_version']}, model `{report['model']}` at {_times(report['image_size'])} px, "
-        f"seed {report['seed']}, on {report['pictures']}. {verdict}"
+        f"seed {report['seed']}, on {report['images']}. {verdict}"
     )
     parts = [
         f"# Receptive field of {report['name']}",
@@ -68,7 +68,7 @@ def _network(network: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
         _summary(network),
     ]
     if network["whole_image_because"]:
-        parts.append(f"Every cell depends on the whole picture: {network['whole_image_because']}.")
+        parts.append(f"Every cell depends on the whole image: {network['whole_image_because']}.")
     parts += [_formula(formula) for formula in network["formulas"]]
     if all(formula["layer"] != network["output"] for formula in network["formulas"]):
         parts.append(
@@ -90,7 +90,7 @@ def _summary(network: Mapping[str, Any]) -> str:
         ["theory", _times(network["field"]), _times(network["stride"]), _times(network["offset"])],
         ["closed form", closed["field"], closed["stride"], closed["offset"]] if closed else None,
         [
-            f"measured on {_times(support['picture'])} px",
+            f"measured on {_times(support['image'])} px",
             _times(support["field"]) + (" (cut by the border)" if support["cut_by_the_border"] else ""),
             _times(support["stride"]) if support["stride"] else "-",
             "-",
@@ -128,7 +128,7 @@ def _formula(formula: Mapping[str, Any]) -> str:
 
 def _support(network: Mapping[str, Any]) -> str:
     said = (
-        "Exact support: parts of a picture are painted with NaN, which every layer hands on; a cell is NaN if and only "
+        "Exact support: parts of an image are painted with NaN, which every layer hands on; a cell is NaN if and only "
         "if it depends on a painted pixel. Boxes are top, left, bottom, right.\n\n"
     )
     rows = [
@@ -155,8 +155,8 @@ def _effective(network: Mapping[str, Any]) -> str:
         rows.append([cell["place"], *sides, bells])
     shares = [f"{float(share):.0%} of the energy (px)" for share in effective["cells"][0]["sides"]]
     said = (
-        "Effective field (Luo et al., NIPS 2016): the squared gradient of a cell with respect to the picture, averaged "
-        f"over {effective['images']} picture{'s' if effective['images'] > 1 else ''}: the side of the square round its "
+        "Effective field (Luo et al., NIPS 2016): the squared gradient of a cell with respect to the image, averaged "
+        f"over {effective['images']} image{'s' if effective['images'] > 1 else ''}: the side of the square round its "
         "centre of mass that holds a share of it, and the sigma and R² of a Gaussian fitted along rows and columns.\n\n"
     )
     return said + _table(["cell", *shares, "sigma (R²), rows and columns"], rows)

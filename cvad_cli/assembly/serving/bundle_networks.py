@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def patchcore_network(bundle: Bundle) -> Network:
-    """The backbone of a PatchCore bundle: normalised pictures to one feature map a layer."""
+    """The backbone of a PatchCore bundle: normalised images to one feature map a layer."""
     model = bundle.manifest["model"]
     network = build_backbone(BackboneSpec(model["backbone"], tuple(model["layers"]), model["backbone_kwargs"]))
     network.load_state_dict(read_tensors(bundle.file("backbone")))

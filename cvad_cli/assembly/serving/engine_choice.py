@@ -1,4 +1,4 @@
-"""Which engine judges a bundle's pictures, how precisely, and the proof that it judges as the trained model does."""
+"""Which engine judges a bundle's images, how precisely, and the proof that it judges as the trained model does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TORCH_PRECISIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What judges pictures once a bundle is open, and how it was shown to judge as the trained model does."""
+    """What judges images once a bundle is open, and how it was shown to judge as the trained model does."""
 
     engine: Engine
     device: str

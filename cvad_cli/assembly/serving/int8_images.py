@@ -10,24 +10,24 @@ from typing import Final
 
 import numpy as np
 
-from cvad_cli.assembly.data.images import open_dataset, read_picture
+from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.training.agreement_probes import Probes, drawn
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction
 
-RANGE_PICTURES: Final = 128
+RANGE_IMAGES: Final = 128
 """At most this many give the ranges."""
 
-JUDGING_PICTURES: Final = 64
+JUDGING_IMAGES: Final = 64
 """At most this many join the probes: they know a shift to a fiftieth of a spread, ten probes to a fifteenth."""
 
-PEAK_PICTURES: Final = 64
+PEAK_IMAGES: Final = 64
 """At most this many show what rounding adds to an image's peak."""
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Pictures:
+class Int8Images:
     """Good training images, the probes left out, in random order: uint8 (h, w, 3) at the network's size.
 
     None is in two of the three parts, but where there are fewer than six: then those for the ranges show the peaks too.
@@ -39,7 +39,7 @@ class Int8Pictures:
     judging: list[np.ndarray]
 
     @classmethod
-    def of(cls, data: DataConfig, probes: Probes, *, seed: int) -> Int8Pictures:
+    def of(cls, data: DataConfig, probes: Probes, *, seed: int) -> Int8Images:
         """Two in three give the ranges. Raises DataError where there are no images beside the probes."""
         known = set(probes.keys)
         records = [record for record in open_dataset(data).train if record.key not in known]
@@ -50,11 +50,11 @@ class Int8Pictures:
             )
         rng = np.random.default_rng([seed, 9])
         order = drawn(records, probes.unseen, len(records), rng=rng)
-        shown = order[: min(len(order) // 3, JUDGING_PICTURES + PEAK_PICTURES)]
-        ranges = order[len(shown) :][:RANGE_PICTURES]
+        shown = order[: min(len(order) // 3, JUDGING_IMAGES + PEAK_IMAGES)]
+        ranges = order[len(shown) :][:RANGE_IMAGES]
         images = [each.read(data, rng=rng) for each in shown]
-        whole = [read_picture(each.record.path, data) for each in ranges]
-        return cls(whole, images[1::2] or whole[:PEAK_PICTURES], images[0::2])
+        whole = [read_image(each.record.path, data) for each in ranges]
+        return cls(whole, images[1::2] or whole[:PEAK_IMAGES], images[0::2])
 
     def joined(self, probes: Probes, judge: Callable[[Sequence[np.ndarray]], list[Prediction]]) -> Probes:
         """The probes, and the images for judging with what `judge`, the network in float32, says of them."""

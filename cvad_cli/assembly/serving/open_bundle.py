@@ -1,4 +1,4 @@
-"""From a bundle to a detector that judges pictures, and from a config to the folders of a run."""
+"""From a bundle to a detector that judges images, and from a config to the folders of a run."""
 
 from __future__ import annotations
 

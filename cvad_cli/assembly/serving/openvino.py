@@ -24,7 +24,7 @@ from cvad_cli.adapters.storage.serving_cache import CacheEntry, ServingCache
 from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Candidate, EngineChoice, Plan, Serving, choose_engine
-from cvad_cli.assembly.serving.int8_images import Int8Pictures
+from cvad_cli.assembly.serving.int8_images import Int8Images
 from cvad_cli.assembly.training.agreement_probes import Probes
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
@@ -70,7 +70,7 @@ def serve_with_openvino(
     Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
     finds no good images to take its ranges from.
     """
-    good = [] if probes is None else list(probes.pictures[probes.good])
+    good = [] if probes is None else list(probes.images[probes.good])
     model = _MODELS[bundle.manifest["model"]["kind"]](bundle, settings.runtime.batch_size, good)
     made: list[Detector] = []
 
@@ -101,7 +101,7 @@ def _built(folder: Path, model: _Model, settings: RunConfig, plan: Plan, probes:
     """Convert the network into `folder`, for int8 quantise it there, and choose by the proof."""
     if plan.precisions != ("int8",) or probes is None:
         return choose_engine(plan, probes, partial(model.convert(folder).candidate, folder))
-    images = Int8Pictures.of(settings.data, probes, seed=settings.seed)
+    images = Int8Images.of(settings.data, probes, seed=settings.seed)
     exact = folder / "exact"
     exact.mkdir()
     converted = model.convert(exact)

@@ -20,7 +20,7 @@ import numpy as np
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.storage.bundles import Bundle
 from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, write_tensors
-from cvad_cli.assembly.data.images import read_part, read_picture
+from cvad_cli.assembly.data.images import read_image, read_part
 from cvad_cli.assembly.training.calibration import scores_and_peaks
 from cvad_cli.assembly.training.fitted_model import FittedModel
 from cvad_cli.config.schema import DataConfig, RunConfig
@@ -34,16 +34,16 @@ ROLE: Final = "probes"
 
 GOOD_PROBES: Final = 10
 MOST_BYTES: Final = 16 << 20
-"""Of pictures in a bundle: large inputs get fewer probes, two good ones at least."""
+"""Of images in a bundle: large inputs get fewer probes, two good ones at least."""
 
 Judge = Callable[[Sequence[np.ndarray]], list[Prediction]]
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Pictures and what the trained model says of them in float32."""
+    """Images and what the trained model says of them in float32."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     """uint8 RGB (n, h, w, 3)."""
     good: np.ndarray
     """bool (n,)."""
@@ -62,7 +62,7 @@ class Probes:
 
     def test(self, judge: Judge) -> Agreement:
         """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
-        found = [prediction for batch in batched(self.pictures, 4) for prediction in judge(batch)]
+        found = [prediction for batch in batched(self.images, 4) for prediction in judge(batch)]
         scores, peaks = scores_and_peaks(found)
         both = (
             agreement(self.scores, scores, self.good, spread=self.spread),
@@ -70,25 +70,25 @@ class Probes:
         )
         return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
 
-    def with_good(self, pictures: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
-        """These and more good pictures, uint8 (h, w, 3), with what the trained model says of them in float32."""
+    def with_good(self, images: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
+        """These and more good images, uint8 (h, w, 3), with what the trained model says of them in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(
             self,
-            pictures=np.concatenate([self.pictures, np.stack(pictures)]),
-            good=np.concatenate([self.good, np.ones(len(pictures), bool)]),
+            images=np.concatenate([self.images, np.stack(images)]),
+            good=np.concatenate([self.good, np.ones(len(images), bool)]),
             scores=np.concatenate([self.scores, scores.astype(np.float32)]),
             peaks=np.concatenate([self.peaks, peaks.astype(np.float32)]),
         )
 
     def judged(self, found: Sequence[Prediction]) -> Probes:
-        """The same pictures with what the trained model says of them in float32."""
+        """The same images with what the trained model says of them in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(self, scores=scores.astype(np.float32), peaks=peaks.astype(np.float32))
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        tensors = {"pictures": self.pictures, "good": self.good, "scores": self.scores, "peaks": self.peaks}
+        tensors = {"images": self.images, "good": self.good, "scores": self.scores, "peaks": self.peaks}
         header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys, "unseen": self.unseen}
         write_tensors(path, tensors, {ROLE: json.dumps(header)})
 
@@ -106,16 +106,16 @@ def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRe
     room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
     count = min(len(good), max(2, min(GOOD_PROBES, room)))
     chosen = drawn(good, fitted.unseen, count, rng=rng)
-    pictures, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
+    images, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
     found = []
-    with reporter.stage("Judging probes for the serving engines", len(pictures)) as advance:
-        for batch in batched(pictures, 4):
+    with reporter.stage("Judging probes for the serving engines", len(images)) as advance:
+        for batch in batched(images, 4):
             found += fitted.judge(batch)
             advance(len(batch))
     scores, peaks = (np.concatenate(values) for values in zip(*fitted.held_out, strict=True))
     own_scores, own_peaks = scores_and_peaks(found)
     return Probes(
-        pictures=pictures,
+        images=images,
         good=unspoilt,
         scores=own_scores.astype(np.float32),
         peaks=own_peaks.astype(np.float32),
@@ -137,7 +137,7 @@ class Drawn:
     def read(self, data: DataConfig, *, rng: np.random.Generator) -> np.ndarray:
         """The image, or a random crop of one that the model was fitted on: uint8 RGB (s, s, 3)."""
         if not self.fitted:
-            return read_picture(self.record.path, data)
+            return read_image(self.record.path, data)
         return read_part(self.record.path, data, partial(cropped, rng=rng))
 
 
@@ -154,9 +154,9 @@ def drawn(good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, r
 
 
 def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Good pictures, uint8 (h, w, 3), then the same with a foreign patch: (2n, h, w, 3), and which are good (2n,)."""
-    pictures = np.stack([*good, *(spoilt(picture, rng=rng) for picture in good)])
-    return pictures, np.arange(len(pictures)) < len(good)
+    """Good images, uint8 (h, w, 3), then the same with a foreign patch: (2n, h, w, 3), and which are good (2n,)."""
+    images = np.stack([*good, *(spoilt(image, rng=rng) for image in good)])
+    return images, np.arange(len(images)) < len(good)
 
 
 def read_probes(bundle: Bundle) -> Probes | None:
@@ -168,7 +168,7 @@ def read_probes(bundle: Bundle) -> Probes | None:
         header = json.loads(read_header(path)[ROLE])
         tensors = read_arrays(path)
         return Probes(
-            **{name: tensors[name] for name in ("pictures", "good", "scores", "peaks")},
+            **{name: tensors[name] for name in ("images", "good", "scores", "peaks")},
             spread=float(header["spread"]),
             peak_spread=float(header["peak_spread"]),
             keys=tuple(header["keys"]),
@@ -181,5 +181,5 @@ def read_probes(bundle: Bundle) -> Probes | None:
 
 
 def _spread(scores: np.ndarray) -> float:
-    """Never 0, also where all good pictures score alike."""
+    """Never 0, also where all good images score alike."""
     return float(max(np.std(scores, dtype=np.float64), 1e-6 * np.abs(scores).max(), 1e-12))

@@ -1,4 +1,4 @@
-"""Any anomalib model other than PatchCore and EfficientAD, from good pictures to a checkpoint and held-out scores."""
+"""Any anomalib model other than PatchCore and EfficientAD, from good images to a checkpoint and held-out scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cvad_cli.adapters.anomalib_models import GenericModel, describe
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, find_weights
-from cvad_cli.assembly.data.images import LazyPictures, PictureStream
+from cvad_cli.assembly.data.images import ImageStream, LazyImages
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
 from cvad_cli.assembly.training.fitted_model import FittedModel
 from cvad_cli.config.schema import DataConfig, RunConfig
@@ -20,7 +20,7 @@ from cvad_cli.records import ImageRecord
 
 
 def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter) -> FittedModel:
-    """Fit the anomalib model that the config names, and score the good pictures that were held out.
+    """Fit the anomalib model that the config names, and score the good images that were held out.
 
     Cross-conformal calibration fits it once more for each fold; `auto` holds a share of the images out instead.
     """
@@ -49,8 +49,8 @@ def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str
 def _readable(
     settings: RunConfig, records: Sequence[ImageRecord], reporter: Reporter
 ) -> tuple[list[ImageRecord], list[Any]]:
-    """Every picture is opened once before hours of training: a bad one is named now, or skipped and listed."""
-    stream = PictureStream(records, settings.data)
+    """Every image is opened once before hours of training: a bad one is named now, or skipped and listed."""
+    stream = ImageStream(records, settings.data)
     with reporter.stage("Checking the images", len(records)) as advance:
         readable = []
         for record, _ in stream:
@@ -68,21 +68,21 @@ def _fit(
         return None if settings.model.weights == RANDOM_WEIGHTS else find_weights(name, settings.model.weights)
 
     model = GenericModel.build(settings.model, settings.data.image_size, device, weights_of, seed=settings.seed)
-    pictures = LazyPictures([readable[image] for image in images], settings.data)
+    training = LazyImages([readable[image] for image in images], settings.data)
     with reporter.stage(
-        f"Training {settings.model.name}", model.planned_steps(len(pictures), settings.trainer)
+        f"Training {settings.model.name}", model.planned_steps(len(training), settings.trainer)
     ) as advance:
-        model.fit(pictures, settings.trainer, seed=settings.seed, advance=advance)
+        model.fit(training, settings.trainer, seed=settings.seed, advance=advance)
     return model
 
 
 def _score(
     settings: RunConfig, model: GenericModel, records: Sequence[ImageRecord], reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
-    pictures, batch = _pictures(records, settings.data), settings.runtime.batch_size
-    return held_out_scores(model, pictures, count=len(records), batch_size=batch, reporter=reporter)
+    images, batch = _images(records, settings.data), settings.runtime.batch_size
+    return held_out_scores(model, images, count=len(records), batch_size=batch, reporter=reporter)
 
 
-def _pictures(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[np.ndarray]:
-    for _, picture in PictureStream(records, data):
-        yield picture
+def _images(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[np.ndarray]:
+    for _, image in ImageStream(records, data):
+        yield image

@@ -44,12 +44,12 @@ def plan_calibration(config: CalibrationConfig, images: int, *, seed: int, cheap
 
 
 def held_out_scores(
-    detector: Detector, pictures: Iterable[np.ndarray], *, count: int, batch_size: int, reporter: Reporter
+    detector: Detector, images: Iterable[np.ndarray], *, count: int, batch_size: int, reporter: Reporter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image scores and map peaks, (n,) each, of `count` good pictures that the detector was not fitted on."""
+    """Image scores and map peaks, (n,) each, of `count` good images that the detector was not fitted on."""
     with reporter.stage("Calibrating the threshold", count) as advance:
         found = []
-        for batch in batched(pictures, batch_size):
+        for batch in batched(images, batch_size):
             found += detector.predict(batch)
             advance(len(batch))
     return scores_and_peaks(found)

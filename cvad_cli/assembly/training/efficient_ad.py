@@ -1,4 +1,4 @@
-"""EfficientAD from good pictures to a calibrated student, without a network: teacher and penalty pictures are local."""
+"""EfficientAD from good images to a calibrated student, without a network: teacher and penalty images are local."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.runtime_openvino.frozen_networks import device_has_bf16
 from cvad_cli.adapters.runtime_torch import TorchEfficientAd
 from cvad_cli.adapters.storage.tensor_files import write_tensors
-from cvad_cli.assembly.data.images import LazyPictures, PictureStream
+from cvad_cli.assembly.data.images import ImageStream, LazyImages
 from cvad_cli.assembly.distillation.image_batches import training_batches
-from cvad_cli.assembly.distillation.pretraining_images import PictureSource, RealPictures, find_real_pictures
+from cvad_cli.assembly.distillation.pretraining_images import ImageSource, RealImages, find_real_images
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
 from cvad_cli.assembly.training.efficient_ad_options import PRESETS, EfficientAdOptions
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cvad_cli.adapters.runtime_torch.types import Tensor
 
 SMALLEST_SIDE: Final = 256  # pixels; anomalib's autoencoder halves five times and then wants 8 x 8
-VALIDATION_SHARE: Final = 0.1  # of the good pictures: paper section 4, and anomalib
+VALIDATION_SHARE: Final = 0.1  # of the good images: paper section 4, and anomalib
 GENERATED: Final = "generated"
 
 
@@ -48,9 +48,9 @@ class _Run:
     settings: RunConfig
     options: EfficientAdOptions
     teacher: ChosenTeacher
-    penalty: RealPictures | None
+    penalty: RealImages | None
     records: Sequence[ImageRecord]
-    pictures: Sequence[np.ndarray]
+    images: Sequence[np.ndarray]
     device: str
     reporter: Reporter
 
@@ -62,7 +62,7 @@ class _Run:
 def fit_efficient_ad(
     settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter
 ) -> FittedModel:
-    """Train EfficientAD on the good pictures that calibration leaves, and score those it holds out.
+    """Train EfficientAD on the good images that calibration leaves, and score those it holds out.
 
     A killed run leaves its last checkpoint below `<output.root>/<name>/training` and goes on from there.
     """
@@ -70,9 +70,9 @@ def fit_efficient_ad(
     _require_possible(settings)
     teacher = options.teacher(settings)
     penalty = _penalty_folder(settings.model.penalty_images)
-    stream = PictureStream(records, settings.data)
-    readable, pictures = _read_all(stream, settings, reporter)
-    run = _Run(settings, options, teacher, penalty, readable, pictures, device, reporter)
+    stream = ImageStream(records, settings.data)
+    readable, images = _read_all(stream, settings, reporter)
+    run = _Run(settings, options, teacher, penalty, readable, images, device, reporter)
     if not settings.trainer.resume:
         shutil.rmtree(run.scratch, ignore_errors=True)
     plan = plan_calibration(settings.calibration, len(readable), seed=settings.seed, cheap_refit=False)
@@ -113,50 +113,50 @@ def _require_possible(settings: RunConfig) -> None:
         )
     if settings.trainer.batch_size not in (None, 1):
         raise ConfigError(
-            f"trainer.batch_size: EfficientAD is trained on one picture a step (its hard features are those of one "
-            f"picture), got {settings.trainer.batch_size}; leave it null"
+            f"trainer.batch_size: EfficientAD is trained on one image a step (its hard features are those of one "
+            f"image), got {settings.trainer.batch_size}; leave it null"
         )
     for key in ("backbone", "layers"):
         if getattr(settings.model, key) is not None:
             raise ConfigError(f"model.{key}: efficient_ad has none; choose its teacher with model.weights")
 
 
-def _penalty_folder(penalty: str) -> RealPictures | None:
+def _penalty_folder(penalty: str) -> RealImages | None:
     if penalty == GENERATED:
         return None
     try:
-        return find_real_pictures(
+        return find_real_images(
             [Path(penalty).expanduser()],
             samples=False,
-            remedy="model.penalty_images takes 'generated' or a folder of pictures",
+            remedy="model.penalty_images takes 'generated' or a folder of images",
         )
     except DataError as error:
         raise DataError(f"model.penalty_images: {error}") from error
 
 
-def _read_all(stream: PictureStream, settings: RunConfig, reporter: Reporter) -> tuple[list[ImageRecord], Any]:
-    """Which good pictures can be read, and they themselves: in memory, or read again each time beyond its bound."""
+def _read_all(stream: ImageStream, settings: RunConfig, reporter: Reporter) -> tuple[list[ImageRecord], Any]:
+    """Which good images can be read, and they themselves: in memory, or read again each time beyond its bound."""
     room = settings.train.max_memory_bytes // (3 * settings.data.image_size**2)
     held = len(stream.records) <= room
-    readable, pictures = [], []
+    readable, images = [], []
     with reporter.stage("Reading the images", len(stream.records)) as advance:
-        for record, picture in stream:
+        for record, image in stream:
             readable.append(record)
             if held:
-                pictures.append(picture)
+                images.append(image)
             advance(1)
     if len(readable) < 3:
         raise DataError(
             f"EfficientAD needs at least 3 good images, to learn, to validate and to calibrate; "
             f"{len(readable)} of {len(stream.records)} can be read"
         )
-    return readable, pictures if held else LazyPictures(readable, settings.data)
+    return readable, images if held else LazyImages(readable, settings.data)
 
 
 def _subset(run: _Run, images: np.ndarray) -> Sequence[np.ndarray]:
-    if isinstance(run.pictures, LazyPictures):
-        return LazyPictures([run.records[image] for image in images], run.settings.data)
-    return [run.pictures[image] for image in images]
+    if isinstance(run.images, LazyImages):
+        return LazyImages([run.records[image] for image in images], run.settings.data)
+    return [run.images[image] for image in images]
 
 
 def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
@@ -193,7 +193,7 @@ def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done
             course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    penalty = _penalty_pictures(run, range(done, course.steps))
+    penalty = _penalty_images(run, range(done, course.steps))
     module = efficient_ad.LocalEfficientAd.around(model, penalty, schedule)
     options = lightning.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
@@ -261,7 +261,7 @@ def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -
 
 
 def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
-    """Whiten the teacher on the pictures to learn from, and keep the statistics of what it says then."""
+    """Whiten the teacher on the images to learn from, and keep the statistics of what it says then."""
     from cvad_cli.adapters.anomalib_models.efficient_ad import set_statistics, teacher_moments
 
     with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
@@ -280,27 +280,27 @@ def _precision(wanted: str, device: str) -> str:
 
 
 def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[Tensor]:
-    """Pictures one by one on the device: float32 (1, 3, h, w) in 0..1."""
+    """Images one by one on the device: float32 (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_batch
 
     for image in images:
-        yield as_batch(run.pictures[image], run.device)
+        yield as_batch(run.images[image], run.device)
         advance(1)
 
 
-def _penalty_pictures(run: _Run, steps: range) -> Generator[Tensor]:
-    """The penalty's picture of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
+def _penalty_images(run: _Run, steps: range) -> Generator[Tensor]:
+    """The penalty's image of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_batch
 
-    real, share = (RealPictures((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)
-    source = PictureSource(real, generated_share=share, seed=run.settings.seed)
+    real, share = (RealImages((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)
+    source = ImageSource(real, generated_share=share, seed=run.settings.seed)
     side = run.settings.data.image_size
     with closing(training_batches(source, steps, 1, processes=0 if run.device == "cpu" else None)) as batches:
-        for pictures in batches:
-            yield as_batch(resize_image(pictures[0], (side, side)), "cpu")
+        for images in batches:
+            yield as_batch(resize_image(images[0], (side, side)), "cpu")
 
 
 def _score(run: _Run, model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     detector = TorchEfficientAd(model, run.device, run.settings.data.image_size)
-    pictures, batch = (run.pictures[image] for image in images), run.settings.runtime.batch_size
-    return held_out_scores(detector, pictures, count=len(images), batch_size=batch, reporter=run.reporter)
+    pixels, batch = (run.images[image] for image in images), run.settings.runtime.batch_size
+    return held_out_scores(detector, pixels, count=len(images), batch_size=batch, reporter=run.reporter)

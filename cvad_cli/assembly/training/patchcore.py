@@ -1,4 +1,4 @@
-"""PatchCore from good pictures to a calibrated memory bank, within a bound on memory."""
+"""PatchCore from good images to a calibrated memory bank, within a bound on memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvad_cli.adapters.pdn import fold_linear
 from cvad_cli.adapters.prefetch import batched
 from cvad_cli.adapters.runtime_torch import TorchPatchcore, on_device, to_tensor
 from cvad_cli.adapters.storage.tensor_files import write_tensors
-from cvad_cli.assembly.data.images import PictureStream
+from cvad_cli.assembly.data.images import ImageStream
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.training.agreement_probes import Judge
 from cvad_cli.assembly.training.calibration import CalibrationPlan, plan_calibration
@@ -42,13 +42,13 @@ WORKING_COPIES: Final = 2.2
 
 
 def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter) -> FittedModel:
-    """Fit anomalib's Patchcore with our coreset on good pictures, and score those pictures held out."""
+    """Fit anomalib's Patchcore with our coreset on good images, and score those images held out."""
     config, budget = settings.model, CoresetBudget.of(settings)
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
     backbone = patchcore_backbone(config, seed=settings.seed)
     model = new_patchcore(backbone.network, backbone.spec.name, backbone.spec.layers, config.num_neighbors)
-    stream = PictureStream(records, settings.data)
+    stream = ImageStream(records, settings.data)
     spool = bundle_folder(settings).parent
     gathering = gather_features(
         model, stream, device=device, max_bytes=budget.max_bytes, spool=spool, reporter=reporter
@@ -91,8 +91,8 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
 def _whiten(features: PatchFeatures, images: np.ndarray, backbone: Backbone) -> None:
     """Whiten the features in place on those of `images`, and the patch description network that gives them.
 
-    Distilled features vary most where pretraining pictures did: without it a change of colour on leather is hardly
-    seen (docs/benchmarks.md). Where calibration is cross-conformal, a fold's held-out pictures have had their part in
+    Distilled features vary most where pretraining images did: without it a change of colour on leather is hardly
+    seen (docs/benchmarks.md). Where calibration is cross-conformal, a fold's held-out images have had their part in
     this matrix, as they would not have in the bank.
     """
     moments = Moments(features.values.shape[-1])
@@ -181,12 +181,12 @@ class CoresetBudget:
 
 @contextmanager
 def gather_features(
-    model: Network, stream: PictureStream, *, device: str, max_bytes: int, spool: Path, reporter: Reporter
+    model: Network, stream: ImageStream, *, device: str, max_bytes: int, spool: Path, reporter: Reporter
 ) -> Iterator[PatchFeatures]:
-    """Run anomalib's Patchcore over the pictures and collect its embeddings in one preallocated array.
+    """Run anomalib's Patchcore over the images and collect its embeddings in one preallocated array.
 
     The array lies in memory, or in a temporary file below `spool` where it would not fit into `max_bytes`.
-    Raises DataError where fewer than two pictures can be read, ResourceError where the file finds no room.
+    Raises DataError where fewer than two images can be read, ResourceError where the file finds no room.
     """
     from cvad_cli.adapters.runtime_torch.frozen_features import normalised
 
@@ -194,7 +194,7 @@ def gather_features(
         values: np.ndarray | None = None
         grid, filled, in_memory = (0, 0), 0, True
         with reporter.stage("Extracting features", len(stream.records)) as advance:
-            for batch in batched((picture for _, picture in stream), 8):
+            for batch in batched((image for _, image in stream), 8):
                 patches, grid = embedding(model, normalised(to_tensor(batch, device)))
                 if values is None:
                     shape = (len(stream.records), *patches.shape[1:])

@@ -23,16 +23,14 @@ def show_fields(summary: FieldSummary) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for network, names in _architectures(report):
         console.print(_layers(network, names))
-    console.print("k / s / p / d: kernel, stride, padding, dilation. *: sees the whole picture.\n")
+    console.print("k / s / p / d: kernel, stride, padding, dilation. *: sees the whole image.\n")
     console.print(_table(report))
     for network in report["networks"]:
         if network["whole_image_because"]:
-            console.print(
-                f"{network['name']}: every cell depends on the whole picture: {network['whole_image_because']}"
-            )
+            console.print(f"{network['name']}: every cell depends on the whole image: {network['whole_image_because']}")
     for network in report["networks"]:
         console.print(f"{network['name']}: weights for the effective field: {network['weights']}")
-    console.print(f"Effective fields are measured on {report['pictures']}.\n")
+    console.print(f"Effective fields are measured on {report['images']}.\n")
     for sentence in sentences(report["advice"]):
         console.print(f"- {sentence}")
     if not summary.agrees:

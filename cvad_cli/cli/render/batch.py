@@ -201,7 +201,7 @@ def _ending(outcome: RunOutcome, verb: str) -> str:
     value = figure_of(outcome, path)
     figure = "" if value is None else f", {title} {_number(value)}"
     if outcome.state == "kept":
-        return f"kept, as its settings and pictures have not changed{figure}"
+        return f"kept, as its settings and images have not changed{figure}"
     return f"done in {outcome.seconds:.1f} s{figure}"
 
 

@@ -15,7 +15,7 @@ def show_distillation(summary: DistillSummary) -> None:
     table = titled_table(f"{summary.output.name}: PDN {summary.size} distilled in {summary.seconds:.0f} s")
     table.add_row("backbones", ", ".join(summary.sources))
     table.add_row("channels", str(summary.channels))
-    table.add_row("pictures", ", ".join(f"{count} {name}" for name, count in summary.images.items()))
+    table.add_row("images", ", ".join(f"{count} {name}" for name, count in summary.images.items()))
     resumed = f", resumed at {summary.resumed_from}" if summary.resumed_from else ""
     table.add_row("steps", f"{summary.steps}{resumed}")
     table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")

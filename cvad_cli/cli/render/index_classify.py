@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from cvad_cli.tasks.index import IndexListing, IndexSummary, TransferSummary
 
 MOST_ROWS = 200
-"""Pictures shown one by one; beyond, the counts say it and --json, --jsonl or --csv hold the rest."""
+"""Images shown one by one; beyond, the counts say it and --json, --jsonl or --csv hold the rest."""
 
 
 def show_index(summary: IndexSummary) -> None:
-    """Which pictures were indexed, and what that changed."""
-    if summary.pictures:
-        table = _table("labelled pictures", "type", "pictures", "which")
-        for kind, keys in summary.pictures.items():
+    """Which images were indexed, and what that changed."""
+    if summary.images:
+        table = _table("labelled images", "type", "images", "which")
+        for kind, keys in summary.images.items():
             named = ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
             table.add_row(kind, str(len(keys)), named)
         _print(table)
-    skipped = f", {len(summary.skipped)} pictures skipped" if summary.skipped else ""
+    skipped = f", {len(summary.skipped)} images skipped" if summary.skipped else ""
     changes = f"{summary.added} regions added, {summary.unchanged} there already, {summary.removed} removed"
     _print(f"{summary.index}: {changes}; {summary.total} now{skipped}")
 
 
 def show_listing(listing: IndexListing) -> None:
     """The types of an index, and each region where they were asked for."""
-    table = _table(listing.index, "type", "regions", "pictures")
+    table = _table(listing.index, "type", "regions", "images")
     for kind, counts in listing.types.items():
-        table.add_row(kind, str(counts["regions"]), str(counts["pictures"]))
+        table.add_row(kind, str(counts["regions"]), str(counts["images"]))
     _print(table)
     if listing.entries:
-        entries = _table("labelled regions", "type", "picture", "box (top, left, bottom, right)", "area", "labelled")
+        entries = _table("labelled regions", "type", "image", "box (top, left, bottom, right)", "area", "labelled")
         for entry in listing.entries:
             box = ", ".join(str(edge) for edge in entry.get("box", ()))
             when = str(entry.get("labelled_at", ""))[:10]
@@ -56,7 +56,7 @@ def show_transfer(summary: TransferSummary) -> None:
 
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
-    """A line a picture and one for each of its regions, then the counts."""
+    """A line an image and one for each of its regions, then the counts."""
     from cvad_cli.assembly.data.path_arguments import shown_names
 
     _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
@@ -79,9 +79,9 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
     named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     passed = len(summary.images) - summary.rejected
     _print(
-        f"{len(summary.images)} pictures: {passed} passed, {summary.rejected} rejected" + (f" ({named})" * bool(named))
+        f"{len(summary.images)} images: {passed} passed, {summary.rejected} rejected" + (f" ({named})" * bool(named))
     )
-    for what, where in (("table", csv), ("marked pictures", overlays)):
+    for what, where in (("table", csv), ("marked images", overlays)):
         if where is not None:
             _print(f"{what}: {where}")
 
@@ -89,7 +89,7 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        right = heading in {"pictures", "regions"}
+        right = heading in {"images", "regions"}
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
 

@@ -86,7 +86,7 @@ class PredictionLines:
 
 
 def _plain_line(line: Line) -> str:
-    """A picture in one line; names that the terminal cannot show are escaped."""
+    """An image in one line; names that the terminal cannot show are escaped."""
     image = str(line["image"]).encode("utf-8", "backslashreplace").decode()
     if "error" in line:
         return f"unreadable          {image}"
@@ -96,17 +96,17 @@ def _plain_line(line: Line) -> str:
 
 
 def show_prediction(summary: PredictSummary) -> None:
-    """How many, how fast, and where the time of a picture goes."""
+    """How many, how fast, and where the time of an image goes."""
     from rich.table import Table
 
     share = f" ({summary.rejected / summary.images:.1%})" if summary.images else ""
     unreadable = f", {summary.unreadable} unreadable" if summary.unreadable else ""
     print_parts(
-        f"{summary.name}: {summary.images} pictures in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
+        f"{summary.name}: {summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
         f"second; {summary.rejected} rejected{share}{unreadable}"
     )
     if summary.images:
-        table = Table(title="latency of a picture, ms", title_justify="left")
+        table = Table(title="latency of an image, ms", title_justify="left")
         for heading in ("", "mean", "p50", "p95", "p99"):
             table.add_column(heading, justify="right" if heading else "left")
         for name, spread in (*summary.stages.items(), ("whole", summary.latency)):

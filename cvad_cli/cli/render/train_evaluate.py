@@ -57,7 +57,7 @@ def show_evaluation(summary: EvaluationSummary) -> None:
     for what, why in {**metrics["unavailable"], **metrics.get("classification", {}).get("unavailable", {})}.items():
         print_parts(f"{what}: {why}")
     page = "" if summary.report is None else "report.html, "
-    print_parts(f"{page}metrics, curves and {summary.pictures} pictures in {summary.folder}")
+    print_parts(f"{page}metrics, curves and {summary.images} images in {summary.folder}")
 
 
 def _types_table(metrics: Any) -> Table:
@@ -73,7 +73,7 @@ def _types_table(metrics: Any) -> Table:
 
 def _naming_table(found: Any) -> Table:
     """How well types are named; what could not be measured is a dash here and a line below."""
-    table = titled_table(f"naming {found['pictures']} pictures of {len(found['types'])} defect types")
+    table = titled_table(f"naming {found['images']} images of {len(found['types'])} defect types")
     one, unknown = found["leave_one_out"] or {}, found["open_set"] or {}
     table.add_row(
         "each after all others", f"accuracy {figure_text(one.get('accuracy'))}, F1 {figure_text(one.get('macro_f1'))}"

@@ -1,8 +1,8 @@
 """Whether a run is worse than an earlier one on the same test images, or only luckier or unluckier.
 
-Both runs judged the same pictures, so what is resampled is the picture, with both of its scores: what makes a picture
-hard for both cancels out of the difference. Good and defective pictures are drawn apart, as in the interval of a single
-run. The limits are percentiles of the bootstrap distribution: on 80 nearly separated pictures BCa and studentised
+Both runs judged the same images, so what is resampled is the image, with both of its scores: what makes an image
+hard for both cancels out of the difference. Good and defective images are drawn apart, as in the interval of a single
+run. The limits are percentiles of the bootstrap distribution: on 80 nearly separated images BCa and studentised
 limits fail up to 16 % of unchanged detectors where 5 % are meant, percentiles 1 to 7 % (docs/gates.md).
 """
 

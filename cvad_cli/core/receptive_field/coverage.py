@@ -1,4 +1,4 @@
-"""From a receptive field to defects: how much of a defect a cell sees, on the picture as the camera took it.
+"""From a receptive field to defects: how much of a defect a cell sees, on the image as the camera took it.
 
 A defect is a square of side a, anywhere: its position is not bound to the pixel grid. Cells of field r lie on a lattice
 of jump j. A cell sees all of the defect where its centre lies in a certain stretch of length r - a, and the lattice has
@@ -32,7 +32,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A detector's cells laid over the original picture. Every length that a method takes or gives is in its pixels."""
+    """A detector's cells laid over the original image. Every length that a method takes or gives is in its pixels."""
 
     field_px: Pair
     """Field of a cell in pixels of the network's input (h, w)."""
@@ -56,7 +56,7 @@ class View:
 
     @property
     def field(self) -> Pair:
-        """What a cell sees of the picture: its field, at most all of it."""
+        """What a cell sees of the image: its field, at most all of it."""
         return _per_axis(lambda r, n, s: min(r, n) * s, self.field_px, self.image_size, self.scale)
 
     @property
@@ -129,7 +129,7 @@ class Option:
 def view_of(
     found: LayerField, image_size: Pair, original_size: Pair | None = None, pixel_size_mm: float | None = None
 ) -> View:
-    """The cells of a map over a picture. A map of one cell counts as one step over all of the picture."""
+    """The cells of a map over an image. A map of one cell counts as one step over all of the image."""
     jumps = found.h.jump or image_size[0], found.w.jump or image_size[1]
     return View((found.h.size, found.w.size), jumps, image_size, original_size or image_size, pixel_size_mm)
 

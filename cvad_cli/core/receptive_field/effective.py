@@ -26,7 +26,7 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveField:
-    """Where the gradient of one cell falls on the picture."""
+    """Where the gradient of one cell falls on the image."""
 
     cell: tuple[int, int]
     energy: np.ndarray

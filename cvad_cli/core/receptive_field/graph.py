@@ -1,8 +1,8 @@
-"""A network as a graph of maps, and what every cell of every map can see of the picture.
+"""A network as a graph of maps, and what every cell of every map can see of the image.
 
 It is worked out cell by cell instead of by formula: a step says which cells of the map before it a cell reads, and a
 cell's interval is the hull of the intervals of those. That is exact for interpolation, uneven padding, branches and
-borders alike. It is done twice: on an endless picture, which gives the published figures, and on the real one with its
+borders alike. It is done twice: on an endless image, which gives the published figures, and on the real one with its
 borders, which is what a probe must find.
 """
 
@@ -27,7 +27,7 @@ FAR: Final = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One map read by another. `whole` says in words why all of the picture goes in, where it does."""
+    """One map read by another. `whole` says in words why all of the image goes in, where it does."""
 
     parent: str
     steps: tuple[Step, Step] = (SAME, SAME)
@@ -37,7 +37,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A map: how it reads the maps before it, and its size in cells (h, w). The picture itself has no edges."""
+    """A map: how it reads the maps before it, and its size in cells (h, w). The image itself has no edges."""
 
     name: str
     kind: str
@@ -47,7 +47,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A network as maps in the order of computation, the picture first."""
+    """A network as maps in the order of computation, the image first."""
 
     layers: tuple[Layer, ...]
     outputs: tuple[str, ...]
@@ -77,15 +77,15 @@ class LayerField:
     h: Field
     w: Field
     whole_image_because: str
-    """Why every cell depends on the whole picture (squeeze-excite, global pooling ...); empty where it does not."""
+    """Why every cell depends on the whole image (squeeze-excite, global pooling ...); empty where it does not."""
     widest: Edge | None
     """The local branch that reaches furthest: along these the closed form holds."""
     seen_h: np.ndarray
-    """int64 (rows, 2): first and last picture row that each row of cells depends on, all branches, borders cut."""
+    """int64 (rows, 2): first and last image row that each row of cells depends on, all branches, borders cut."""
     seen_w: np.ndarray
 
     def box(self, row: int, col: int) -> Box:
-        """Exactly the part of the picture that the cell depends on: the hull, with borders and whole-image branches."""
+        """Exactly the part of the image that the cell depends on: the hull, with borders and whole-image branches."""
         (top, bottom), (left, right) = self.seen_h[row].tolist(), self.seen_w[col].tolist()
         return Box(top, left, bottom, right) if top <= bottom and left <= right else EMPTY
 
@@ -126,13 +126,13 @@ def analyse(graph: Graph) -> dict[str, LayerField]:
     """The receptive field of every map of `graph`, by name.
 
     Raises ModelError where branches meet whose cells march at different paces, so that no one field describes the sum,
-    and where the picture is so small that a map has no cell.
+    and where the image is so small that a map has no cell.
     """
     for layer in graph.layers:
         if min(layer.size) < 1:
             raise ModelError(
-                f"{layer.name} ({layer.kind}): no cell is left of a picture of {graph.layers[0].size} px (h, w); "
-                "take a larger picture or an earlier layer"
+                f"{layer.name} ({layer.kind}): no cell is left of an image of {graph.layers[0].size} px (h, w); "
+                "take a larger image or an earlier layer"
             )
     local = _local_edges(graph)
     rows, cols = (_along(graph, axis, local) for axis in (0, 1))
@@ -147,7 +147,7 @@ def analyse(graph: Graph) -> dict[str, LayerField]:
 
 
 def widest_path(fields: Mapping[str, LayerField], name: str, axis: Axis = 0) -> list[tuple[str, Step]]:
-    """Layers and steps from the picture to map `name` along the furthest-reaching local branches.
+    """Layers and steps from the image to map `name` along the furthest-reaching local branches.
 
     Sums of branches and other steps that read one cell in place are left out. Where all steps are windows,
     `steps.closed_form` of them gives the field's size; an interpolation has no place in that formula.
@@ -216,16 +216,16 @@ def _local_edges(graph: Graph) -> dict[str, tuple[Edge, ...]]:
 
 
 def _along(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> dict[str, _Along]:
-    """Fields on the endless picture from `local` edges, and intervals on the real one from all of them."""
+    """Fields on the endless image from `local` edges, and intervals on the real one from all of them."""
     sizes = {layer.name: layer.size[axis] for layer in graph.layers}
     needed = _needed(graph, axis, local)
-    picture = graph.layers[0].name
-    pixels = np.arange(sizes[picture])
-    wide = np.arange(needed[picture][0], needed[picture][1] + 1)
-    endless = {picture: _Reach(wide, wide, needed[picture][0])}
-    bordered = {picture: _Reach(pixels, pixels, 0)}
-    jumps = {picture: Fraction(1)}
-    along = {picture: _Along(Field(1, 1.0, 0.0), None, np.stack([pixels, pixels], axis=1))}
+    image = graph.layers[0].name
+    pixels = np.arange(sizes[image])
+    wide = np.arange(needed[image][0], needed[image][1] + 1)
+    endless = {image: _Reach(wide, wide, needed[image][0])}
+    bordered = {image: _Reach(pixels, pixels, 0)}
+    jumps = {image: Fraction(1)}
+    along = {image: _Along(Field(1, 1.0, 0.0), None, np.stack([pixels, pixels], axis=1))}
     for layer in graph.layers[1:]:
         edges, own = local[layer.name], np.arange(sizes[layer.name])
         cells = np.arange(needed[layer.name][0], needed[layer.name][1] + 1)
@@ -270,14 +270,14 @@ def _jump(layer: Layer, jumps: list[tuple[Fraction, str]], cells: int) -> Fracti
         if abs(jump - first) * (cells - 1) > 2 * max(jump, first):
             raise ModelError(
                 f"{layer.name} ({layer.kind}): its branches {origin} and {parent} step {float(first):g} and "
-                f"{float(jump):g} px a cell, so their cells do not lie on the same part of the picture; bring them to "
+                f"{float(jump):g} px a cell, so their cells do not lie on the same part of the image; bring them to "
                 "one stride or interpolate one of them first"
             )
     return first
 
 
 def _summary(reach: _Reach | None, jump: Fraction, cells: int, pixels: int) -> Field:
-    """The largest field among the real cells and the first cell's centre; all of the picture without a local path."""
+    """The largest field among the real cells and the first cell's centre; all of the image without a local path."""
     if reach is None:
         return Field(pixels, 0.0, (pixels - 1) / 2)
     own = slice(-reach.start, cells - reach.start)
@@ -286,7 +286,7 @@ def _summary(reach: _Reach | None, jump: Fraction, cells: int, pixels: int) -> F
     return Field(size, float(jump), float(first[0] + last[0]) / 2)
 
 
-def _outgrown(picture: tuple[int, int], h: _Along, w: _Along) -> str:
-    """The reason where every cell's field happens to be larger than the picture."""
-    whole = all((a.seen == [0, n - 1]).all() for a, n in zip((h, w), picture, strict=True))
+def _outgrown(image: tuple[int, int], h: _Along, w: _Along) -> str:
+    """The reason where every cell's field happens to be larger than the image."""
+    whole = all((a.seen == [0, n - 1]).all() for a, n in zip((h, w), image, strict=True))
     return f"its field of {h.field.size} x {w.field.size} px reaches beyond all borders" if whole else ""

@@ -136,7 +136,7 @@ def pooled_to(n: int, m: int) -> Span:
 
 
 def everything(n: int, m: int) -> Span:
-    """Each of m cells reads all n: global pooling, statistics over the picture; n = 1: one cell handed to all."""
+    """Each of m cells reads all n: global pooling, statistics over the image; n = 1: one cell handed to all."""
     return Span(m, (0, 0, 1), (0, n - 1, 1), Fraction(0))
 
 

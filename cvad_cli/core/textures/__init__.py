@@ -22,7 +22,7 @@ NOTICEABLE: Final = 9.0
 """From this change on, in grey levels of any channel, a pixel belongs to the mask: some four times the noise."""
 
 GAP_UNITS: Final = 5.0
-"""Gaps in a mask up to about this many 256ths of the picture are closed."""
+"""Gaps in a mask up to about this many 256ths of the image are closed."""
 
 LINES: Final = frozenset({"crack", "cut", "thread"})
 """Defects that may run around good surface. In the masks of the others holes are filled."""
@@ -84,26 +84,26 @@ TEXTURES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A picture of a good part: uint8 (size, size, 3) RGB.
+    """An image of a good part: uint8 (size, size, 3) RGB.
 
     Children of `rng` are spawned, so a second call gives another part. Raises ValueError for an unknown category or a
     size under `SMALLEST_PX`.
     """
-    return _picture(category, None, size, rng)[0]
+    return _image(category, None, size, rng)[0]
 
 
 def defective_texture(
     category: str, defect_type: str, *, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture that `normal_texture` gives from an equal `rng`, with a defect, and the mask of what that changed.
+    """The image that `normal_texture` gives from an equal `rng`, with a defect, and the mask of what that changed.
 
     uint8 (size, size, 3) RGB and bool (size, size); outside the mask no pixel differs by `NOTICEABLE` and a level
     more. Raises ValueError for an unknown category or defect type, or a size under `SMALLEST_PX`.
     """
-    return _picture(category, defect_type, size, rng)
+    return _image(category, defect_type, size, rng)
 
 
-def _picture(
+def _image(
     category: str, defect_type: str | None, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     texture = _known(category, defect_type, size)
@@ -130,7 +130,7 @@ def _known(category: str, defect_type: str | None, size: int) -> _Texture:
 
 
 def _changed(clean: np.ndarray, image: np.ndarray, *, fill: bool) -> np.ndarray:
-    """Where two pictures differ noticeably, with gaps closed and, where `fill` says so, holes filled: bool (h, w)."""
+    """Where two images differ noticeably, with gaps closed and, where `fill` says so, holes filled: bool (h, w)."""
     from scipy import ndimage
 
     change: np.ndarray = np.abs(np.clip(image, 0.0, 255.0) - np.clip(clean, 0.0, 255.0)).max(axis=2)

@@ -1,7 +1,7 @@
-"""The drawing board of the textures: coordinates, noise, outlines and curves, all measured in units of 1/256 picture.
+"""The drawing board of the textures: coordinates, noise, outlines and curves, all measured in units of 1/256 image.
 
 Nothing here knows the number of pixels but through the coordinates, and random numbers are drawn on lattices fixed in
-units. One seed therefore gives the same picture at every size.
+units. One seed therefore gives the same image at every size.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 SIDE: Final = 256.0
-"""Side of every picture in units: at 256 pixels a unit is a pixel."""
+"""Side of every image in units: at 256 pixels a unit is a pixel."""
 
 FAR: Final = 1e3
-"""A distance larger than any inside the picture."""
+"""A distance larger than any inside the image."""
 
 _REACH: Final = 4
 """Standard deviations at which the Gaussian of `Canvas.noise` is cut."""
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """The centres of a square picture's pixels."""
+    """The centres of a square image's pixels."""
 
     size: int
     x: np.ndarray
@@ -69,7 +69,7 @@ class Canvas:
 def _blur(lattice: np.ndarray, places: np.ndarray, grain: float) -> np.ndarray:
     """Values (n, m) at rows of `grain` units, the first at -`_REACH`, seen through a Gaussian at `places` (h,): (h, m).
 
-    Tap by tap and not as one matrix product: a picture is too small for BLAS's threads to pay for their start.
+    Tap by tap and not as one matrix product: an image is too small for BLAS's threads to pay for their start.
     """
     below = np.floor(places / grain)
     taps = np.arange(2 * _REACH + 2, dtype=np.float32)
@@ -87,7 +87,7 @@ def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) 
     Half of Worley's F2 - F1: 0 on a border, widest where borders meet. One seed lies somewhere in each square of side
     `pitch`, so that the two nearest are, but for rare slivers, in the 9 squares around a place.
     """
-    # A turned and bent picture stays within this many squares of the origin, whatever its size in pixels.
+    # A turned and bent image stays within this many squares of the origin, whatever its size in pixels.
     reach = math.ceil(2.0 * SIDE / pitch)
     columns = 2 * reach + 1
     seeds = rng.uniform(0.08, 0.92, (2, columns, columns)) + np.mgrid[-reach : reach + 1, -reach : reach + 1]

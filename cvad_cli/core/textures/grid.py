@@ -103,7 +103,7 @@ def _some(rng: np.random.Generator) -> int:
 
 
 def _gap(part: Mesh, rng: np.random.Generator, *, torn: bool) -> Gap:
-    """A span between two crests, somewhere well inside the picture."""
+    """A span between two crests, somewhere well inside the image."""
     x, y = somewhere(rng, margin=28.0)
     canvas = part.canvas
     row, column = (min(int(place / canvas.pixel), canvas.size - 1) for place in (y, x))

@@ -43,7 +43,7 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Lamp:
-    """One picture's light and camera."""
+    """One image's light and camera."""
 
     azimuth: float
     """Where the light comes from, in radians clockwise from the right."""
@@ -57,7 +57,7 @@ class Lamp:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, *, relief: float, noise: float) -> Lamp:
-        """A lamp at the upper left, a little different in every picture."""
+        """A lamp at the upper left, a little different in every image."""
         return cls(
             azimuth=math.radians(rng.uniform(-150.0, -110.0)),
             relief=relief * rng.uniform(0.85, 1.15),
