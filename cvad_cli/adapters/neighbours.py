@@ -32,14 +32,14 @@ EXACT_UP_TO: Final = 1_000
 GRAPH_UP_TO: Final = 1_000_000
 """Rows up to which a graph is built; beyond, inverted lists, which are built in a fraction of the time."""
 
-LINKS: Final = 16
+M: Final = 16
 """Neighbours of a row in the graph."""
 
-CARE: Final = 200
+EF_CONSTRUCTION: Final = 200
 """Candidates among which a row's links are chosen while the graph is built."""
 
-LEAST_RECALL: Final = 0.99
-EFFORTS: Final = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+MIN_RECALL: Final = 0.99
+EF_SEARCH: Final = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Candidates that a search keeps (graph), or lists that it looks through: raised until the recall holds."""
 
 WIDEST_ROUND: Final = 16
@@ -85,7 +85,7 @@ class BankSearch:
 
     @classmethod
     def build(cls, bank: np.ndarray, num_neighbors: int, patches: np.ndarray) -> BankSearch:
-        """Choose by size, raise the effort until `LEAST_RECALL` holds on good `patches` (n, d), else search exactly."""
+        """Choose by size, raise the effort until `MIN_RECALL` holds on good `patches` (n, d), else search exactly."""
         bank = np.ascontiguousarray(bank, dtype=np.float32)
         queries = patches[np.linspace(0, len(patches) - 1, min(QUERIES, len(patches)), dtype=int)]
         index, facts = _choose(bank, np.ascontiguousarray(queries, dtype=np.float32))
@@ -189,11 +189,11 @@ def _choose(bank: np.ndarray, queries: np.ndarray) -> tuple[Any, SearchFacts]:
         apart = nearest > 1e-3 * np.linalg.norm(queries, axis=1)
         queries, nearest = queries[apart], nearest[apart]
         index = _graph(bank) if kind == "hnsw" else _lists(bank)
-        for effort in EFFORTS if len(queries) else ():
+        for effort in EF_SEARCH if len(queries) else ():
             _set_effort(index, kind, effort)
             found = np.linalg.norm(queries - bank[index.search(queries, 1)[1][:, 0]], axis=1)
             recall = float(np.mean(found <= nearest * (1 + 1e-5)))
-            if recall >= LEAST_RECALL:
+            if recall >= MIN_RECALL:
                 return index, SearchFacts(kind, len(bank), effort, recall, len(queries))
     return exact, SearchFacts("exact", len(bank), 0, 1.0, 0)
 
@@ -206,8 +206,8 @@ def _exact_index(bank: np.ndarray) -> Any:
 
 def _graph(bank: np.ndarray) -> Any:
     faiss = _faiss()
-    graph = faiss.IndexHNSWFlat(bank.shape[1], LINKS)
-    graph.hnsw.efConstruction = CARE
+    graph = faiss.IndexHNSWFlat(bank.shape[1], M)
+    graph.hnsw.efConstruction = EF_CONSTRUCTION
     # Keeps links that pruning would drop: some rows would be all but cut off, and what is nearest to them be found at
     # three times its true distance. So it is where a coreset's rows come in their own order, strangest first.
     graph.keep_max_size_level0 = True

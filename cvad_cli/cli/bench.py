@@ -12,8 +12,8 @@ from cvad_cli.cli.run_task import Options, Task, run_each
 Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
 Scaling = Annotated[bool, typer.Option("--scaling", help="Also over image sizes, memory banks and numbers of images.")]
-Peers = Annotated[bool, typer.Option("--peers", hidden=True)]
-PEERS_MOVED: Final = (
+ComparisonOption = Annotated[bool, typer.Option("--peers", hidden=True)]
+COMPARISON_MOVED: Final = (
     "--peers was moved out of cvad: the comparison with anomalib's inferencers is a tool of cvad's repository; run "
     "it there with `python scripts/anomalib_comparison --bundle <output.root>/<name>/bundle`"
 )
@@ -25,7 +25,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     images: Images = None,
     repeats: Repeats = 3,
     scaling: Scaling = False,
-    peers: Peers = False,
+    peers: ComparisonOption = False,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -36,7 +36,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     Writes <output.root>/<name>/bench/: bench.json, bench.md and charts.
     """
     if peers:
-        raise typer.BadParameter(PEERS_MOVED)
+        raise typer.BadParameter(COMPARISON_MOVED)
     from cvad_cli.cli.render.bench import show_bench
 
     def call() -> tuple[Task, Any]:

@@ -25,7 +25,7 @@ from cvad_cli.cli.options import (
 from cvad_cli.cli.run_task import Options, Task, run_each
 
 Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K images a type.")]
-ShotSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the images of --shots.")]
+ShotsSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the images of --shots.")]
 LabelledBy = Annotated[str, typer.Option("--labelled-by", metavar="NAME", help="Who says so; kept with every region.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Also remove what the data set holds no longer, or otherwise.")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, as after training again.")]
@@ -40,7 +40,7 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     config: Configs,
     set_: Overrides = [],  # noqa: B006
     shots: Shots = None,
-    seed: ShotSeed = 0,
+    seed: ShotsSeed = 0,
     labelled_by: LabelledBy = "dataset",
     prune: Prune = False,
     rebuild: Rebuild = False,

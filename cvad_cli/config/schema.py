@@ -134,7 +134,7 @@ class EvaluationConfig:
         _require(self, "aupro_limit", 0 < self.aupro_limit <= 1, "a false-positive rate above 0 and at most 1")
 
 
-MOST_WORKERS: Final = 256
+MAX_WORKERS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,8 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _require(self, "batch_size", self.batch_size >= 1, "a whole number from 1")
-        counted = self.workers.isdecimal() and 1 <= int(self.workers) <= MOST_WORKERS
-        _require(
-            self, "workers", counted or self.workers == "auto", f"auto, or a whole number from 1 to {MOST_WORKERS}"
-        )
+        counted = self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS
+        _require(self, "workers", counted or self.workers == "auto", f"auto, or a whole number from 1 to {MAX_WORKERS}")
 
     @property
     def worker_count(self) -> int:

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-MOST_SHIFT: Final = 0.1
-MOST_NOISE: Final = 0.25
+MAX_SHIFT: Final = 0.1
+MAX_NOISE: Final = 0.25
 """Spreads. Independent noise of 0.25 widens the distribution of good scores by 3 %."""
 
-LEAST_CORRELATION: Final = 0.99
+MIN_CORRELATION: Final = 0.99
 PASTED_SHARE: Final = (0.08, 0.25)
 """Least and largest side of a foreign patch, as a share of the image's shorter side."""
 
@@ -35,18 +35,18 @@ class Agreement:
     """Standard deviation of the difference over good probes, in spreads."""
     correlation: float
     """Pearson's, over good and spoilt probes together: whether strange stays stranger than good."""
-    probes: int
+    samples: int
 
     @property
     def holds(self) -> bool:
         """Whether a calibrated threshold stays valid."""
-        return abs(self.shift) <= MOST_SHIFT and self.noise <= MOST_NOISE and self.correlation >= LEAST_CORRELATION
+        return abs(self.shift) <= MAX_SHIFT and self.noise <= MAX_NOISE and self.correlation >= MIN_CORRELATION
 
     def __str__(self) -> str:
         return (
-            f"shift {self.shift:+.3f} and noise {self.noise:.3f} of the spread of good scores (at most {MOST_SHIFT} "
-            f"and {MOST_NOISE}), correlation {self.correlation:.4f} (at least {LEAST_CORRELATION}), "
-            f"{self.probes} probes"
+            f"shift {self.shift:+.3f} and noise {self.noise:.3f} of the spread of good scores (at most {MAX_SHIFT} "
+            f"and {MAX_NOISE}), correlation {self.correlation:.4f} (at least {MIN_CORRELATION}), "
+            f"{self.samples} probes"
         )
 
 
@@ -58,7 +58,7 @@ def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, spr
         shift=float(difference[good].mean()) if finite else float("inf"),
         noise=float(difference[good].std()) if finite else float("inf"),
         correlation=_correlation(reference, found) if finite else 0.0,
-        probes=len(reference),
+        samples=len(reference),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MOST_POINTS: Final = 400
+MAX_POINTS: Final = 400
 """A curve of a report is some 300 pixels wide."""
 
 
@@ -53,7 +53,7 @@ def precision_recall(scores: ArrayLike, defective: ArrayLike) -> Curve:
     return Curve(np.repeat(x, 2)[1:-1], np.repeat(y[1:], 2))
 
 
-def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
+def thinned(curve: Curve, most: int = MAX_POINTS) -> Curve:
     """At most `most` (from 2) of the curve's own points, evenly spread along it, both ends among them."""
     if curve.x.size <= most:
         return curve

@@ -16,13 +16,13 @@ import numpy as np
 ACCURACY: Final = 0.01
 """Largest relative error of a quantile."""
 
-LEAST_S: Final = 1e-7
-MOST_S: Final = 1e5
-"""Shorter times count as `LEAST_S`, longer ones as `MOST_S`: a day and more."""
+MIN_S: Final = 1e-7
+MAX_S: Final = 1e5
+"""Shorter times count as `MIN_S`, longer ones as `MAX_S`: a day and more."""
 
 _GROWTH: Final = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG_GROWTH: Final = math.log(_GROWTH)
-_BUCKETS: Final = math.ceil(math.log(MOST_S / LEAST_S) / _LOG_GROWTH) + 1
+_BUCKETS: Final = math.ceil(math.log(MAX_S / MIN_S) / _LOG_GROWTH) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Durations:
         if not seconds >= 0:
             raise ValueError(f"seconds: expected a time from 0, got {seconds}")
         # Python's own functions: NumPy's take eight times as long for a single number.
-        self._counts[math.ceil(math.log(min(max(seconds, LEAST_S), MOST_S) / LEAST_S) / _LOG_GROWTH)] += 1
+        self._counts[math.ceil(math.log(min(max(seconds, MIN_S), MAX_S) / MIN_S) / _LOG_GROWTH)] += 1
         self.count += 1
         self.total_s += seconds
 
@@ -69,7 +69,7 @@ class Durations:
             return 0.0
         rank = int(share * (self.count - 1))
         place = int(np.searchsorted(np.cumsum(self._counts), rank, side="right"))
-        return float(LEAST_S * _GROWTH**place * 2 / (1 + _GROWTH))
+        return float(MIN_S * _GROWTH**place * 2 / (1 + _GROWTH))
 
     def spread(self) -> Spread:
         """Mean and percentiles so far."""

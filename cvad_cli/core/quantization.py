@@ -1,4 +1,4 @@
-"""What a coarser precision does to patch features on average, measured on good probes and taken back.
+"""What a coarser precision does to patch features on average, measured on good agreement samples and taken back.
 
 Rounding shifts each channel a little, always the same way, and adds noise e of its own to every patch. The shift is
 subtracted (bias correction: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Rounding:
+class QuantizationCorrection:
     """The mean effect of a precision on patch features."""
 
     bias: np.ndarray
@@ -23,14 +23,14 @@ class Rounding:
     """Mean squared length of the noise that is left."""
 
     @classmethod
-    def measured(cls, exact: np.ndarray, found: np.ndarray) -> Rounding:
+    def measured(cls, exact: np.ndarray, found: np.ndarray) -> QuantizationCorrection:
         """From patches (n, p, d) in float32, and the same in the other precision."""
         error = (found - exact).reshape(-1, exact.shape[-1]).astype(np.float64)
         bias = error.mean(axis=0)
         return cls(bias.astype(np.float32), float(((error - bias) ** 2).sum(axis=1).mean()))
 
     @classmethod
-    def none(cls, channels: int) -> Rounding:
+    def none(cls, channels: int) -> QuantizationCorrection:
         """Of float32: no effect."""
         return cls(np.zeros(channels, np.float32), 0.0)
 

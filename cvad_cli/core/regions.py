@@ -99,7 +99,7 @@ def find_regions(
         raise ValueError(f"image_size: expected rows and columns from 1, got {image_size}")
     values = anomaly_map.astype(np.float64)
     labels = _bridged(_hysteresis(values, rule.seed, rule.floor), rule.bridge_px)
-    floor, kept = rule.floor, _strongest(labels, values - rule.floor, _least_pixels(values, image_size, rule))
+    floor, kept = rule.floor, _strongest(labels, values - rule.floor, _min_pixels(values, image_size, rule))
     if rejected and not kept:
         floor = float(values.max() - (1 - PEAK_SHARE) * abs(values.max()))
         labels = _bridged(values >= floor, rule.bridge_px)
@@ -148,19 +148,19 @@ def _sampled(mask: np.ndarray, size: list[int]) -> np.ndarray:
     return sampled
 
 
-def _least_pixels(values: np.ndarray, image_size: tuple[int, int], rule: RegionRule) -> float:
+def _min_pixels(values: np.ndarray, image_size: tuple[int, int], rule: RegionRule) -> float:
     """The minimum areas of the rule, in pixels of the map."""
     in_mm = rule.min_area_mm2 / rule.pixel_size_mm**2 if rule.pixel_size_mm else 0.0
     return max(rule.min_area_px, in_mm) * values.size / (image_size[0] * image_size[1])
 
 
-def _strongest(labels: np.ndarray, excess: np.ndarray, least_pixels: float) -> list[int]:
+def _strongest(labels: np.ndarray, excess: np.ndarray, min_pixels: float) -> list[int]:
     """The labels of at least so many pixels, most mass first; equal ones in reading order."""
     pixels = np.bincount(labels.ravel())
     mass = np.bincount(labels.ravel(), weights=excess.ravel())
     order = np.argsort(-mass[1:], kind="stable") + 1
     # A minimum of exactly the region's area keeps it, whatever the scales round to.
-    return [int(label) for label in order if pixels[label] >= least_pixels * (1 - 1e-9)]
+    return [int(label) for label in order if pixels[label] >= min_pixels * (1 - 1e-9)]
 
 
 def _hysteresis(values: np.ndarray, seed: float, grow: float) -> np.ndarray:

@@ -29,7 +29,7 @@ from scipy.optimize import minimize_scalar
 RIDGE: Final = 0.3
 """Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
 
-MOST_REFITS: Final = 200
+MAX_REFITS: Final = 200
 """With more labelled images than this, several are left out at a time."""
 
 TEMPERATURES: Final = (0.01, 10.0)
@@ -41,7 +41,7 @@ UNCALIBRATED: Final = 0.2
 LOWEST_LOG: Final = math.log(1e-12)
 """Of a confidence while the temperature is fitted: one type that was left out must not outweigh all the others."""
 
-LEAST_SPREAD: Final = 1e-3
+MIN_SPREAD: Final = 1e-3
 """Copies of one image do not make a type of no spread: distances between unit vectors, 0..2."""
 
 
@@ -90,7 +90,7 @@ class LabelledRegions:
         spreads = np.asarray([np.median(nearest[self.types == kind]) for kind in range(self.count)])
         measured = np.isfinite(spreads)
         spreads[~measured] = np.median(spreads[measured]) if measured.any() else 1.0
-        return np.asarray(np.maximum(spreads, LEAST_SPREAD))
+        return np.asarray(np.maximum(spreads, MIN_SPREAD))
 
     @cached_property
     def has_mate(self) -> np.ndarray:
@@ -145,7 +145,7 @@ def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -
     return Ridge.learn(labelled, types).scores(queries)
 
 
-def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MOST_REFITS) -> np.ndarray:
+def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REFITS) -> np.ndarray:
     """(n, C) scores of the labelled regions, each from the images other than its own; minus infinity: type unseen.
 
     With more than `max_refits` images, a share of them is left out at a time. A row is minus infinity throughout
@@ -191,7 +191,7 @@ def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_images: np.ndarray | None = None) -> np.ndarray:
+def nonconformity(queries: np.ndarray, labelled: LabelledRegions, query_images: np.ndarray | None = None) -> np.ndarray:
     """(q,) how far queries (q, d) are from every known type, in units of that type's own spread; large means unknown.
 
     Distance to a region: the least over its orientations. A type's spread: the median distance of its members to their
@@ -206,13 +206,13 @@ def strangeness(queries: np.ndarray, labelled: LabelledRegions, query_images: np
     return least
 
 
-def own_strangeness(labelled: LabelledRegions) -> np.ndarray:
+def own_nonconformity(labelled: LabelledRegions) -> np.ndarray:
     """(n,) strangeness of the labelled regions, each against those of other images.
 
     P-values compare with those that have a mate. Any other is judged as a region of an unknown type is, while its
     image is left out, and says nothing of known ones.
     """
-    return strangeness(labelled.centres, labelled, labelled.images)
+    return nonconformity(labelled.centres, labelled, labelled.images)
 
 
 def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -247,7 +247,7 @@ class Verdicts:
 
     confidences: np.ndarray
     """(q, C)."""
-    strangeness: np.ndarray
+    nonconformity: np.ndarray
     """(q,)."""
     p_values: np.ndarray
     """(q,) that a region of a known type is as strange as this."""
@@ -275,7 +275,7 @@ class TypeClassifier:
     def learn(cls, labelled: LabelledRegions) -> TypeClassifier:
         """Calibrate on the labelled regions alone."""
         temperature = calibrate_temperature(leave_one_out_scores(labelled), labelled.types)
-        return cls(labelled, temperature, own_strangeness(labelled)[labelled.has_mate])
+        return cls(labelled, temperature, own_nonconformity(labelled)[labelled.has_mate])
 
     @property
     def lowest_p(self) -> float:
@@ -285,8 +285,8 @@ class TypeClassifier:
     def judge(self, queries: np.ndarray) -> Verdicts:
         """Type, confidence and strangeness of queries (q, d), unit vectors."""
         confidences = softmax(self.labelled.ridge.scores(queries), self.temperature)
-        strange = strangeness(queries, self.labelled)
-        return Verdicts(confidences, strange, conformal_p(self.own, strange))
+        anomalous = nonconformity(queries, self.labelled)
+        return Verdicts(confidences, anomalous, conformal_p(self.own, anomalous))
 
 
 def _solved(system: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -59,12 +59,12 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 @contextmanager
-def taking_turns(path: Path, *, patience_s: float = 60.0) -> Iterator[None]:
+def taking_turns(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
     """Wait until no other process is in such a block with the same `path`, which is a file for the lock.
 
-    On a file system without locks nobody waits. Raises LockedError when `patience_s` has passed.
+    On a file system without locks nobody waits. Raises LockedError when `timeout_s` has passed.
     """
-    lock = _taken(path, time.monotonic() + patience_s)
+    lock = _taken(path, time.monotonic() + timeout_s)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from cvad_cli.assembly.execution.executors import keeping_threads
 from cvad_cli.assembly.receptive_field.advice import advise, layer_views, parse_defect, require_fitting
 from cvad_cli.assembly.receptive_field.analysis import CENTRE, Findings, analyse_network, as_report
 from cvad_cli.assembly.receptive_field.images import FieldImages, field_images
-from cvad_cli.assembly.receptive_field.networks import Subjects, find_networks
+from cvad_cli.assembly.receptive_field.networks import AnalysedNetworks, find_networks
 from cvad_cli.assembly.receptive_field.report import file_stem, markdown
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.config.schema import RunConfig
@@ -54,17 +54,17 @@ def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporte
     if defect:
         require_fitting(defect, images.original_size)
     with reporter.stage("Building networks", 1) as advance:
-        subjects = find_networks(settings, device, reporter)
+        networks = find_networks(settings, device, reporter)
         advance(1)
-    findings = _analyse(settings, subjects, images, reporter)
+    findings = _analyse(settings, networks, images, reporter)
     main = findings[0]
     view = view_of(main.found, size, images.original_size, pixel)
     report = _report(settings, images, findings)
-    report["advice"] = advise(main, view, layer_views(subjects, view), defect)
+    report["advice"] = advise(main, view, layer_views(networks, view), defect)
     with reporter.stage("Drawing", len(findings) + 1) as advance, replacing_folder(folder) as fresh:
         names: list[str] = []
         for found in findings:
-            names += _draw(fresh, settings.name, found, images, subjects)
+            names += _draw(fresh, settings.name, found, images, networks)
             advance(1)
         coverage_curves(fresh / "coverage.png", view, title=f"{settings.name}: what cells see", defect=defect)
         advance(1)
@@ -75,11 +75,13 @@ def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporte
     return FieldSummary(folder, report, bool(report["agrees"]))
 
 
-def _analyse(settings: RunConfig, subjects: Subjects, images: FieldImages, reporter: Reporter) -> Sequence[Findings]:
+def _analyse(
+    settings: RunConfig, networks: AnalysedNetworks, images: FieldImages, reporter: Reporter
+) -> Sequence[Findings]:
     size = (settings.data.image_size, settings.data.image_size)
     findings = []
-    with reporter.stage("Reading and probing", len(subjects.networks)) as advance:
-        for at, network in enumerate(subjects.networks):
+    with reporter.stage("Reading and probing", len(networks.networks)) as advance:
+        for at, network in enumerate(networks.networks):
             rng = np.random.default_rng([settings.seed, at])
             findings.append(analyse_network(network, size, images.images, rng=rng))
             advance(1)
@@ -105,12 +107,12 @@ def _report(settings: RunConfig, images: FieldImages, findings: Sequence[Finding
     }
 
 
-def _draw(folder: Path, name: str, found: Findings, images: FieldImages, subjects: Subjects) -> Iterator[str]:
+def _draw(folder: Path, name: str, found: Findings, images: FieldImages, networks: AnalysedNetworks) -> Iterator[str]:
     """Draw one network's figures and yield their names. A student that is built like its teacher has its fields."""
     network, stem = found.network.name, file_stem(found.network.name)
     if network != "student":
         title = f"{name}: what one cell sees, layer by layer ({network})"
-        nested_fields(folder / f"fields-{stem}.png", images.images[0], _worth_drawing(found, subjects), title=title)
+        nested_fields(folder / f"fields-{stem}.png", images.images[0], _worth_drawing(found, networks), title=title)
         yield f"fields-{stem}.png"
     for place, effective in found.effective.items():
         suffix = "" if place == CENTRE else "-edge"
@@ -120,10 +122,10 @@ def _draw(folder: Path, name: str, found: Findings, images: FieldImages, subject
         yield f"heat-{stem}{suffix}.png"
 
 
-def _worth_drawing(found: Findings, subjects: Subjects) -> dict[str, LayerField]:
+def _worth_drawing(found: Findings, networks: AnalysedNetworks) -> dict[str, LayerField]:
     """All maps of a small network; of a backbone the first, its stages and what PatchCore makes of them."""
     layers = {name: field for name, field in found.fields.items() if field.widest is not None}
-    stages = {name: found.fields[found.stages[name]] for name in subjects.candidate_names if name in found.stages}
+    stages = {name: found.fields[found.stages[name]] for name in networks.candidate_names if name in found.stages}
     if not stages:
         return layers
     first = next(iter(layers))

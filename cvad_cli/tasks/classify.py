@@ -19,7 +19,7 @@ from cvad_cli.assembly.defect_types.index_points import index_name, open_index, 
 from cvad_cli.assembly.defect_types.inspector import Inspection, RegionInspector
 from cvad_cli.assembly.defect_types.jobs import ClassifyStep
 from cvad_cli.assembly.execution.executors import keeping_threads, run_job
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.job import ImageJob
 from cvad_cli.assembly.prediction.pipeline import Failed
 from cvad_cli.config.schema import RunConfig
@@ -84,20 +84,22 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
     found = _Found([], [])
     step = ClassifyStep(inspector, with_images=request.overlays is not None)
     job = ImageJob(settings, inspector.opened.bundle.folder, step, inspector.opened)
-    shots = [Shot(Subject(str(path), name), path) for name, path in zip(distinct_names(paths), paths, strict=True)]
-    with open_index(settings) as store, closing(run_job(settings, job, shots, reporter.warn)) as outcomes:
+    image_items = [
+        ImageItem(ImageId(str(path), name), path) for name, path in zip(distinct_names(paths), paths, strict=True)
+    ]
+    with open_index(settings) as store, closing(run_job(settings, job, image_items, reporter.warn)) as outcomes:
         require_fitting(require_index(store, place), inspector, place)
         namer = Namer(store, settings, place)
         for caveat in namer.caveats:
             reporter.warn(caveat)
         colours = _colours(namer.types)
         stops = settings.data.on_error == "stop"
-        for shot, inspection in _inspected(shots, outcomes, found.skipped, reporter, stops=stops):
-            verdict = namer.verdict(shot.subject.image, inspection, inspector.threshold)
+        for image_item, inspection in _inspected(image_items, outcomes, found.skipped, reporter, stops=stops):
+            verdict = namer.verdict(image_item.image_id.image, inspection, inspector.threshold)
             found.verdicts.append(verdict)
             request.on_result(verdict)
             if request.overlays is not None and inspection.image is not None:
-                name = shot.subject.name
+                name = image_item.image_id.name
                 path = request.overlays / with_suffix_added(name, ".png")
                 _draw(path, inspection.image, verdict, colours, title=name)
     if request.csv is not None:
@@ -123,27 +125,27 @@ class _Found:
 
 
 def _inspected(
-    shots: Sequence[Shot],
+    image_items: Sequence[ImageItem],
     outcomes: Iterable[Inspection | Failed],
     skipped: list[SkippedImage],
     reporter: Reporter,
     *,
     stops: bool,
-) -> Iterator[tuple[Shot, Inspection]]:
+) -> Iterator[tuple[ImageItem, Inspection]]:
     """Each image that can be read with what was found in it, in order; `stops`: one that cannot ends the work."""
-    with reporter.stage("Judging the images", len(shots)) as advance:
-        for shot, outcome in zip(shots, outcomes, strict=True):
+    with reporter.stage("Judging the images", len(image_items)) as advance:
+        for image_item, outcome in zip(image_items, outcomes, strict=True):
             if not isinstance(outcome, Failed):
-                yield shot, outcome
+                yield image_item, outcome
             elif stops:
                 raise outcome.error
             else:
-                skipped.append(SkippedImage(shot.subject.image, str(outcome.error)))
+                skipped.append(SkippedImage(image_item.image_id.image, str(outcome.error)))
                 reporter.warn(f"skipped {outcome.error}")
             advance(1)
 
 
-def said_of(region: RegionVerdict) -> str:
+def type_text(region: RegionVerdict) -> str:
     """A region's name as it stands in an image: 'thread 97 %', or 'unknown (most like thread)'."""
     if region.defect_type == UNKNOWN:
         return f"{UNKNOWN} (most like {region.likeliest})"
@@ -163,7 +165,7 @@ def _draw(
     path: Path, image: np.ndarray, verdict: ImageVerdict, colours: dict[str, tuple[int, int, int]], *, title: str
 ) -> None:
     marks = [
-        Mark(region.box, [np.array(loop) for loop in region.contours], said_of(region), colours[region.defect_type])
+        Mark(region.box, [np.array(loop) for loop in region.contours], type_text(region), colours[region.defect_type])
         for region in verdict.regions
     ]
     what = "passed" if not verdict.rejected else f"rejected: {verdict.defect_type}"

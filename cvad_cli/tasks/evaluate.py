@@ -29,7 +29,7 @@ from cvad_cli.assembly.evaluation.job import EvaluatedImage, EvaluationStep, Eva
 from cvad_cli.assembly.evaluation.report import REPORT_NAME, Findings, write_report
 from cvad_cli.assembly.execution.executors import keeping_threads, run_job
 from cvad_cli.assembly.gates.evaluation_gates import open_gates
-from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem, record_of
 from cvad_cli.assembly.prediction.job import ImageJob
 from cvad_cli.assembly.prediction.pipeline import Failed, Judged, is_large, keep_original
 from cvad_cli.assembly.run_folders import evaluation_folder
@@ -96,7 +96,7 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
     if trained_on != dataset.name:
         reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
     inspector = RegionInspector.of(opened, settings) if request.classification else None
-    gatekeeper = open_gates(request.plan, settings, dataset, reporter) if request.plan else None
+    gate_evaluator = open_gates(request.plan, settings, dataset, reporter) if request.plan else None
     folder = evaluation_folder(settings)
     with replacing_folder(folder) as staged:
         drawer = Drawer(staged, settings, dataset.test, portable=request.portable)
@@ -112,7 +112,7 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
         naming = measure_naming(settings, scored.described, staged, reporter) if request.classification else None
         if naming is not None:
             metrics["classification"] = naming.metrics
-        gates = gatekeeper.judge(metrics, scored.records, scored.scores, staged) if gatekeeper else ()
+        gates = gate_evaluator.judge(metrics, scored.records, scored.scores, staged) if gate_evaluator else ()
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
@@ -144,17 +144,17 @@ class _Step:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(_Step, self._evaluation, classification=self._classification), ()
 
-    def shot(self, item: ImageRecord) -> Shot:
+    def image_item(self, item: ImageRecord) -> ImageItem:
         """An image of the data set."""
-        return self._evaluation.shot(item)
+        return self._evaluation.image_item(item)
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Defects are described on the image at its own size."""
-        if self._classification and not record_of(subject).is_normal:
-            original = keep_original(subject, decoded, size)
+        if self._classification and not record_of(image_id).is_normal:
+            original = keep_original(image_id, decoded, size)
             if original is not None and not is_large(original):
                 return original
-        return self._evaluation.keep(subject, decoded, size)
+        return self._evaluation.keep(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], _Outcome]:
         """The mask is read once for both."""
@@ -166,7 +166,7 @@ class _Step:
 
 
 def _outcome(settings: RunConfig, evaluate: Evaluator, inspector: RegionInspector | None, judged: Judged) -> _Outcome:
-    record = record_of(judged.loaded.subject)
+    record = record_of(judged.loaded.image_id)
     mask = None if record.is_normal else read_mask_of(record, settings.data)
     described = None
     if inspector is not None and not record.is_normal:

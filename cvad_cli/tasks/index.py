@@ -22,9 +22,9 @@ from cvad_cli.assembly.defect_types.index_points import (
     index_name,
     metadata_for,
     open_index,
+    payload_text,
     require_fitting,
     require_index,
-    said,
     same_label,
 )
 from cvad_cli.assembly.defect_types.inspector import LabelledInspection, RegionInspector
@@ -242,7 +242,7 @@ def index_listing(settings: RunConfig, request: ListingRequest, reporter: Report
     with open_index(settings) as store:
         info = require_index(store, place)
         points = list(store.scroll())
-    labels = [(said(point, "defect_type"), said(point, "source")) for point in points]
+    labels = [(payload_text(point, "defect_type"), payload_text(point, "source")) for point in points]
     regions, images = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
     types = {kind: {"regions": regions[kind], "images": images[kind]} for kind in sorted(regions)}
     rows = sorted(
@@ -269,7 +269,7 @@ def delete_type(settings: RunConfig, request: DeleteTypeRequest, reporter: Repor
         require_index(store, place)
         removed = store.delete(where={"defect_type": defect_type})
         if not removed:
-            known = sorted({said(point, "defect_type") for point in store.scroll()})
+            known = sorted({payload_text(point, "defect_type") for point in store.scroll()})
             hint = did_you_mean(defect_type, known) or f" Its types: {', '.join(known) or 'none'}."
             raise StoreError(f"{place}: holds no region of type {defect_type!r}.{hint}")
         total = store.count()

@@ -40,7 +40,7 @@ COLUMNS: Final = (
     *("image", "rejected", "score", "threshold", "regions", "top", "left", "bottom", "right"),
     *("peak", "latency_ms", "map", "overlay", "error"),
 )
-MOST_LISTED: Final = 20
+MAX_LISTED: Final = 20
 """Unreadable images that the summary names; the lines name all."""
 
 Line = Mapping[str, Any]
@@ -124,7 +124,7 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
             line = seen.take(outcome, reporter)
             keep.write(line)
             if isinstance(feed, Watcher):
-                feed.done(outcome.subject)
+                feed.done(outcome.image_id)
             request.on_result(line, seen.tally)
         return seen.summary(settings.name, None if keep.journal is None else keep.journal.path)
 
@@ -137,13 +137,13 @@ def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threa
     opened = open_detector(settings, choose_device(settings.device))
     job = ImageJob(settings, opened.bundle.folder, PredictStep(request.maps, request.overlays), opened)
     job.opened()  # what does not fit is told before the first image
-    return lambda feed: job.run(feed.shots(), feed.load, live=feed.is_live, ending=ending)
+    return lambda feed: job.run(feed.image_items(), feed.load, live=feed.is_live, ending=ending)
 
 
 def _by_workers(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Judging:
     """Workers open the bundle for themselves, and write the files about an image."""
     job = ImageJob(settings, open_bundle(settings).folder, PredictStep(request.maps, request.overlays))
-    return lambda feed: run_job(settings, job, feed.shots(), reporter.warn)
+    return lambda feed: run_job(settings, job, feed.image_items(), reporter.warn)
 
 
 def _check(request: PredictRequest) -> None:
@@ -182,16 +182,16 @@ class _Seen:
 
     def take(self, outcome: Finished | Failed, reporter: Reporter) -> Line:
         """Count it, and say it as a line."""
-        stamp = outcome.subject.stamp
+        stamp = outcome.image_id.stamp
         about = {} if stamp is None else {FILE: dataclasses.asdict(stamp)}
         if isinstance(outcome, Finished):
             self.tally.count(outcome)
             return dataclasses.asdict(outcome.result) | about
         self.tally.failed += 1
-        if len(self.skipped) < MOST_LISTED:
-            self.skipped.append(SkippedImage(outcome.subject.image, str(outcome.error)))
+        if len(self.skipped) < MAX_LISTED:
+            self.skipped.append(SkippedImage(outcome.image_id.image, str(outcome.error)))
         reporter.warn(f"skipped {outcome.error}")
-        return {"image": outcome.subject.image, "error": str(outcome.error)} | about
+        return {"image": outcome.image_id.image, "error": str(outcome.error)} | about
 
     def summary(self, name: str, results: Path | None) -> PredictSummary:
         """The whole run in figures."""

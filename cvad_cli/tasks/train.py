@@ -16,7 +16,7 @@ from cvad_cli.assembly.data.images import open_dataset
 from cvad_cli.assembly.defect_types.describer import fit_describer
 from cvad_cli.assembly.execution.executors import keeping_threads
 from cvad_cli.assembly.run_folders import bundle_folder
-from cvad_cli.assembly.training.agreement_probes import make_probes
+from cvad_cli.assembly.training.agreement_probes import make_agreement_samples
 from cvad_cli.assembly.training.anomalib_model import fit_generic
 from cvad_cli.assembly.training.calibration import calibrate
 from cvad_cli.assembly.training.efficient_ad import fit_efficient_ad
@@ -74,7 +74,7 @@ def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> Tra
     }
     writers = {} if describer is None else describer.writers
     if fitted.judge is not None:
-        writers |= make_probes(settings, fitted, good, reporter).writers
+        writers |= make_agreement_samples(settings, fitted, good, reporter).writers
     bundle = write_bundle(bundle_folder(settings), contents, {**fitted.writers, **writers})
     if fitted.scratch is not None:
         shutil.rmtree(fitted.scratch, ignore_errors=True)

@@ -16,7 +16,7 @@ from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.assembly import scaling
 from cvad_cli.assembly.benchmark.bundle_variants import patches_of, write_variant
 from cvad_cli.assembly.benchmark.tables import tables_of
-from cvad_cli.assembly.training.agreement_probes import read_probes
+from cvad_cli.assembly.training.agreement_probes import read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks import bench
 from cvad_cli.tasks.bench import images_to_judge
@@ -124,13 +124,13 @@ def test_another_image_size_has_probes_and_a_bank_that_know_such_images(trained:
     side = 2 * settings.data.image_size
     changed = write_variant(settings, bundle, tmp_path, "image_size", side)
     other = read_bundle(tmp_path / changed.name / "bundle")
-    probes = read_probes(other)
-    assert probes is not None
-    assert probes.images.shape[1:] == (side, side, 3)
-    assert probes.scores[probes.good].mean() < probes.scores[~probes.good].mean()
+    samples = read_agreement_samples(other)
+    assert samples is not None
+    assert samples.images.shape[1:] == (side, side, 3)
+    assert samples.scores[samples.good].mean() < samples.scores[~samples.good].mean()
     own, rows = (load_file(each.file("memory_bank"))["features"] for each in (bundle, other))
     assert rows.shape == own.shape
-    patches = patches_of(bundle, list(probes.images[probes.good][:1]))[::16]
+    patches = patches_of(bundle, list(samples.images[samples.good][:1]))[::16]
 
     def reach(bank: np.ndarray) -> float:
         return float(np.mean([np.linalg.norm(bank - patch, axis=1).min() for patch in patches]))

@@ -22,7 +22,7 @@ from typer.testing import Result
 
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
-from cvad_cli.adapters.executors.scheduler import Patience
+from cvad_cli.adapters.executors.scheduler import RetryPolicy
 from cvad_cli.adapters.machine.subprocess_call import in_fresh_process
 from cvad_cli.config.load import load_config, to_plain
 from cvad_cli.config.schema import BadSettingError, QdrantConfig, RunConfig
@@ -161,7 +161,7 @@ def keys_in(settings: RunConfig, *, plain: RunConfig, bound: partial[Any]) -> li
     return [settings.qdrant.api_key, plain.qdrant.api_key, bound.args[0].qdrant.api_key]
 
 
-PATIENCE = Patience(retries=0, warn=print)
+PATIENCE = RetryPolicy(retries=0, warn=print)
 WITHOUT_RAY = importlib.util.find_spec("ray") is None
 
 

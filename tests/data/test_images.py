@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from cvad_cli.adapters.images import (
-    proves_itself,
+    is_self_checking,
     read_image,
     read_mask,
     read_reduced,
@@ -286,9 +286,9 @@ def test_a_reduced_jpeg_that_is_cut_short_is_still_refused(put) -> None:
 
 
 def test_a_png_proves_itself_and_nothing_else_does(put) -> None:
-    assert proves_itself(put(pillow(RGB, "PNG"), "named.jpg"))
+    assert is_self_checking(put(pillow(RGB, "PNG"), "named.jpg"))
     for kind in ("JPEG", "BMP", "TIFF", "WEBP"):
-        assert not proves_itself(put(pillow(RGB, kind), "named.png"))
+        assert not is_self_checking(put(pillow(RGB, kind), "named.png"))
 
 
 def test_content_counts_not_the_suffix(put) -> None:

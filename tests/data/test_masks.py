@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cvad_cli.adapters.image_panels.anomaly_panel import anomaly_panel
-from cvad_cli.adapters.image_panels.report_thumbnails import sketch
+from cvad_cli.adapters.image_panels.report_thumbnails import thumbnail
 from cvad_cli.adapters.images import resize_image, resize_map, resize_mask
 from cvad_cli.core.regions import RegionRule, mask_regions, overlaps
 
@@ -136,7 +136,7 @@ def test_a_scratch_is_drawn_in_panels_and_in_reports(tmp_path: Path, shape: tupl
             mask[shape[0] // 3 + number] = True
         else:
             mask[:, shape[1] // 3 + number] = True
-        assert sketch(image, anomaly_map, mask, threshold=0.5).truth
+        assert thumbnail(image, anomaly_map, mask, threshold=0.5).truth
         anomaly_panel(tmp_path / "panel.png", image, anomaly_map, mask, threshold=0.5, title="scratch")
         assert truth_is_drawn(tmp_path / "panel.png"), number
 

@@ -19,7 +19,7 @@ from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer,
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 
 from cvad_cli.adapters.qdrant.retries import RetryingClient
-from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
+from cvad_cli.adapters.qdrant.server import CollectionOptions, ServerStore, connect
 
 
 class LoopbackGrpc:
@@ -166,4 +166,4 @@ def grpc_store(
     client = connect("http://127.0.0.1:1", api_key=api_key, prefer_grpc=True, timeout_s=10, grpc_port=loopback.port)
     sleep = (pauses if pauses is not None else []).append
     call = RetryingClient("grpc: defects", retries=3, api_key=api_key, sleep=sleep)
-    return ServerStore(client, "defects", call=call, knobs=CollectionKnobs(), batch_size=batch_size)
+    return ServerStore(client, "defects", call=call, collection_options=CollectionOptions(), batch_size=batch_size)

@@ -14,13 +14,13 @@ from loopback_qdrant import LoopbackQdrant, loopback_qdrant
 from test_store_contract import DIMENSION, METADATA, point, points
 
 from cvad_cli.adapters.qdrant.retries import RetryingClient
-from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
+from cvad_cli.adapters.qdrant.server import CollectionOptions, ServerStore, connect
 from cvad_cli.assembly.defect_types.open_store import open_store
 from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint, IndexInfo
 
-AS_THE_SERVER_LIKES = CollectionKnobs()
+AS_THE_SERVER_LIKES = CollectionOptions()
 KEY = "qd-key.0123456789_ABCDEF"
 
 
@@ -45,11 +45,11 @@ def open_at(pauses: list[float]) -> Iterator[Callable[..., ServerStore]]:
         retries: int = 3,
         api_key: str | None = None,
         timeout_s: int = 20,
-        knobs: CollectionKnobs = AS_THE_SERVER_LIKES,
+        collection_options: CollectionOptions = AS_THE_SERVER_LIKES,
     ) -> ServerStore:
         client = connect(server.url, api_key=api_key, prefer_grpc=False, timeout_s=timeout_s)
         call = RetryingClient(f"{server.url}: defects", retries=retries, api_key=api_key, sleep=pauses.append)
-        opened.append(ServerStore(client, "defects", call=call, knobs=knobs, batch_size=5))
+        opened.append(ServerStore(client, "defects", call=call, collection_options=collection_options, batch_size=5))
         return opened[-1]
 
     yield build
@@ -180,8 +180,8 @@ def test_a_collection_of_someone_else_is_never_touched(
 def test_the_layout_of_a_collection_reaches_the_server(
     server: LoopbackQdrant, open_at: Callable[..., ServerStore]
 ) -> None:
-    knobs = CollectionKnobs(shard_number=4, replication_factor=2, on_disk=True, quantization="scalar")
-    open_at(server, knobs=knobs).create(DIMENSION, METADATA)
+    collection_options = CollectionOptions(shard_number=4, replication_factor=2, on_disk=True, quantization="scalar")
+    open_at(server, collection_options=collection_options).create(DIMENSION, METADATA)
     body = next(body for body in server.bodies if "vectors" in body)
     assert (body["shard_number"], body["replication_factor"]) == (4, 2)
     assert body["vectors"]["on_disk"] is True

@@ -18,7 +18,7 @@ from loopback_qdrant import loopback_qdrant
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.qdrant.retries import RetryingClient
-from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore
+from cvad_cli.adapters.qdrant.server import CollectionOptions, ServerStore
 from cvad_cli.adapters.storage.index_export import export_index, import_index
 from cvad_cli.assembly.defect_types.open_store import open_store
 from cvad_cli.config.schema import QdrantConfig
@@ -51,7 +51,7 @@ def opened(kind: str, folder: Path) -> Iterator[DefectStore]:
 
         client = QdrantClient(":memory:")
         call = RetryingClient("memory: defects", retries=0)
-        with ServerStore(client, "defects", call=call, knobs=CollectionKnobs(), batch_size=7) as store:
+        with ServerStore(client, "defects", call=call, collection_options=CollectionOptions(), batch_size=7) as store:
             yield store
         return
     if kind == "wire":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvad_cli.assembly.defect_types.trials import (
-    MOST_FOLDS,
+    MAX_FOLDS,
     Outcome,
     TrialSet,
     few_shots,
@@ -71,9 +71,9 @@ def test_known_images_are_called_unknown_at_the_given_rate_at_most() -> None:
 
 
 def test_each_left_out_image_is_told_with_its_number_however_many_there_are() -> None:
-    many = trials(spread=0.4, images=MOST_FOLDS // 2, regions=1)
+    many = trials(spread=0.4, images=MAX_FOLDS // 2, regions=1)
     outcome = leave_one_out(many)
-    assert len(many.types) > MOST_FOLDS
+    assert len(many.types) > MAX_FOLDS
     assert sorted(outcome.images) == list(range(len(many.types)))
     assert (outcome.truth == many.types[outcome.images]).all()
 

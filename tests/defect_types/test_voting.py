@@ -20,10 +20,10 @@ from cvad_cli.core.voting import (
     calibrate_temperature,
     conformal_p,
     leave_one_out_scores,
-    own_strangeness,
+    nonconformity,
+    own_nonconformity,
     ridge_scores,
     softmax,
-    strangeness,
     vote,
 )
 
@@ -88,7 +88,7 @@ def test_one_sample_a_type_is_learnt_without_a_calibration() -> None:
     assert classifier.temperature == UNCALIBRATED
     verdicts = classifier.judge(np.eye(12)[:3])
     assert verdicts.types.tolist() == [0, 1, 2]
-    assert np.isfinite(verdicts.strangeness).all()
+    assert np.isfinite(verdicts.nonconformity).all()
 
 
 def test_equal_confidences_go_to_the_first_type() -> None:
@@ -166,19 +166,19 @@ def test_scores_that_say_nothing_give_the_softest_confidence() -> None:
 
 def test_a_region_of_a_known_type_is_less_strange_than_one_of_none() -> None:
     labelled = clusters(8, 8)
-    found = strangeness(np.eye(12)[[0, 1, 5]], labelled)
+    found = nonconformity(np.eye(12)[[0, 1, 5]], labelled)
     assert found[2] > 3 * found[:2].max()
 
 
 def test_strangeness_is_in_units_of_each_types_own_spread() -> None:
     tight, loose = clusters(10, seed=1, spread=0.02), clusters(10, seed=1, spread=0.2)
     away = unit(np.eye(12)[[0]] + 0.3 * np.eye(12)[[7]])
-    assert strangeness(away, tight)[0] > 5 * strangeness(away, loose)[0]
+    assert nonconformity(away, tight)[0] > 5 * nonconformity(away, loose)[0]
     turned = LabelledRegions(np.roll(loose.views, 1, axis=2), loose.types, loose.images)
     both = LabelledRegions(np.concatenate([tight.views, turned.views]), np.repeat([0, 1], 10), np.arange(20))
     queries = unit(np.random.default_rng(0).normal(size=(30, 12)))
-    alone = np.minimum(strangeness(queries, tight), strangeness(queries, turned))
-    np.testing.assert_allclose(strangeness(queries, both), alone)
+    alone = np.minimum(nonconformity(queries, tight), nonconformity(queries, turned))
+    np.testing.assert_allclose(nonconformity(queries, both), alone)
 
 
 def test_a_type_of_one_image_borrows_the_others_spread() -> None:
@@ -192,7 +192,7 @@ def test_a_type_of_one_image_borrows_the_others_spread() -> None:
         likeness = np.einsum("id,jkd->ijk", others.centres[members], others.views[members]).max(2)
         np.fill_diagonal(likeness, -1)
         spreads.append(np.median(np.sqrt(2 - 2 * likeness.max(1))))
-    assert strangeness(query, labelled)[0] == pytest.approx(gap / np.median(spreads))
+    assert nonconformity(query, labelled)[0] == pytest.approx(gap / np.median(spreads))
 
 
 def test_regions_of_the_same_image_are_no_witnesses() -> None:
@@ -200,13 +200,13 @@ def test_regions_of_the_same_image_are_no_witnesses() -> None:
     twins = LabelledRegions(
         np.concatenate([labelled.views, labelled.views]), np.tile(labelled.types, 2), np.tile(labelled.images, 2)
     )
-    np.testing.assert_allclose(own_strangeness(twins)[:6], own_strangeness(labelled), rtol=1e-6)
+    np.testing.assert_allclose(own_nonconformity(twins)[:6], own_nonconformity(labelled), rtol=1e-6)
 
 
 def test_copies_of_one_region_do_not_make_everything_else_infinitely_strange() -> None:
     same = LabelledRegions(np.repeat(unit(np.ones((1, 8, 5))), 3, 0), np.zeros(3, int), np.arange(3))
-    assert np.isfinite(strangeness(unit(np.random.default_rng(0).normal(size=(4, 5))), same)).all()
-    assert np.isfinite(own_strangeness(same)).all()
+    assert np.isfinite(nonconformity(unit(np.random.default_rng(0).normal(size=(4, 5))), same)).all()
+    assert np.isfinite(own_nonconformity(same)).all()
 
 
 @settings(max_examples=100, deadline=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, sketch
+from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, thumbnail
 from cvad_cli.assembly.evaluation.image_output import REPORT_IMAGES_NAME
 from cvad_cli.assembly.evaluation.report import REPORT_NAME, Findings, write_report
 from cvad_cli.assembly.evaluation.report_images import ReportImages
@@ -73,7 +73,7 @@ def drawn(
             None if known is None else known[:: len(known) // len(anomaly_map), :: len(known) // len(anomaly_map)],
         )
         bound = report_images.photo_bytes
-        shown = sketch(shrunk(image), anomaly_map, known, threshold=THRESHOLD, photo_bytes=bound)
+        shown = thumbnail(shrunk(image), anomaly_map, known, threshold=THRESHOLD, photo_bytes=bound)
         report_images.add(item, score, score, shown)
     metrics = as_metrics(records, scores, pixels, seed)
     if "naming" in found:

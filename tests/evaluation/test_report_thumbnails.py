@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cvad_cli.adapters.image_panels.anomaly_panel import sketches
-from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, sketch
+from cvad_cli.adapters.image_panels.anomaly_panel import thumbnails
+from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, thumbnail
 
 
 def filled(path: str, width: int, height: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def scene(height=300, width=400):
 
 def test_the_outline_and_the_mask_lie_where_the_map_and_the_truth_are():
     image, anomaly_map, mask = scene()
-    drawn = sketch(image, anomaly_map, mask, threshold=0.5)
+    drawn = thumbnail(image, anomaly_map, mask, threshold=0.5)
     assert (drawn.width, drawn.height) == (UNITS, round(UNITS * 300 / 400))
     size = drawn.width, drawn.height
     for path, plane in ((drawn.outline, anomaly_map > 0.5), (drawn.truth, mask)):
@@ -47,7 +47,7 @@ def test_a_hole_stays_a_hole():
     mask[100:300, 100:300] = True
     mask[180:220, 180:220] = False
     image, anomaly_map, _ = scene(UNITS, UNITS)
-    shown = filled(sketch(image, anomaly_map, mask, threshold=0.5).truth, UNITS, UNITS)
+    shown = filled(thumbnail(image, anomaly_map, mask, threshold=0.5).truth, UNITS, UNITS)
     assert not shown[190:210, 190:210].any()
     assert shown[110:170, 110:290].all()
 
@@ -56,27 +56,29 @@ def test_a_scratch_of_one_pixel_is_not_lost():
     image, anomaly_map, mask = scene(2048, 2048)
     mask[:] = False
     mask[1000, 300:1500] = True
-    truth = sketch(shrunk(image), anomaly_map, mask, threshold=0.5).truth
+    truth = thumbnail(shrunk(image), anomaly_map, mask, threshold=0.5).truth
     assert truth.startswith("M")
 
 
 def test_a_good_part_has_an_empty_mask_and_an_unknown_one_none():
     image, anomaly_map, mask = scene()
-    assert sketch(image, anomaly_map, np.zeros_like(mask), threshold=2.0).truth == ""
-    nothing = sketch(image, anomaly_map, None, threshold=2.0)
+    assert thumbnail(image, anomaly_map, np.zeros_like(mask), threshold=2.0).truth == ""
+    nothing = thumbnail(image, anomaly_map, None, threshold=2.0)
     assert (nothing.truth, nothing.outline, nothing.share_above) == (None, "", 0)
 
 
-@pytest.mark.parametrize("photo_bytes", [4_000, 13_000, sketches.PHOTO_BYTES])
+@pytest.mark.parametrize("photo_bytes", [4_000, 13_000, thumbnails.PHOTO_BYTES])
 @pytest.mark.parametrize("shape", [(700, 900), (90, 4000), (16, 16)], ids=["photo", "line scan", "tiny"])
 def test_noise_keeps_every_bound(shape, photo_bytes):
     noise = np.random.default_rng(1)
     image = noise.integers(0, 256, (*shape, 3), dtype=np.uint8)
     anomaly_map = noise.random((64, 64), dtype=np.float32)
-    drawn = sketch(shrunk(image), anomaly_map, noise.random((128, 128)) > 0.5, threshold=0.5, photo_bytes=photo_bytes)
+    drawn = thumbnail(
+        shrunk(image), anomaly_map, noise.random((128, 128)) > 0.5, threshold=0.5, photo_bytes=photo_bytes
+    )
     assert len(drawn.photo) <= photo_bytes
-    assert len(drawn.heat) <= sketches.HEAT_BYTES
-    assert max(len(drawn.outline), len(drawn.truth)) <= sketches.PATH_CHARACTERS
+    assert len(drawn.heat) <= thumbnails.HEAT_BYTES
+    assert max(len(drawn.outline), len(drawn.truth)) <= thumbnails.PATH_CHARACTERS
     assert max(drawn.width, drawn.height) == UNITS
     photo = cv2.imdecode(np.frombuffer(drawn.photo, np.uint8), cv2.IMREAD_COLOR)
     assert photo.shape[1] / photo.shape[0] == pytest.approx(shape[1] / shape[0], rel=0.12)

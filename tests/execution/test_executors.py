@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from cvad_cli.adapters.executors.bundle_transfer import Parcel, pack, unpack
+from cvad_cli.adapters.executors.bundle_transfer import BundleArchive, pack, unpack
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
-from cvad_cli.adapters.executors.scheduler import Patience
+from cvad_cli.adapters.executors.scheduler import RetryPolicy
 from cvad_cli.config.transfer import TransferError
 from cvad_cli.errors import BundleError, DataError, ResourceError
 from cvad_cli.ports import Executor
@@ -149,15 +149,15 @@ def said() -> list[str]:
 )
 def executor(request: pytest.FixtureRequest, said: list[str]) -> Iterator[Executor]:
     """Two workers with one thread each, kept for all tests of this file."""
-    patience = Patience(retries=1, warn=said.append)
+    retry_policy = RetryPolicy(retries=1, warn=said.append)
     if request.param == "processes":
-        with Processes(2, threads=1, patience=patience) as opened:
+        with Processes(2, threads=1, retry_policy=retry_policy) as opened:
             yield opened
         return
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where workers find the jobs of these tests
         warnings.simplefilter("ignore")  # of Ray's own start-up
-        with RayCluster(ClusterOptions(None, 2, 1, 0.0), patience) as opened:
+        with RayCluster(ClusterOptions(None, 2, 1, 0.0), retry_policy) as opened:
             yield opened
 
 
@@ -269,10 +269,10 @@ def test_a_killed_command_leaves_no_worker_behind(tmp_path: Path) -> None:
     script.write_text(
         "import time\n"
         "from cvad_cli.adapters.executors.processes import Processes\n"
-        "from cvad_cli.adapters.executors.scheduler import Patience\n"
+        "from cvad_cli.adapters.executors.scheduler import RetryPolicy\n"
         "from test_executors import WorkerId\n"
         "if __name__ == '__main__':\n"
-        "    workers = Processes(1, threads=1, patience=Patience(0, print))\n"
+        "    workers = Processes(1, threads=1, patience=RetryPolicy(0, print))\n"
         "    print(*workers.map(WorkerId(), [0]), flush=True)\n"
         "    time.sleep(60)\n",
         encoding="utf-8",
@@ -298,7 +298,7 @@ class CountsItsOpenings(Job):
 
 def test_a_job_stays_open_from_one_call_to_the_next() -> None:
     job = CountsItsOpenings()
-    with Processes(1, threads=1, patience=Patience(0, print)) as executor:
+    with Processes(1, threads=1, retry_policy=RetryPolicy(0, print)) as executor:
         assert list(executor.map(job, range(2))) == [1, 2]
         assert list(executor.map(job, range(1))) == [3]
         assert list(executor.map(CountsItsOpenings(), range(1))) == [1]
@@ -329,29 +329,29 @@ def test_a_bundle_that_is_not_seen_is_unpacked_once_and_whole(tmp_path: Path) ->
     (origin / "manifest.json").write_text('{"a": 1}', encoding="utf-8")
     (origin / "deeper" / "data.bin").write_bytes(bytes(range(256)))
     (origin / ".half-written").write_text("no", encoding="utf-8")
-    parcel = pack(origin)
-    assert unpack(parcel, cache) == origin, "on the machine that packed it, nothing is copied"
+    archive = pack(origin)
+    assert unpack(archive, cache) == origin, "on the machine that packed it, nothing is copied"
     origin.rename(tmp_path / "gone")
-    there = unpack(parcel, cache)
+    there = unpack(archive, cache)
     assert there.parent == cache
     assert (there / "deeper" / "data.bin").read_bytes() == bytes(range(256))
     assert sorted(path.name for path in there.rglob("*")) == ["data.bin", "deeper", "manifest.json"]
     stamp = (there / "manifest.json").stat().st_mtime_ns
-    assert unpack(parcel, cache) == there
+    assert unpack(archive, cache) == there
     assert (there / "manifest.json").stat().st_mtime_ns == stamp, "not written again"
     (there / "deeper" / "data.bin").write_bytes(b"short")
-    assert (unpack(parcel, cache) / "deeper" / "data.bin").stat().st_size == 256, "a damaged copy is replaced"
+    assert (unpack(archive, cache) / "deeper" / "data.bin").stat().st_size == 256, "a damaged copy is replaced"
 
 
 ROUNDS, WORKERS = 40, 6
 
 
-def _unpack_together(parcel: Parcel, root: Path, start: Any, failures: Any) -> None:
+def _unpack_together(archive: BundleArchive, root: Path, start: Any, failures: Any) -> None:
     for number in range(ROUNDS):
         start.wait(timeout=60)
         try:
-            there = unpack(parcel, root / str(number))
-            wrong = [name for name, held in parcel.files.items() if (there / name).read_bytes() != held.tobytes()]
+            there = unpack(archive, root / str(number))
+            wrong = [name for name, held in archive.files.items() if (there / name).read_bytes() != held.tobytes()]
         except Exception as error:  # noqa: BLE001 - each one is told
             failures.put(f"round {number}: {error!r}")
         else:
@@ -366,13 +366,13 @@ def test_processes_that_unpack_one_parcel_at_once_all_get_it_whole(tmp_path: Pat
     (origin / "manifest.json").write_text("{}", encoding="utf-8")
     for number in range(3):
         (origin / "deeper" / f"{number}.bin").write_bytes(bytes([number]) * 200_000)
-    parcel = replace(pack(origin), origin=str(tmp_path / "not seen here"))
+    archive = replace(pack(origin), origin=str(tmp_path / "not seen here"))
     if damaged:
         for number in range(ROUNDS):
-            (unpack(parcel, tmp_path / "cache" / str(number)) / "deeper" / "1.bin").write_bytes(b"short")
+            (unpack(archive, tmp_path / "cache" / str(number)) / "deeper" / "1.bin").write_bytes(b"short")
     context = multiprocessing.get_context("spawn")
     start, failures = context.Barrier(WORKERS), context.SimpleQueue()
-    work = (parcel, tmp_path / "cache", start, failures)
+    work = (archive, tmp_path / "cache", start, failures)
     workers = [context.Process(target=_unpack_together, args=work) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
@@ -387,11 +387,11 @@ def test_processes_that_unpack_one_parcel_at_once_all_get_it_whole(tmp_path: Pat
     assert left == [], "no temporary file stays"
 
 
-def _unpack_in_turn(parcels: list[Parcel], cache: Path, start: Any, failures: Any) -> None:
+def _unpack_in_turn(archives: list[BundleArchive], cache: Path, start: Any, failures: Any) -> None:
     start.wait(timeout=60)
     try:
-        for parcel in parcels:
-            os.utime(unpack(parcel, cache), (1, 1))  # as if it had been unused for long: others may clear it away
+        for archive in archives:
+            os.utime(unpack(archive, cache), (1, 1))  # as if it had been unused for long: others may clear it away
     except Exception as error:  # noqa: BLE001 - it is told
         failures.put(repr(error))
 
@@ -400,11 +400,11 @@ def test_processes_that_clear_one_cache_away_together_tolerate_each_other(tmp_pa
     import numpy as np
 
     content = np.arange(200, dtype=np.uint8)
-    parcels = [Parcel(str(tmp_path / "nowhere"), f"{number:04x}", {"a.bin": content}) for number in range(200)]
+    archives = [BundleArchive(str(tmp_path / "nowhere"), f"{number:04x}", {"a.bin": content}) for number in range(200)]
     context = multiprocessing.get_context("spawn")
     start, failures = context.Barrier(4), context.SimpleQueue()
     workers = [
-        context.Process(target=_unpack_in_turn, args=(parcels[number::4], tmp_path / "cache", start, failures))
+        context.Process(target=_unpack_in_turn, args=(archives[number::4], tmp_path / "cache", start, failures))
         for number in range(4)
     ]
     for worker in workers:
@@ -418,9 +418,9 @@ def test_processes_that_clear_one_cache_away_together_tolerate_each_other(tmp_pa
 def test_a_parcel_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
     import numpy as np
 
-    parcel = Parcel(str(tmp_path / "nowhere"), "00", {"../../escaped": np.zeros(3, dtype=np.uint8)})
+    archive = BundleArchive(str(tmp_path / "nowhere"), "00", {"../../escaped": np.zeros(3, dtype=np.uint8)})
     with pytest.raises(BundleError, match="leads out"):
-        unpack(parcel, tmp_path / "a" / "b")
+        unpack(archive, tmp_path / "a" / "b")
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -429,6 +429,6 @@ def test_a_node_keeps_a_bounded_number_of_bundles(tmp_path: Path) -> None:
 
     for number in range(10):
         content = {"manifest.json": np.array([number], dtype=np.uint8)}
-        unpack(Parcel(str(tmp_path / "nowhere"), f"{number:02x}", content), tmp_path / "cache")
+        unpack(BundleArchive(str(tmp_path / "nowhere"), f"{number:02x}", content), tmp_path / "cache")
         os.utime(tmp_path / "cache" / f"{number:02x}", (number, number))
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [f"{number:02x}" for number in range(2, 10)]

@@ -83,10 +83,10 @@ def test_turns_are_waited_for_until_patience_ends(path: Path) -> None:
     with start(path, "alone") as holder:
         line(holder)
         began = time.monotonic()
-        with pytest.raises(LockedError, match=rf"process {holder.pid}"), taking_turns(path, patience_s=0.2):
+        with pytest.raises(LockedError, match=rf"process {holder.pid}"), taking_turns(path, timeout_s=0.2):
             pass
         assert time.monotonic() - began >= 0.2
         holder.kill()
-        with taking_turns(path, patience_s=20), pytest.raises(LockedError):
+        with taking_turns(path, timeout_s=20), pytest.raises(LockedError):
             ProcessLock(path)
     ProcessLock(path).release()

@@ -15,7 +15,7 @@ import pytest
 
 from cvad_cli.adapters.images import read_image
 from cvad_cli.assembly.data.path_arguments import walk
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import (
     Failed,
     Judged,
@@ -33,7 +33,7 @@ from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction
 from cvad_cli.tasks.predict import PredictRequest, predict
 
-MOST_GROWTH_MB = 16
+MAX_GROWTH_MB = 16
 """4,000 kept images of 64 x 64 would be 49 MB, kept maps 66 MB."""
 
 
@@ -57,15 +57,17 @@ class Brightness:
         return [Prediction(score, np.zeros((8, 8), np.float32)) for score in scores]
 
 
-def of(number: int) -> Shot:
+def of(number: int) -> ImageItem:
     image = np.full((8, 8, 3), number, dtype=np.uint8)
-    return Shot(Subject(str(number), str(number)), DataError(f"{number}: broken") if number == 5 else image)
+    return ImageItem(ImageId(str(number), str(number)), DataError(f"{number}: broken") if number == 5 else image)
 
 
-def run(detector: Brightness, shots: Iterator[Shot], **options) -> list[float | str]:
+def run(detector: Brightness, image_items: Iterator[ImageItem], **options) -> list[float | str]:
     pipeline = Pipeline(detector, batch_size=4, workers=3)
     load = Loader((8, 8), max_megapixels=1)
-    outcomes = pipeline.run(shots, lambda shot: Sources.load(load, shot), lambda judged: judged, **options)
+    outcomes = pipeline.run(
+        image_items, lambda image_item: Sources.load(load, image_item), lambda judged: judged, **options
+    )
     return [one.prediction.score if isinstance(one, Judged) else str(one.error) for one in outcomes]
 
 
@@ -83,7 +85,7 @@ def test_batches_are_full_for_files_and_small_for_what_trickles_in() -> None:
     run(full, (of(number) for number in range(10, 20)))
     assert full.batches == [4, 4, 2]
 
-    def slow() -> Iterator[Shot]:
+    def slow() -> Iterator[ImageItem]:
         for number in range(10, 13):
             yield of(number)
             time.sleep(0.1)
@@ -111,13 +113,13 @@ def test_the_stages_of_a_image_explain_its_latency() -> None:
 def test_no_more_than_a_bound_is_under_way_when_results_are_not_taken() -> None:
     begun: list[int] = []
 
-    def shots() -> Iterator[Shot]:
+    def image_items() -> Iterator[ImageItem]:
         for number in range(1000):
             begun.append(number)
             yield of(number % 4)
 
     pipeline = Pipeline(Brightness(), batch_size=2, workers=2)
-    outcomes = pipeline.run(shots(), Loader((8, 8), max_megapixels=1), lambda judged: judged)
+    outcomes = pipeline.run(image_items(), Loader((8, 8), max_megapixels=1), lambda judged: judged)
     next(outcomes)
     time.sleep(0.5)
     assert len(begun) <= 20
@@ -128,13 +130,13 @@ def test_no_more_than_a_bound_is_under_way_when_results_are_not_taken() -> None:
 def test_an_interrupt_lets_go_of_a_source_that_waits() -> None:
     ending = threading.Event()
 
-    def shots() -> Iterator[Shot]:
+    def image_items() -> Iterator[ImageItem]:
         yield of(1)
         ending.wait(60)
 
     pipeline = Pipeline(Brightness(), batch_size=2, workers=2)
     load = Loader((8, 8), max_megapixels=1)
-    outcomes = pipeline.run(shots(), load, lambda judged: judged, live=True, ending=ending)
+    outcomes = pipeline.run(image_items(), load, lambda judged: judged, live=True, ending=ending)
     next(outcomes)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -163,14 +165,14 @@ def test_a_finish_that_meets_bad_data_fails_its_image_alone() -> None:
     assert found == [0, 1, "failed: 2: its mask is broken", 3]
 
 
-def loading(keep: Keep = keep_nothing, *, side: int = 8) -> Callable[[Shot], Loaded | Failed]:
+def loading(keep: Keep = keep_nothing, *, side: int = 8) -> Callable[[ImageItem], Loaded | Failed]:
     loader = Loader((side, side), max_megapixels=20, keep=keep)
-    return lambda shot: Sources.load(loader, shot)
+    return lambda image_item: Sources.load(loader, image_item)
 
 
-def file_shot(path: Path, image: np.ndarray) -> Shot:
+def file_shot(path: Path, image: np.ndarray) -> ImageItem:
     assert cv2.imwrite(str(path), image)
-    return Shot(Subject(str(path), path.name), path)
+    return ImageItem(ImageId(str(path), path.name), path)
 
 
 @pytest.mark.parametrize(
@@ -182,16 +184,16 @@ def test_an_image_at_its_own_size_is_kept_or_read_again(
 ) -> None:
     levels = np.random.default_rng(0).integers(0, 256, shape[:2], dtype=np.uint8)
     image = np.broadcast_to(levels.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape)
-    shot = file_shot(tmp_path / name, np.ascontiguousarray(image))
-    loaded = loading(keep_original)(shot)
+    image_item = file_shot(tmp_path / name, np.ascontiguousarray(image))
+    loaded = loading(keep_original)(image_item)
     assert isinstance(loaded, Loaded)
     assert (loaded.kept is not None) == kept
     assert np.array_equal(loaded.original(), read_image(tmp_path / name))
 
 
 def test_what_was_changed_before_it_was_read_again_is_no_longer_that_image(tmp_path: Path) -> None:
-    shot = file_shot(tmp_path / "reduced.jpg", np.zeros((60, 40, 3), np.uint8))
-    loaded = loading(keep_original)(shot)
+    image_item = file_shot(tmp_path / "reduced.jpg", np.zeros((60, 40, 3), np.uint8))
+    loaded = loading(keep_original)(image_item)
     assert isinstance(loaded, Loaded)
     file_shot(tmp_path / "reduced.jpg", np.zeros((60, 41, 3), np.uint8))
     with pytest.raises(DataError, match=r"reduced\.jpg: was changed while"):
@@ -202,7 +204,7 @@ def test_what_was_changed_before_it_was_read_again_is_no_longer_that_image(tmp_p
 
 
 def test_a_frame_is_kept_where_it_is_needed(tmp_path: Path) -> None:
-    loaded = loading(keep_original)(Shot(Subject("line.mp4#1", "line/1"), np.zeros((3200, 4000, 3), np.uint8)))
+    loaded = loading(keep_original)(ImageItem(ImageId("line.mp4#1", "line/1"), np.zeros((3200, 4000, 3), np.uint8)))
     assert isinstance(loaded, Loaded)
     assert loaded.original().shape == (3200, 4000, 3)
 
@@ -230,9 +232,14 @@ def test_names_of_files_about_images_differ_and_lead_nowhere_else(tmp_path: Path
         threading.Event(),
         listing=STANDARD_INPUT,
     )
-    assert [shot.subject.name for shot in sources.shots()] == ["x/1.png", "y/1.png", "y/deep/1.png", "y/deep/1.png"]
+    assert [image_item.image_id.name for image_item in sources.image_items()] == [
+        "x/1.png",
+        "y/1.png",
+        "y/deep/1.png",
+        "y/deep/1.png",
+    ]
     listed = Sources(["-"], threading.Event(), listing=STANDARD_INPUT)
-    names = [shot.subject.name for shot in listed._of_path(Path("../../etc/x.png"))]
+    names = [image_item.image_id.name for image_item in listed._of_path(Path("../../etc/x.png"))]
     assert ".." not in Path(names[0]).parts
     assert not Path(names[0]).is_absolute()
 
@@ -265,4 +272,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny: Path, tmp_path: Pa
     settings = load_config(tiny, ["runtime.batch_size=64"])
     summary = predict(settings, PredictRequest(sources=(str(tmp_path),), on_result=tell), QuietReporter())
     assert summary.images == 5000
-    assert abs(resident[5000] - resident[1000]) < MOST_GROWTH_MB, resident
+    assert abs(resident[5000] - resident[1000]) < MAX_GROWTH_MB, resident

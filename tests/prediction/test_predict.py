@@ -19,7 +19,7 @@ from PIL import Image
 
 from cvad_cli.adapters.images import read_image, resize_image
 from cvad_cli.assembly.benchmark.latency import single_image_latency
-from cvad_cli.assembly.prediction.image_item import Subject
+from cvad_cli.assembly.prediction.image_item import ImageId
 from cvad_cli.assembly.prediction.results import Finished, ImageResult, Tally
 from cvad_cli.assembly.serving.open_bundle import open_detector
 from cvad_cli.cli.render.predict import PredictionLines
@@ -29,7 +29,7 @@ from cvad_cli.tasks.predict import PredictRequest, predict
 ODD_NAMES = ['a "quoted", name.png', "line\nbreak.png", "Prüfling Ø 5.png", "-dash.png", os.fsdecode(b"latin-\xe9.png")]
 
 
-def strange(rows: int, columns: int) -> np.ndarray:
+def anomalous(rows: int, columns: int) -> np.ndarray:
     """Black and white blocks: no part looks like this."""
     blocks = np.random.default_rng(1).integers(0, 2, (rows // 8, columns // 8, 1), dtype=np.uint8) * np.uint8(255)
     return np.broadcast_to(blocks.repeat(8, 0).repeat(8, 1), (rows, columns, 3)).copy()
@@ -48,7 +48,7 @@ def parts(tmp_path: Path, good: Path) -> Path:
     shutil.copy(good / "000.png", folder / "a.png")
     shutil.copy(good / "001.png", folder / "b" / "a.png")
     shutil.copy(good / "002.png", folder / "c.png")
-    Image.fromarray(strange(120, 160)).save(folder / "strange.png")
+    Image.fromarray(anomalous(120, 160)).save(folder / "strange.png")
     (folder / "notes.txt").write_text("no image")
     shutil.copy(good / "000.png", folder / ".hidden.png")
     return folder
@@ -177,10 +177,10 @@ def test_a_table_has_a_row_a_image(lines, parts: Path, tmp_path: Path) -> None:
     by_name = {Path(row["image"]).name: row for row in rows}
     assert "is empty" in by_name["empty.png"]["error"]
     assert (by_name["strange.png"]["rejected"], by_name["c.png"]["rejected"]) == ("1", "0")
-    strange = next(line for line in found if line["image"].endswith("strange.png"))
-    assert [int(by_name["strange.png"][edge]) for edge in ("top", "left", "bottom", "right")] == strange["regions"][0][
-        "box"
-    ]
+    anomalous = next(line for line in found if line["image"].endswith("strange.png"))
+    assert [int(by_name["strange.png"][edge]) for edge in ("top", "left", "bottom", "right")] == anomalous["regions"][
+        0
+    ]["box"]
 
 
 def test_an_unreadable_image_stops_the_run_after_those_before_it(cvad, trained: Path, parts: Path) -> None:
@@ -227,7 +227,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, good: Path) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (128, 128))
     assert writer.isOpened()
     frame = cv2.cvtColor(read_image(good / "000.png"), cv2.COLOR_RGB2BGR)
-    noise = strange(128, 128)
+    noise = anomalous(128, 128)
     for number in range(12):
         writer.write(noise if number >= 10 else frame)
     writer.release()
@@ -349,7 +349,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_how_it_goes_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     result = ImageResult("a.png", score=2.0, threshold=1.0, rejected=True, regions=(), latency_ms=40.0)
     tally = Tally()
-    tally.count(Finished(Subject("a.png", "a.png"), result, 0.04, {"decode": 0.04}))
+    tally.count(Finished(ImageId("a.png", "a.png"), result, 0.04, {"decode": 0.04}))
     shown = {}
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr("sys.stderr", stream)

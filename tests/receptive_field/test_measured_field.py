@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from cvad_cli.adapters.receptive_field.layer_graph import patch_embedding, read_layers
-from cvad_cli.adapters.receptive_field.measured_field import Subject, bounded, effective_fields, exact_support
+from cvad_cli.adapters.receptive_field.measured_field import AnalysedNetwork, bounded, effective_fields, exact_support
 from cvad_cli.core.receptive_field.graph import EMPTY, Box, analyse
 from cvad_cli.errors import ModelError
 
@@ -42,7 +42,9 @@ def theory_and_probe(model: nn.Module, size: tuple[int, int], *, channels=3, cel
     rows, cols = found.layer.size
     cells = cells or [(0, 0), found.centre, (rows - 1, cols - 1)]
     theory = [found.box(*cell) for cell in cells]
-    return theory, exact_support(Subject(model, channels, arguments), size, cells, expected=theory if helped else None)
+    return theory, exact_support(
+        AnalysedNetwork(model, channels, arguments), size, cells, expected=theory if helped else None
+    )
 
 
 @st.composite
@@ -178,7 +180,9 @@ def test_pdn_sees_33_px_in_steps_of_4_when_measured(size, padding):
     at, side = (5, 56) if padding else (0, 40)
     expected = analyse(read_layers(model, (side, side)))["conv4" if size == "Small" else "conv6"]
     cells = [(at, at), (at + 1, at)]
-    first, second = exact_support(Subject(model), (side, side), cells, expected=[expected.box(*cell) for cell in cells])
+    first, second = exact_support(
+        AnalysedNetwork(model), (side, side), cells, expected=[expected.box(*cell) for cell in cells]
+    )
     assert [first, second] == [expected.box(*cell) for cell in cells]
     assert (first.bottom - first.top + 1, first.right - first.left + 1) == (33, 33)
     assert (second.top - first.top, second.left - first.left) == (4, 0)
@@ -198,7 +202,7 @@ def test_first_stage_of_resnet18_is_measured_as_published():
 
     model = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(1,))
     published = [Box(48 - 21, 48 - 21, 48 + 21, 48 + 21)]
-    assert exact_support(Subject(model, output=0), (96, 96), [(12, 12)], expected=published) == published
+    assert exact_support(AnalysedNetwork(model, output=0), (96, 96), [(12, 12)], expected=published) == published
 
 
 @pytest.mark.parametrize(
@@ -223,10 +227,10 @@ def test_patchcore_patches_are_measured_as_read(backbone, layers, size):
 def test_an_expectation_saves_runs_but_decides_nothing():
     model = nn.Sequential(conv(3, 2), conv(3))
     cells = [(4, 4), (0, 0), (9, 9)]
-    searched = exact_support(Subject(model), (25, 25), cells)
+    searched = exact_support(AnalysedNetwork(model), (25, 25), cells)
     runs = []
     model.register_forward_hook(lambda *_: runs.append(1))
-    assert exact_support(Subject(model), (25, 25), cells, expected=searched) == searched
+    assert exact_support(AnalysedNetwork(model), (25, 25), cells, expected=searched) == searched
     assert len(runs) == 1 + 5 * len(cells)
     box = searched[0]
     for wrong in (
@@ -235,15 +239,17 @@ def test_an_expectation_saves_runs_but_decides_nothing():
         Box(0, 0, 24, 24),
         EMPTY,
     ):
-        assert exact_support(Subject(model), (25, 25), cells[:1], expected=[wrong]) == searched[:1]
+        assert exact_support(AnalysedNetwork(model), (25, 25), cells[:1], expected=[wrong]) == searched[:1]
 
 
 def test_the_probe_leaves_the_module_as_it_was():
     model = nn.Sequential(conv(3), nn.BatchNorm2d(3), nn.Dropout(0.5))
     model[1].eval()
     before = model[1].running_mean.clone()
-    exact_support(Subject(model), (12, 12), [(0, 0)])
-    effective_fields(Subject(model), np.ones((1, 3, 12, 12), np.float32), [(0, 0)], rng=np.random.default_rng(0))
+    exact_support(AnalysedNetwork(model), (12, 12), [(0, 0)])
+    effective_fields(
+        AnalysedNetwork(model), np.ones((1, 3, 12, 12), np.float32), [(0, 0)], rng=np.random.default_rng(0)
+    )
     assert [child.training for child in model] == [True, False, True]
     assert torch.equal(model[1].running_mean, before)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -253,16 +259,16 @@ def test_broken_weights_are_named_before_anything_is_concluded():
     model = nn.Sequential(conv(3))
     model[0].weight.data[0] = torch.nan
     with pytest.raises(ModelError, match="Sequential: gives NaN on a gray image"):
-        exact_support(Subject(model), (12, 12), [(0, 0)])
+        exact_support(AnalysedNetwork(model), (12, 12), [(0, 0)])
 
 
 def test_an_output_that_is_no_map_is_refused():
     model = nn.Sequential(conv(3), nn.Flatten())
     with pytest.raises(ModelError, match=r"expected a map \(b, d, rows, cols\) to probe, got Tensor \(1, 300\)"):
-        exact_support(Subject(model), (12, 12), [(0, 0)])
+        exact_support(AnalysedNetwork(model), (12, 12), [(0, 0)])
     listed = Net(lambda net, x: [net.conv(x)], conv=conv(3))
     with pytest.raises(ModelError, match=r"got list .* say which output is meant"):
-        exact_support(Subject(listed), (12, 12), [(0, 0)])
+        exact_support(AnalysedNetwork(listed), (12, 12), [(0, 0)])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +286,7 @@ def test_probes_are_bounded(image, field, probed):
 def test_gradient_energy_of_one_convolution_is_its_squared_kernel():
     model = nn.Conv2d(2, 1, (3, 5), bias=False)
     images = np.random.default_rng(1).normal(size=(2, 2, 9, 11)).astype(np.float32)
-    (found,) = effective_fields(Subject(model, channels=2), images, [(4, 3)], rng=np.random.default_rng(0))
+    (found,) = effective_fields(AnalysedNetwork(model, channels=2), images, [(4, 3)], rng=np.random.default_rng(0))
     kernel = model.weight.detach()[0].double().square().sum(dim=0).numpy()
     expected = np.zeros((9, 11))
     expected[4:7, 3:8] = kernel / kernel.sum()
@@ -291,7 +297,7 @@ def test_gradient_energy_of_one_convolution_is_its_squared_kernel():
 def test_random_signs_average_to_the_energy_of_all_channels():
     model = nn.Conv2d(1, 16, 3, bias=False)
     images = np.zeros((400, 1, 3, 3), np.float32)
-    (found,) = effective_fields(Subject(model, channels=1), images, [(0, 0)], rng=np.random.default_rng(0))
+    (found,) = effective_fields(AnalysedNetwork(model, channels=1), images, [(0, 0)], rng=np.random.default_rng(0))
     energy = model.weight.detach().double().square().sum(dim=(0, 1)).numpy()
     np.testing.assert_allclose(found.energy, energy / energy.sum(), rtol=0.2)
 
@@ -303,7 +309,7 @@ def test_several_draws_an_image_come_nearer_to_it():
     for draws in (1, 400):
         image = np.zeros((1, 1, 3, 3), np.float32)
         rng = np.random.default_rng(0)
-        (found,) = effective_fields(Subject(model, channels=1), image, [(0, 0)], rng=rng, draws=draws)
+        (found,) = effective_fields(AnalysedNetwork(model, channels=1), image, [(0, 0)], rng=rng, draws=draws)
         missed.append(np.abs(found.energy - energy / energy.sum()).max())
     assert missed[1] < 0.02 < missed[0]
 
@@ -316,7 +322,7 @@ def test_gradient_stays_inside_the_theoretical_field_and_concentrates():
     graph = read_layers(model, (64, 64))
     box = analyse(graph)["conv4"].box(4, 4)
     found, again = (
-        effective_fields(Subject(model), images, [(4, 4)], rng=np.random.default_rng(0))[0] for _ in range(2)
+        effective_fields(AnalysedNetwork(model), images, [(4, 4)], rng=np.random.default_rng(0))[0] for _ in range(2)
     )
     assert found.energy[box.top : box.bottom + 1, box.left : box.right + 1].sum() == pytest.approx(1.0)
     assert found.side(0.5) < found.side(0.9) <= found.side(0.95) < 33
@@ -326,11 +332,15 @@ def test_gradient_stays_inside_the_theoretical_field_and_concentrates():
 def test_a_forward_without_gradients_is_refused():
     model = Net(torch.no_grad()(lambda net, x: net.conv(x)), conv=conv(3))
     with pytest.raises(ModelError, match="Net: its forward switches gradients off"):
-        effective_fields(Subject(model), np.ones((1, 3, 8, 8), np.float32), [(0, 0)], rng=np.random.default_rng(0))
+        effective_fields(
+            AnalysedNetwork(model), np.ones((1, 3, 8, 8), np.float32), [(0, 0)], rng=np.random.default_rng(0)
+        )
 
 
 def test_a_dead_cell_is_named():
     model = nn.Sequential(conv(3), nn.ReLU())
     model[0].bias.data.fill_(-1e3)
     with pytest.raises(ModelError, match=r"no gradient reaches the image from cell \(1, 1\)"):
-        effective_fields(Subject(model), np.ones((1, 3, 8, 8), np.float32), [(1, 1)], rng=np.random.default_rng(0))
+        effective_fields(
+            AnalysedNetwork(model), np.ones((1, 3, 8, 8), np.float32), [(1, 1)], rng=np.random.default_rng(0)
+        )

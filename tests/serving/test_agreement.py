@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvad_cli.core.agreement import CROP_SHARE, LEAST_CORRELATION, MOST_NOISE, MOST_SHIFT, agreement, cropped, spoilt
+from cvad_cli.core.agreement import CROP_SHARE, MAX_NOISE, MAX_SHIFT, MIN_CORRELATION, agreement, cropped, spoilt
 
 GOOD = np.arange(20) < 10
 EXACT = np.concatenate([np.linspace(1, 2, 10), np.linspace(3, 9, 10)])
@@ -20,10 +20,10 @@ def test_equal_scores_agree() -> None:
 @pytest.mark.parametrize(
     ("changed", "holds"),
     [
-        pytest.param(EXACT + 0.9 * MOST_SHIFT * 0.3, True, id="a small shift"),
-        pytest.param(EXACT + 1.1 * MOST_SHIFT * 0.3, False, id="a shift that moves the threshold"),
-        pytest.param(EXACT + 0.9 * MOST_NOISE * 0.3 * np.tile([1, -1], 10), True, id="small noise"),
-        pytest.param(EXACT + 1.1 * MOST_NOISE * 0.3 * np.tile([1, -1], 10), False, id="noise"),
+        pytest.param(EXACT + 0.9 * MAX_SHIFT * 0.3, True, id="a small shift"),
+        pytest.param(EXACT + 1.1 * MAX_SHIFT * 0.3, False, id="a shift that moves the threshold"),
+        pytest.param(EXACT + 0.9 * MAX_NOISE * 0.3 * np.tile([1, -1], 10), True, id="small noise"),
+        pytest.param(EXACT + 1.1 * MAX_NOISE * 0.3 * np.tile([1, -1], 10), False, id="noise"),
         pytest.param(np.where(GOOD, EXACT, EXACT.mean()), False, id="defects no longer told apart"),
         pytest.param(np.where(GOOD, EXACT, np.nan), False, id="not a number"),
     ],
@@ -31,7 +31,7 @@ def test_equal_scores_agree() -> None:
 def test_the_rule(changed: np.ndarray, holds: bool) -> None:
     found = agreement(EXACT, changed, GOOD, spread=0.3)
     assert found.holds == holds
-    assert f"at least {LEAST_CORRELATION}" in str(found)
+    assert f"at least {MIN_CORRELATION}" in str(found)
 
 
 def test_scores_that_do_not_vary_agree_with_themselves_alone() -> None:

@@ -20,7 +20,7 @@ from cvad_cli.assembly.data.images import ImageStream, open_dataset
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import Candidate, choose_engine, plan_serving
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
-from cvad_cli.assembly.training.agreement_probes import Probes, read_probes
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig, RuntimeConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
@@ -160,7 +160,7 @@ def test_probes_that_are_none_are_a_damaged_bundle(served: RunConfig, tmp_path: 
     bundle = read_bundle(copy)
     safetensors.numpy.save_file({"images": np.zeros(1, np.uint8)}, bundle.file("probes"))
     with pytest.raises(BundleError, match="holds no probes that this cvad can read"):
-        read_probes(bundle)
+        read_agreement_samples(bundle)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ class Judge:
 
     image_size = (8, 8)
 
-    def __init__(self, probes: Probes, off: float) -> None:
-        self.answers = iter(zip(probes.scores + off * probes.spread, probes.peaks, strict=True))
+    def __init__(self, samples: AgreementSamples, off: float) -> None:
+        self.answers = iter(zip(samples.scores + off * samples.spread, samples.peaks, strict=True))
 
     def predict(self, images) -> list[Prediction]:
         return [Prediction(float(score), np.full((8, 8), peak, np.float32)) for score, peak in self._next(len(images))]
@@ -199,16 +199,16 @@ class Judge:
 
 
 @pytest.fixture
-def probes() -> Probes:
+def samples() -> AgreementSamples:
     scores = np.concatenate([np.linspace(1, 2, 4), np.linspace(4, 7, 4)]).astype(np.float32)
     images = np.zeros((8, 8, 8, 3), np.uint8)
-    return Probes(images, np.arange(8) < 4, scores, scores * 2, spread=0.4, peak_spread=0.8, keys=())
+    return AgreementSamples(images, np.arange(8) < 4, scores, scores * 2, spread=0.4, peak_spread=0.8, keys=())
 
 
-def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(probes: Probes) -> None:
+def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(samples: AgreementSamples) -> None:
     plan = plan_serving(RuntimeConfig(), "cuda:0")
     offs = {"f16": 0.5, "f32": 0.0}
-    choice = choose_engine(plan, probes, lambda wanted: Candidate(Judge(probes, offs[wanted])))
+    choice = choose_engine(plan, samples, lambda wanted: Candidate(Judge(samples, offs[wanted])))
     assert choice.precision == "f32"
     assert choice.agreement is not None
     assert choice.agreement.holds
@@ -216,10 +216,12 @@ def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(probes: 
     assert choice.serving(plan).agreement == choice.proof
 
 
-def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_figures(probes: Probes) -> None:
+def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_figures(
+    samples: AgreementSamples,
+) -> None:
     plan = plan_serving(RuntimeConfig(precision="f16"), "cuda:0")
     with pytest.raises(ModelError, match=r"f16 was passed over: shift \+0\.500 .* set runtime.precision to auto"):
-        choose_engine(plan, probes, lambda _: Candidate(Judge(probes, 0.5)))
+        choose_engine(plan, samples, lambda _: Candidate(Judge(samples, 0.5)))
 
 
 @pytest.mark.skipif("int8" not in processor_precisions(), reason="this processor has no int8 arithmetic")

@@ -64,7 +64,7 @@ def test_efficient_ad_equals_anomalibs(images: list[np.ndarray], options: dict[s
 def test_efficient_ad_through_openvino_equals_torch(images: list[np.ndarray], tmp_path: Path) -> None:
     maps = StudentTeacherMaps(efficient_ad())
     convert(maps, SIDE, tmp_path)
-    network = CompiledNetwork(tmp_path / NETWORK_FILE, "f32", most_at_once=2)
+    network = CompiledNetwork(tmp_path / NETWORK_FILE, "f32", max_at_once=2)
     expected = answers(maps, images)
     np.testing.assert_allclose(network(images), expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(network(images[:1]), expected[:1], rtol=1e-3, atol=1e-5)

@@ -17,7 +17,7 @@ from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.int8_images import Int8Images
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
-from cvad_cli.assembly.training.agreement_probes import Probes, read_probes
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
@@ -53,8 +53,8 @@ def run(cvad, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def probes(run: RunConfig) -> Probes:
-    found = read_probes(read_bundle(bundle_folder(run)))
+def samples(run: RunConfig) -> AgreementSamples:
+    found = read_agreement_samples(read_bundle(bundle_folder(run)))
     assert found is not None
     return found
 
@@ -63,8 +63,8 @@ def served(run: RunConfig, precision: str) -> OpenBundle:
     return open_detector(replace(run, runtime=replace(run.runtime, engine="openvino", precision=precision)), "cpu")
 
 
-def chosen(run: RunConfig, probes: Probes, seed: int = 3) -> Int8Images:
-    return Int8Images.of(run.data, probes, seed=seed)
+def chosen(run: RunConfig, samples: AgreementSamples, seed: int = 3) -> Int8Images:
+    return Int8Images.of(run.data, samples, seed=seed)
 
 
 def keys_of(run: RunConfig, images: list[np.ndarray]) -> list[str | None]:
@@ -73,20 +73,22 @@ def keys_of(run: RunConfig, images: list[np.ndarray]) -> list[str | None]:
     return [names.get(image.tobytes()) for image in images]
 
 
-def test_two_in_three_images_give_the_ranges_in_the_order_of_the_seed(run: RunConfig, probes: Probes) -> None:
-    rest = [each.key for each in open_dataset(run.data).train if each.key not in probes.keys]
-    found, other = chosen(run, probes), chosen(run, probes, seed=4)
+def test_two_in_three_images_give_the_ranges_in_the_order_of_the_seed(
+    run: RunConfig, samples: AgreementSamples
+) -> None:
+    rest = [each.key for each in open_dataset(run.data).train if each.key not in samples.keys]
+    found, other = chosen(run, samples), chosen(run, samples, seed=4)
     ranges = keys_of(run, found.ranges)
     assert len(ranges) == len(set(ranges)) == -(-2 * len(rest) // 3)
     assert set(ranges) <= set(rest)
     assert ranges != sorted(ranges, key=str), "not in the order of the names"
-    assert keys_of(run, chosen(run, probes).ranges) == ranges
+    assert keys_of(run, chosen(run, samples).ranges) == ranges
     assert set(keys_of(run, other.ranges)) != set(ranges)
 
 
-def test_int8_is_judged_by_images_that_the_model_was_not_fitted_on(run: RunConfig, probes: Probes) -> None:
+def test_int8_is_judged_by_images_that_the_model_was_not_fitted_on(run: RunConfig, samples: AgreementSamples) -> None:
     unseen = ("train/good/001.png", "train/good/020.png")
-    few = replace(probes, keys=("train/good/000.png",), unseen=unseen)
+    few = replace(samples, keys=("train/good/000.png",), unseen=unseen)
     found = chosen(run, few)
     assert {*keys_of(run, found.judging[:1]), *keys_of(run, found.peaks[:1])} == set(unseen)
     crops = [*found.judging[1:], *found.peaks[1:]]
@@ -95,23 +97,23 @@ def test_int8_is_judged_by_images_that_the_model_was_not_fitted_on(run: RunConfi
     assert not set(unseen) & set(keys_of(run, found.ranges))
 
 
-def test_where_all_good_images_are_probes_int8_says_what_it_lacks(run: RunConfig, probes: Probes) -> None:
-    every = replace(probes, keys=tuple(record.key for record in open_dataset(run.data).train))
+def test_where_all_good_images_are_probes_int8_says_what_it_lacks(run: RunConfig, samples: AgreementSamples) -> None:
+    every = replace(samples, keys=tuple(record.key for record in open_dataset(run.data).train))
     with pytest.raises(DataError, match=r"int8 takes its ranges from good images .* set runtime\.precision to auto"):
         chosen(run, every)
 
 
-def test_images_that_join_the_probes_count_as_good_ones(run: RunConfig, probes: Probes) -> None:
-    added_images = chosen(run, probes)
+def test_images_that_join_the_probes_count_as_good_ones(run: RunConfig, samples: AgreementSamples) -> None:
+    added_images = chosen(run, samples)
     exact = served(run, "f32").detector.predict
-    more = added_images.joined(probes, exact)
+    more = added_images.joined(samples, exact)
     added = len(added_images.judging)
-    assert (len(more.scores), int(more.good.sum())) == (len(probes.scores) + added, int(probes.good.sum()) + added)
+    assert (len(more.scores), int(more.good.sum())) == (len(samples.scores) + added, int(samples.good.sum()) + added)
 
     def judge(images) -> list[Prediction]:
         """As float32 does, but two spreads higher for what joined."""
         joined = {pixels.tobytes() for pixels in added_images.judging}
-        lift = [2 * probes.spread * (np.asarray(image).tobytes() in joined) for image in images]
+        lift = [2 * samples.spread * (np.asarray(image).tobytes() in joined) for image in images]
         return [
             Prediction(each.score + higher, each.anomaly_map + np.float32(higher))
             for each, higher in zip(exact(images), lift, strict=True)
@@ -122,17 +124,17 @@ def test_images_that_join_the_probes_count_as_good_ones(run: RunConfig, probes: 
 
 
 @pytest.mark.skipif("int8" not in processor_precisions(), reason="this processor has no int8 arithmetic")
-def test_int8_adds_nothing_to_the_peaks_of_good_images_on_average(run: RunConfig, probes: Probes) -> None:
+def test_int8_adds_nothing_to_the_peaks_of_good_images_on_average(run: RunConfig, samples: AgreementSamples) -> None:
     pytest.importorskip("nncf")
     bundle = served(run, "int8")
     assert bundle.serving.agreement is not None
-    assert bundle.serving.agreement["probes"] > len(probes.scores)
-    images = chosen(run, probes).peaks
+    assert bundle.serving.agreement["probes"] > len(samples.scores)
+    images = chosen(run, samples).peaks
     peaks = [
         np.array([found.anomaly_map.max() for found in each.detector.predict(images)])
         for each in (bundle, served(run, "f32"))
     ]
-    assert np.mean(peaks[0] - peaks[1]) == pytest.approx(0, abs=1e-4 * probes.spread)
+    assert np.mean(peaks[0] - peaks[1]) == pytest.approx(0, abs=1e-4 * samples.spread)
     assert np.abs(peaks[0] - peaks[1]).max() > 0, "the network was quantised"
     again = served(run, "int8")
     assert again.serving.cache is not None

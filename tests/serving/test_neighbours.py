@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvad_cli.adapters import neighbours
-from cvad_cli.adapters.neighbours import LEAST_RECALL, BankSearch
+from cvad_cli.adapters.neighbours import MIN_RECALL, BankSearch
 from cvad_cli.core.scoring import MemoryBank
 
 
@@ -51,7 +51,7 @@ def test_image_scores_equal_the_exhaustive_search(
     np.testing.assert_allclose(scores, [each.image_score for each in expected], rtol=1e-4)
     true = np.stack([each.distances for each in expected])
     assert (distances >= true - 1e-3).all()
-    assert np.mean(distances <= true + 1e-3) >= LEAST_RECALL
+    assert np.mean(distances <= true + 1e-3) >= MIN_RECALL
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -77,7 +77,7 @@ def test_the_effort_is_raised_until_the_recall_holds_and_the_recall_is_written_d
 ) -> None:
     monkeypatch.setattr(neighbours, "EFFORTS", (1, 2, 4, 64, 256))
     facts = build("ivf", bank, patches, monkeypatch).facts
-    assert facts.recall >= LEAST_RECALL
+    assert facts.recall >= MIN_RECALL
     assert facts.effort > 1
     assert facts.queries == 200
 

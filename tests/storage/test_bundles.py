@@ -95,7 +95,7 @@ def test_a_bundle_that_cannot_be_committed_names_who_writes_it(bundle: Bundle) -
     lock = ProcessLock(bundle.folder.with_name(".bundle.lock"))
     try:
         with pytest.raises(ResourceError, match=rf"in use by another process \(process {os.getpid()}\)"):
-            write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"new")}, patience_s=0.1)
+            write_bundle(bundle.folder, CONTENTS, {"memory_bank": writer(b"new")}, timeout_s=0.1)
     finally:
         lock.release()
     assert read_bundle(bundle.folder).file("memory_bank").read_bytes() == b"bank"

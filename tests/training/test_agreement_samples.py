@@ -13,7 +13,7 @@ from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.assembly.serving.open_bundle import open_detector
-from cvad_cli.assembly.training.agreement_probes import Probes, drawn, read_probes
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples, drawn, read_agreement_samples
 from cvad_cli.assembly.training.calibration import plan_calibration
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
@@ -22,8 +22,8 @@ from cvad_cli.records import GOOD, ImageRecord
 SPLIT = ("calibration.method=split_conformal", "calibration.fraction=0.5")
 
 
-def probes_of(settings: RunConfig) -> Probes:
-    found = read_probes(read_bundle(bundle_folder(settings)))
+def probes_of(settings: RunConfig) -> AgreementSamples:
+    found = read_agreement_samples(read_bundle(bundle_folder(settings)))
     assert found is not None
     return found
 
@@ -48,22 +48,24 @@ def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -
     records = open_dataset(split.data).train
     fitted = {records[index].key for index in plan_calibration(split.calibration, len(records), seed=split.seed).final}
     by_key = {record.key: record for record in records}
-    probes = probes_of(split)
-    held_out = [key for key in probes.keys if key not in fitted]
+    samples = probes_of(split)
+    held_out = [key for key in samples.keys if key not in fitted]
     assert sorted(held_out) == sorted(by_key.keys() - fitted), "each of them, before any other image"
-    assert probes.keys[: len(held_out)] == tuple(held_out)
-    for image, key in zip(probes.images, held_out, strict=False):
+    assert samples.keys[: len(held_out)] == tuple(held_out)
+    for image, key in zip(samples.images, held_out, strict=False):
         np.testing.assert_array_equal(image, read_image(by_key[key].path, split.data))
 
 
 def test_where_the_bank_holds_every_good_image_no_probe_is_one_of_them(cross: RunConfig) -> None:
-    probes, reference = probes_of(cross), replace(cross, runtime=as_reference(cross.runtime))
+    samples, reference = probes_of(cross), replace(cross, runtime=as_reference(cross.runtime))
     images = [read_image(record.path, cross.data) for record in open_dataset(cross.data).train]
     known = {image.tobytes() for image in images}
-    assert not [image for image in probes.images if image.tobytes() in known]
+    assert not [image for image in samples.images if image.tobytes() in known]
     judge = open_detector(reference, "cpu").detector.predict
     of_the_bank = np.mean([found.score for found in judge(images)])
-    assert probes.scores[probes.good].mean() > of_the_bank + 0.2 * probes.spread, "the bank does not know them by heart"
+    assert samples.scores[samples.good].mean() > of_the_bank + 0.2 * samples.spread, (
+        "the bank does not know them by heart"
+    )
 
 
 NAMES = [f"train/good/{number:03d}.png" for number in range(60)]

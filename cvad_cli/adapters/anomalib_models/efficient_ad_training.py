@@ -26,7 +26,7 @@ IMPROVEMENT: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TrainingSchedule:
     """How long a run is and how it is watched."""
 
     steps: int
@@ -100,7 +100,7 @@ def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
     return schedule
 
 
-def steps_done(course: Course) -> int:
+def steps_done(course: TrainingSchedule) -> int:
     """Steps of the checkpoint that a run would go on from; 0 where there is none.
 
     Raises ConfigError where it belongs to other settings, ModelError for a file that is no checkpoint.
@@ -122,7 +122,7 @@ def steps_done(course: Course) -> int:
 
 def train_steps(
     module: LocalEfficientAd,
-    course: Course,
+    course: TrainingSchedule,
     options: Mapping[str, Any],
     images: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     advance: Callable[[int], None],
@@ -163,7 +163,7 @@ def train_steps(
 class _Keeper(Callback):
     """Counts the steps and keeps the run's state, whole or not at all."""
 
-    def __init__(self, course: Course, advance: Callable[[int], None]) -> None:
+    def __init__(self, course: TrainingSchedule, advance: Callable[[int], None]) -> None:
         self._course, self._advance = course, advance
 
     def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_TYPES: Final = 40  # in a confusion matrix; its cells become too small to be read
+MAX_TYPES: Final = 40  # in a confusion matrix; its cells become too small to be read
 MAX_ROWS: Final = 16  # types drawn apart in a histogram; the rarest beyond share one row
 BINS: Final = 48
 
@@ -119,9 +119,9 @@ def score_histogram(
 def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, title: str) -> None:
     """How many images of each true type (rows) were given each name (columns), shaded by the share of the row.
 
-    table: int (C, C), C = len(names). With more than `MOST_TYPES` types the first of them are drawn.
+    table: int (C, C), C = len(names). With more than `MAX_TYPES` types the first of them are drawn.
     """
-    shown = min(len(names), MOST_TYPES)
+    shown = min(len(names), MAX_TYPES)
     counts = table[:shown, :shown]
     labels = [_short(name) for name in names[:shown]]
     side = 2.6 + 0.62 * shown

@@ -34,7 +34,7 @@ CLEARED: Final = ".old"
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class BundleArchive:
     """The files of a folder."""
 
     origin: str
@@ -45,7 +45,7 @@ class Parcel:
     """Path below the folder, with forward slashes -> uint8 (n,)."""
 
 
-def pack(folder: Path) -> Parcel:
+def pack(folder: Path) -> BundleArchive:
     """Read every file of a bundle but hidden ones and its cache. Raises BundleError naming one that cannot be read."""
     try:
         found = {
@@ -55,31 +55,31 @@ def pack(folder: Path) -> Parcel:
         }
     except OSError as error:
         raise BundleError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
-    return Parcel(str(folder.resolve()), _digest(found), found)
+    return BundleArchive(str(folder.resolve()), _digest(found), found)
 
 
 def _left_out(parts: tuple[str, ...]) -> bool:
     return parts[0] == LEFT_OUT or any(part.startswith(".") for part in parts)
 
 
-def unpack(parcel: Parcel, cache: Path) -> Path:
+def unpack(archive: BundleArchive, cache: Path) -> Path:
     """The folder of a parcel on this machine: where it came from if that is seen here unchanged, else below `cache`.
 
     A folder below `cache` is named after its content. Several processes of a node may ask at once: a file that is
     there and right is left alone, any other is replaced in one rename, so that whoever writes a file last writes what
     was there. Raises ResourceError where nothing can be written there.
     """
-    origin = Path(parcel.origin)
-    if all(_is_there(origin, name, content) for name, content in parcel.files.items()):
+    origin = Path(archive.origin)
+    if all(_is_there(origin, name, content) for name, content in archive.files.items()):
         return origin
-    folder = cache / parcel.digest
+    folder = cache / archive.digest
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # first, so that no other process clears it away meanwhile
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be kept: {error.strerror}") from error
-    for name in sorted(parcel.files, key=lambda name: name == MANIFEST):  # it is the last: it stands for the rest
-        _write(folder, name, parcel.files[name])
+    for name in sorted(archive.files, key=lambda name: name == MANIFEST):  # it is the last: it stands for the rest
+        _write(folder, name, archive.files[name])
     _clear(cache)
     return folder
 

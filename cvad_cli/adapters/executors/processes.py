@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, final
 
-from cvad_cli.adapters.executors.scheduler import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.scheduler import Lost, RetryPolicy, Watch, in_order
 from cvad_cli.adapters.executors.threads import limited_threads, pin_threads
 from cvad_cli.config.transfer import packed, portable_errors, unpacked
 from cvad_cli.ports import Job
@@ -69,10 +69,10 @@ def _begun(items: Iterable[Any], watch: Watch) -> Iterator[Any]:
 class Processes:
     """Processes of this machine, started when first needed, with `threads` threads each."""
 
-    def __init__(self, workers: int, *, threads: int, patience: Patience) -> None:
+    def __init__(self, workers: int, *, threads: int, retry_policy: RetryPolicy) -> None:
         self.workers = workers
-        self._patience = patience
-        self._lanes = [_Process(threads) for _ in range(workers)]
+        self._retry_policy = retry_policy
+        self._handles = [_Process(threads) for _ in range(workers)]
         self._tokens = itertools.count()
         self._last: Job[Any, Any] | None = None
         self._order: _Order | None = None
@@ -89,14 +89,14 @@ class Processes:
         """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
         if self._order is None or self._last is not job:  # workers know a job again, and have it open
             self._last, self._order = job, _Order(next(self._tokens), packed(job, "the job"), type(job).__name__)
-        for lane in self._lanes:
-            lane.order = self._order
-        yield from in_order(self._lanes, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
+        for handle in self._handles:
+            handle.order = self._order
+        yield from in_order(self._handles, items, shard=shard, retry_policy=self._retry_policy, watch=watch, lost=lost)
 
     def close(self) -> None:
         """End the processes."""
-        for lane in self._lanes:
-            lane.end()
+        for handle in self._handles:
+            handle.end()
 
     def __enter__(self) -> Processes:
         return self

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from cvad_cli import __version__
-from cvad_cli.adapters.executors.bundle_transfer import Parcel, pack, unpack
-from cvad_cli.adapters.executors.scheduler import Lost, Patience, Watch, in_order
+from cvad_cli.adapters.executors.bundle_transfer import BundleArchive, pack, unpack
+from cvad_cli.adapters.executors.scheduler import Lost, RetryPolicy, Watch, in_order
 from cvad_cli.adapters.executors.threads import pin_threads, thread_variables
 from cvad_cli.config.processors import usable_processors
 from cvad_cli.config.transfer import packed, portable_errors, unpacked
@@ -46,9 +46,9 @@ class ClusterOptions:
 class RayCluster:
     """Actors on a Ray cluster. What the job carries is put into the object store once and fetched once a node."""
 
-    def __init__(self, options: ClusterOptions, patience: Patience) -> None:
+    def __init__(self, options: ClusterOptions, retry_policy: RetryPolicy) -> None:
         """Connect. Raises ConfigError where Ray is not installed, ResourceError where the cluster cannot be reached."""
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._ray, self._ours = _connect(options)
         fitting = int(self._ray.cluster_resources().get("CPU", 0)) // options.threads
         self.workers = options.workers or max(1, fitting)
@@ -65,11 +65,11 @@ class RayCluster:
         lost: Lost | None = None,
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
-        parcel = None if job.bundle is None else self._ray.put(pack(job.bundle))
-        order = _Order(next(self._tokens), self._ray.put(packed(job, "the job")), parcel, type(job).__name__)
+        archive = None if job.bundle is None else self._ray.put(pack(job.bundle))
+        order = _Order(next(self._tokens), self._ray.put(packed(job, "the job")), archive, type(job).__name__)
         for actor in self._actors:
             actor.order = order
-        yield from in_order(self._actors, items, shard=shard, patience=self._patience, watch=watch, lost=lost)
+        yield from in_order(self._actors, items, shard=shard, retry_policy=self._retry_policy, watch=watch, lost=lost)
 
     def close(self) -> None:
         """End the workers, and the cluster where it is ours."""
@@ -92,7 +92,7 @@ class _Order:
 
     token: int
     job: Any
-    parcel: Any
+    archive: Any
     name: str
 
 
@@ -177,10 +177,10 @@ class _Worker:
         import ray
 
         job: Job[Any, Any] = unpacked(ray.get(order.job), f"the job {order.name}")
-        if order.parcel is None:
+        if order.archive is None:
             return job
-        parcel: Parcel = ray.get(order.parcel)
-        return job.at(unpack(parcel, user_cache_folder() / BUNDLES))
+        archive: BundleArchive = ray.get(order.archive)
+        return job.at(unpack(archive, user_cache_folder() / BUNDLES))
 
 
 def _connect(options: ClusterOptions) -> tuple[Any, bool]:

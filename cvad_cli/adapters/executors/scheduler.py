@@ -21,7 +21,7 @@ Lost = Callable[[Any, ResourceError], Any]
 """Makes the outcome of an item that no worker survives."""
 
 
-class Lane(Protocol):
+class WorkerHandle(Protocol):
     """One worker: takes a shard at a time."""
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
@@ -38,7 +38,7 @@ class Lane(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often a shard may lose its worker, and who is told."""
 
     retries: int
@@ -46,12 +46,18 @@ class Patience:
 
 
 def in_order(
-    lanes: Sequence[Lane], items: Iterable[Any], *, shard: int, patience: Patience, watch: Watch, lost: Lost | None
+    handles: Sequence[WorkerHandle],
+    items: Iterable[Any],
+    *,
+    shard: int,
+    retry_policy: RetryPolicy,
+    watch: Watch,
+    lost: Lost | None,
 ) -> Iterator[Any]:
     """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
 
     What the work raises is raised at once, and shards under way are dropped. A shard that has lost its worker more
-    than `patience.retries` times most likely kills them: `lost` makes the outcomes of its items, or, where that is
+    than `retry_policy.retries` times most likely kills them: `lost` makes the outcomes of its items, or, where that is
     None, ResourceError is raised.
     """
 
@@ -59,10 +65,10 @@ def in_order(
         for within in range(len(mine)):
             watch(place * shard + within, None if outcomes is None else outcomes[within])
 
-    spread = _Spread(deque(lanes), enumerate(_cut(items, shard)), patience, seen, lost)
+    spread = _Spread(deque(handles), enumerate(_cut(items, shard)), retry_policy, seen, lost)
     turn = 0
     try:
-        while spread.hand_out(before=turn + AHEAD * len(lanes)):
+        while spread.hand_out(before=turn + AHEAD * len(handles)):
             spread.collect()
             while turn in spread.finished:
                 yield from spread.finished.pop(turn)
@@ -82,15 +88,15 @@ class _Spread:
 
     def __init__(
         self,
-        idle: deque[Lane],
+        idle: deque[WorkerHandle],
         source: Iterator[tuple[int, Sequence[Any]]],
-        patience: Patience,
+        retry_policy: RetryPolicy,
         seen: Callable[[int, Sequence[Any], Sequence[Any] | None], None],
         lost: Lost | None,
     ) -> None:
         self.finished: dict[int, list[Any]] = {}
-        self._idle, self._source, self._patience, self._seen, self._lost = idle, source, patience, seen, lost
-        self._running: dict[Future[Any], tuple[int, Sequence[Any], Lane]] = {}
+        self._idle, self._source, self._retry_policy, self._seen, self._lost = idle, source, retry_policy, seen, lost
+        self._running: dict[Future[Any], tuple[int, Sequence[Any], WorkerHandle]] = {}
         self._again: deque[tuple[int, Sequence[Any]]] = deque()
         self._losses: Counter[int] = Counter()
         self._next = next(source, None)
@@ -99,27 +105,27 @@ class _Spread:
         """Give each idle worker a shard whose place is below `before`; False once nothing is under way."""
         while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
             place, shard = self._again.popleft() if self._again else self._take()
-            lane = self._idle.popleft()
+            handle = self._idle.popleft()
             self._seen(place, shard, None)
-            self._running[lane.submit(shard)] = (place, shard, lane)
+            self._running[handle.submit(shard)] = (place, shard, handle)
         return bool(self._running)
 
     def collect(self) -> None:
         """Wait for some shard to end, one way or another."""
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
-            place, shard, lane = self._running.pop(future)
+            place, shard, handle = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self._finish(place, shard, lane.outcomes(future.result()))
+                self._finish(place, shard, handle.outcomes(future.result()))
             else:
-                self._again_or_lost(place, shard, lane, error)
-            self._idle.append(lane)
+                self._again_or_lost(place, shard, handle, error)
+            self._idle.append(handle)
 
     def drop(self) -> None:
         """Stop what is still under way."""
-        for _, _, lane in self._running.values():
-            lane.end()
+        for _, _, handle in self._running.values():
+            handle.end()
         self._running.clear()
 
     def _take(self) -> tuple[int, Sequence[Any]]:
@@ -132,15 +138,15 @@ class _Spread:
         self.finished[place] = outcomes
         self._seen(place, shard, outcomes)
 
-    def _again_or_lost(self, place: int, shard: Sequence[Any], lane: Lane, error: BaseException) -> None:
-        fault = lane.fault_of(error)
+    def _again_or_lost(self, place: int, shard: Sequence[Any], handle: WorkerHandle, error: BaseException) -> None:
+        fault = handle.fault_of(error)
         if fault is not None:
             raise fault
-        lane.end()
+        handle.end()
         self._losses[place] += 1
-        if self._losses[place] <= self._patience.retries:
+        if self._losses[place] <= self._retry_policy.retries:
             self._again.append((place, shard))
-            self._patience.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
+            self._retry_policy.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
             return
         reason = ResourceError(
             f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for want "

@@ -27,12 +27,12 @@ UNITS: Final = 512  # longer side of the image in the units of paths
 _LONGEST_SHARE: Final = 2.5  # a line-scan image's longer side, in sides of a square photo
 _BYTES_PER_PIXEL: Final = 0.22  # of a JPEG of a fine texture at quality 80, measured on MVTec AD grid and leather
 _SMALLEST_PX: Final = 64
-_MOST_LOOPS: Final = 150  # of a map that is noise, the longest
+_MAX_LOOPS: Final = 150  # of a map that is noise, the longest
 _QUALITIES: Final = (80, 65, 50)
 
 
 @dataclass(frozen=True, slots=True)
-class Sketch:
+class Thumbnail:
     """What a page needs to show one image."""
 
     photo: bytes
@@ -62,15 +62,15 @@ def shrunk(image: Pixels, *, side: int = PHOTO_PX) -> Pixels:
     return as_pixels(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
-def sketch(
+def thumbnail(
     image: Pixels,
     anomaly_map: NDArray[np.float32],
     mask: NDArray[np.bool_] | None,
     *,
     threshold: float,
     photo_bytes: int = PHOTO_BYTES,
-) -> Sketch:
-    """Sketch one image.
+) -> Thumbnail:
+    """Thumbnail one image.
 
     Args:
         image: uint8 RGB (h, w, 3), of any size; `shrunk` keeps the work small.
@@ -87,7 +87,7 @@ def sketch(
     above = scores > threshold
     side = int(np.clip((photo_bytes / _BYTES_PER_PIXEL) ** 0.5, _SMALLEST_PX, PHOTO_PX))
     heat = shrunk(colours(levels(scores, threshold)), side=HEAT_PX)
-    return Sketch(
+    return Thumbnail(
         photo=_jpeg(shrunk(image, side=side), photo_bytes),
         heat=_jpeg(heat, HEAT_BYTES),
         width=width,
@@ -105,7 +105,7 @@ def _path(inside: NDArray[np.bool_]) -> str:
     if not inside.any():
         return ""
     loops, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    longest = sorted(loops, key=len, reverse=True)[:_MOST_LOOPS]
+    longest = sorted(loops, key=len, reverse=True)[:_MAX_LOOPS]
     tolerance = 0.7
     while True:
         path = "".join(_loop(_corners(cv2.approxPolyDP(loop, tolerance, closed=True))) for loop in longest)

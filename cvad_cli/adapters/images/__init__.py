@@ -24,12 +24,12 @@ from PIL import Image
 
 from cvad_cli.adapters.images.levels import levels_of, orientation, to_uint8
 from cvad_cli.adapters.images.masks import read_labelled_mask, read_mask, resize_mask
-from cvad_cli.adapters.images.opening import opened, proves_itself
+from cvad_cli.adapters.images.opening import is_self_checking, opened
 from cvad_cli.files import replacing
 
 __all__ = [
     "REDUCED_MARGIN",
-    "proves_itself",
+    "is_self_checking",
     "read_image",
     "read_labelled_mask",
     "read_mask",

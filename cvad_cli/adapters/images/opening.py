@@ -81,7 +81,7 @@ def opened(path: Path, max_megapixels: float, *, proven: bool = True) -> Iterato
             raise undecodable(path, str(error)) from error
 
 
-def proves_itself(path: Path) -> bool:
+def is_self_checking(path: Path) -> bool:
     """Whether the file's kind can show that it is whole: a PNG, by its checksums and its end mark.
 
     Raises DataError where the file cannot be opened.

@@ -46,7 +46,7 @@ VALUES_A_REQUEST: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionKnobs:
+class CollectionOptions:
     """How a new collection is laid out; None leaves it to the server. Nothing here changes one that exists."""
 
     shard_number: int | None = None
@@ -80,7 +80,7 @@ def connect(
 
 @final
 class ServerStore:
-    """`DefectStore` over a `QdrantClient`, which it closes. Its layout is `knobs`."""
+    """`DefectStore` over a `QdrantClient`, which it closes. Its layout is `collection_options`."""
 
     def __init__(
         self,
@@ -88,10 +88,10 @@ class ServerStore:
         collection: str,
         *,
         call: RetryingClient,
-        knobs: CollectionKnobs,
+        collection_options: CollectionOptions,
         batch_size: int = 500,
     ) -> None:
-        self._client, self._name, self._call, self._knobs = client, collection, call, knobs
+        self._client, self._name, self._call, self._collection_options = client, collection, call, collection_options
         self._place, self._batch_size = call.place, batch_size
         self._dimension: int | None = None
 
@@ -117,15 +117,19 @@ class ServerStore:
         from qdrant_client import models
 
         int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-        quantization = models.ScalarQuantization(scalar=int8) if self._knobs.quantization == "scalar" else None
-        vectors = models.VectorParams(size=dimension, distance=models.Distance.COSINE, on_disk=self._knobs.on_disk)
+        quantization = (
+            models.ScalarQuantization(scalar=int8) if self._collection_options.quantization == "scalar" else None
+        )
+        vectors = models.VectorParams(
+            size=dimension, distance=models.Distance.COSINE, on_disk=self._collection_options.on_disk
+        )
         try:
             self._call(
                 lambda: self._client.create_collection(
                     self._name,
                     vectors_config=vectors,
-                    shard_number=self._knobs.shard_number,
-                    replication_factor=self._knobs.replication_factor,
+                    shard_number=self._collection_options.shard_number,
+                    replication_factor=self._collection_options.replication_factor,
                     quantization_config=quantization,
                     metadata={OURS: wanted},
                 )

@@ -36,7 +36,7 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class AnalysedNetwork:
     """The map that is probed: an output of a module that is run on one image."""
 
     model: nn.Module
@@ -82,7 +82,11 @@ def bounded(image_size: tuple[int, int], field: tuple[int, int]) -> tuple[int, i
 
 
 def exact_support(
-    subject: Subject, image_size: tuple[int, int], cells: Sequence[Cell], *, expected: Sequence[Box] | None = None
+    analysed: AnalysedNetwork,
+    image_size: tuple[int, int],
+    cells: Sequence[Cell],
+    *,
+    expected: Sequence[Box] | None = None,
 ) -> list[Box]:
     """The smallest box that holds every pixel on which each cell depends, measured.
 
@@ -91,13 +95,13 @@ def exact_support(
     """
     import torch
 
-    blank = torch.full((1, subject.channels, *image_size), 0.5, device=subject.device)
-    with evaluating(subject.model), torch.inference_mode(), _exact_interpolation():
-        if bool(subject(blank).isnan().any()):
-            raise ModelError(f"{subject.name}: gives NaN on a gray image, unpainted; its weights are broken")
+    blank = torch.full((1, analysed.channels, *image_size), 0.5, device=analysed.device)
+    with evaluating(analysed.model), torch.inference_mode(), _exact_interpolation():
+        if bool(analysed(blank).isnan().any()):
+            raise ModelError(f"{analysed.name}: gives NaN on a gray image, unpainted; its weights are broken")
         boxes = []
         for at, cell in enumerate(cells):
-            reached = _Painter(subject, blank, cell).reaches
+            reached = _Painter(analysed, blank, cell).reaches
             hoped = expected[at] if expected is not None else None
             boxes.append(
                 hoped
@@ -111,7 +115,7 @@ def exact_support(
 class _Painter:
     """Asks whether painted pixels reach one cell."""
 
-    subject: Subject
+    analysed: AnalysedNetwork
     blank: Tensor
     cell: Cell
 
@@ -121,7 +125,7 @@ class _Painter:
 
         painted = torch.full_like(self.blank, torch.nan) if outside else self.blank.clone()
         painted[..., rows, cols] = self.blank[..., rows, cols] if outside else torch.nan
-        return bool(self.subject(painted)[0, :, self.cell[0], self.cell[1]].isnan().any())
+        return bool(self.analysed(painted)[0, :, self.cell[0], self.cell[1]].isnan().any())
 
 
 Reaches = Callable[..., bool]
@@ -181,7 +185,7 @@ def _exact_interpolation() -> Iterator[None]:
 
 
 def effective_fields(
-    subject: Subject, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator, draws: int = 1
+    analysed: AnalysedNetwork, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator, draws: int = 1
 ) -> list[EffectiveField]:
     """Where the gradient of each cell falls, averaged over `images`: float32 (b, c, h, w) as the network takes them.
 
@@ -193,12 +197,14 @@ def effective_fields(
     import torch
 
     energies = np.zeros((len(cells), *images.shape[-2:]))
-    with evaluating(subject.model), torch.enable_grad():
+    with evaluating(analysed.model), torch.enable_grad():
         for image in images:
-            tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(subject.device).requires_grad_()
-            found = subject(tensor)
+            tensor = (
+                torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(analysed.device).requires_grad_()
+            )
+            found = analysed(tensor)
             if not found.requires_grad:
-                raise ModelError(f"{subject.name}: its forward switches gradients off; probe the network inside it")
+                raise ModelError(f"{analysed.name}: its forward switches gradients off; probe the network inside it")
             passes = [(at, *cell) for at, cell in enumerate(cells) for _ in range(draws)]
             for last, (at, row, col) in enumerate(passes, 1 - len(passes)):
                 signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)
@@ -208,6 +214,6 @@ def effective_fields(
     totals = energies.sum(axis=(1, 2))
     if not (totals > 0).all():
         dead = cells[int(np.argmin(totals))]
-        raise ModelError(f"{subject.name}: no gradient reaches the image from cell {dead}; try other images")
+        raise ModelError(f"{analysed.name}: no gradient reaches the image from cell {dead}; try other images")
     shares = energies / totals[:, None, None]
     return [EffectiveField((cell[0], cell[1]), share, len(images)) for cell, share in zip(cells, shares, strict=True)]

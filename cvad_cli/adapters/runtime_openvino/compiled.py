@@ -75,13 +75,13 @@ class CompiledNetwork:
     Separate requests of one image each fill the cores better than a batch does, which waits between its layers.
     """
 
-    def __init__(self, path: Path, precision: str, *, most_at_once: int) -> None:
-        """`precision` is f32, bf16, f16, or int8 for a quantised model. `most_at_once` bounds the streams."""
+    def __init__(self, path: Path, precision: str, *, max_at_once: int) -> None:
+        """`precision` is f32, bf16, f16, or int8 for a quantised model. `max_at_once` bounds the streams."""
         openvino = quiet_openvino()
         self._core = openvino.Core()
         self._model = self._core.read_model(path)
         self._precision = _hint(precision)
-        self._streams = max(1, min(computing_threads(), most_at_once))
+        self._streams = max(1, min(computing_threads(), max_at_once))
         alone = self._compile({"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"})
         self._shape = tuple(alone.outputs[0].shape)[1:]
         self._alone = alone.create_infer_request()

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from cvad_cli.core.maps import Enlargement, MapScale
-from cvad_cli.core.quantization import Rounding
+from cvad_cli.core.quantization import QuantizationCorrection
 from cvad_cli.records import Prediction
 
 ALONE: Final = {"limits": 1, "user_api": "blas"}
@@ -39,11 +39,11 @@ class OpenvinoPatchcore:
         *,
         grid: tuple[int, int],
         spread: Enlargement,
-        rounding: Rounding,
+        correction: QuantizationCorrection,
     ) -> None:
         self._network = network
         self._search = search
-        self._rounding = rounding
+        self._correction = correction
         self._grid = grid
         self._spread = spread
         self._blas = ThreadpoolController()
@@ -54,11 +54,11 @@ class OpenvinoPatchcore:
         """Score RGB uint8 images (h, w, 3) at `image_size`; one Prediction each, in order."""
         started = time.perf_counter()
         patches = self._network(images)
-        patches -= self._rounding.bias
+        patches -= self._correction.bias
         described = time.perf_counter()
         with self._blas.limit(**ALONE):
             scores, rounded = self._search.judge(patches)
-            distances = self._rounding.distances(rounded)
+            distances = self._correction.distances(rounded)
             scores = scores * distances.max(axis=1) / np.maximum(rounded.max(axis=1), np.finfo(np.float32).tiny)
             searched = time.perf_counter()
             maps = self._spread(distances.reshape(len(images), *self._grid))

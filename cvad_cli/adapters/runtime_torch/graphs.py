@@ -17,7 +17,7 @@ from cvad_cli.records import Prediction
 WARM_UP: Final = 3
 """Runs before a capture: libraries choose their kernels then. CUDA's documentation of graphs has this number."""
 
-MOST_GRAPHS: Final = 4
+MAX_GRAPHS: Final = 4
 """Batch sizes that are captured, each with buffers of its own; further ones run without a graph."""
 
 
@@ -71,7 +71,7 @@ class Runner:
 
     def _replayed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = self._graphs.get(len(images))
-        if found is None and self._capturable and len(self._graphs) < MOST_GRAPHS:
+        if found is None and self._capturable and len(self._graphs) < MAX_GRAPHS:
             found = self._capture(images)
         if found is None:
             answers: tuple[torch.Tensor, torch.Tensor] = self._module(images.to(self._device, non_blocking=True))

@@ -20,7 +20,7 @@ from cvad_cli.core.maps import Enlargement, MapScale
 from cvad_cli.core.scoring import reweighted
 from cvad_cli.errors import BundleError
 
-MOST_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
+MAX_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
 
 
@@ -102,7 +102,7 @@ class PatchcoreScores(nn.Module):
         The matrix product only chooses the member; its distance is then taken from the difference itself, so that a
         coarser product (TF32 on a GPU) costs next to nothing in exactness.
         """
-        step = max(1, MOST_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
+        step = max(1, MAX_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
         chosen = [
             torch.addmm(self.squares, chunk - self.offset, self.products).argmin(dim=1)
             for chunk in torch.split(patches, step)

@@ -53,13 +53,13 @@ def write_bundle(
     contents: Mapping[str, Any],
     writers: Mapping[str, tuple[str, FileWriter]],
     *,
-    patience_s: float = 60.0,
+    timeout_s: float = 60.0,
 ) -> Bundle:
     """Write data files and, last, the manifest; then remove what the manifest no longer names.
 
     `contents` is JSON-ready and must not hold secrets. `writers` maps a role to (file suffix, a function that writes
     the file at a given path). Raises ResourceError where the disk is full, the folder cannot be written, or another
-    process does not end its commit within `patience_s`.
+    process does not end its commit within `timeout_s`.
     """
     try:
         with scratch_folder(folder) as scratch:
@@ -74,7 +74,7 @@ def write_bundle(
                 "fingerprint": _fingerprint(contents, files),
             }
             # In turns, so that no data file is removed that another process's manifest is about to name.
-            with taking_turns(folder.with_name(f".{folder.name}.lock"), patience_s=patience_s):
+            with taking_turns(folder.with_name(f".{folder.name}.lock"), timeout_s=timeout_s):
                 _commit(scratch, folder, manifest)
     except LockedError as error:
         raise ResourceError(f"{folder}: {error}, which writes this bundle; wait for it and try again") from error

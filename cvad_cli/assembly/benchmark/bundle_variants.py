@@ -19,8 +19,8 @@ from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import patchcore_network
 from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.assembly.serving.open_bundle import open_detector
-from cvad_cli.assembly.training.agreement_probes import ROLE as PROBES
-from cvad_cli.assembly.training.agreement_probes import Probes, read_probes, with_spoilt
+from cvad_cli.assembly.training.agreement_probes import ROLE as SAMPLES
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples, with_spoilt
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import OutputConfig, RunConfig
 from cvad_cli.errors import DataError
@@ -52,21 +52,21 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
         data=dataclasses.replace(settings.data, image_size=side),
         output=OutputConfig(str(root)),
     )
-    probes, bank = read_probes(bundle), None
+    samples, bank = read_agreement_samples(bundle), None
     if side != settings.data.image_size:
-        good = _GoodImages.of(changed, 0 if probes is None else len(probes.keys))
-        probes = None if probes is None else good.as_probes(probes)
+        good = _GoodImages.of(changed, 0 if samples is None else len(samples.keys))
+        samples = None if samples is None else good.as_samples(samples)
         if BANK in bundle.manifest["files"]:
             rows = int(bundle.manifest["training"]["memory_bank"][0])
             wanted = max(IMAGES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
             bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
     elif axis == "bank_rows":
         bank = partial(_write_bank, read_arrays(bundle.file(BANK))["features"], value)
-    _write(bundle, changed, bank, probes)
+    _write(bundle, changed, bank, samples)
     return changed
 
 
-def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, probes: Probes | None) -> None:
+def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, samples: AgreementSamples | None) -> None:
     manifest, side = bundle.manifest, settings.data.image_size
     model = dict(manifest["model"])
     if "grid" in model:
@@ -82,13 +82,13 @@ def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, probes:
     }
     if bank is not None:
         writers[BANK] = (".safetensors", bank)
-    if probes is not None:
-        del writers[PROBES]
+    if samples is not None:
+        del writers[SAMPLES]
         write_bundle(bundle_folder(settings), contents, writers)
         reference = dataclasses.replace(settings, runtime=as_reference(settings.runtime))
         judge = open_detector(reference, "cpu").detector.predict
-        found = [judge([image])[0] for image in probes.images]
-        writers |= probes.judged(found).writers
+        found = [judge([image])[0] for image in samples.images]
+        writers |= samples.judged(found).writers
     write_bundle(bundle_folder(settings), contents, writers)
 
 
@@ -107,7 +107,7 @@ class _GoodImages:
     rest: tuple[ImageRecord, ...]
 
     @classmethod
-    def of(cls, settings: RunConfig, probes: int) -> _GoodImages:
+    def of(cls, settings: RunConfig, samples: int) -> _GoodImages:
         records = open_dataset(settings.data).train
         if len(records) < 2:
             raise DataError(
@@ -116,16 +116,16 @@ class _GoodImages:
             )
         order = np.random.default_rng(settings.seed).permutation(len(records))
         shuffled = tuple(records[place] for place in order)
-        count = min(probes, len(shuffled) - 1)
+        count = min(samples, len(shuffled) - 1)
         return cls(settings, shuffled[:count], shuffled[count:])
 
-    def as_probes(self, probes: Probes) -> Probes:
-        """In the place of `probes`, not judged yet."""
+    def as_samples(self, samples: AgreementSamples) -> AgreementSamples:
+        """In the place of `samples`, not judged yet."""
         rng = np.random.default_rng(self.settings.seed)
         good = [read_image(record.path, self.settings.data) for record in self.first]
         images, unspoilt = with_spoilt(good, rng=rng)
         keys = tuple(record.key for record in self.first)
-        return dataclasses.replace(probes, images=images, good=unspoilt, keys=keys)
+        return dataclasses.replace(samples, images=images, good=unspoilt, keys=keys)
 
     def others(self, most: int) -> list[np.ndarray]:
         """At most so many of the rest: uint8 (h, w, 3)."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import Loader, split_of
 from cvad_cli.assembly.prediction.region_extraction import region_rule, regions_of
 from cvad_cli.assembly.serving.open_bundle import OpenBundle
@@ -42,7 +42,7 @@ def single_image_latency(
 
     def judge(path: Path) -> tuple[float, dict[str, float]]:
         started = time.perf_counter()
-        loaded = load(Shot(Subject(str(path), path.name), path))
+        loaded = load(ImageItem(ImageId(str(path), path.name), path))
         ready = time.perf_counter()
         (prediction,) = detector.predict([loaded.small])
         judged = time.perf_counter()

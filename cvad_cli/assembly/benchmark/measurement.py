@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, final
 
 from cvad_cli.adapters.machine.system_info import memory_bytes, peak_memory_bytes
 from cvad_cli.assembly.benchmark.latency import single_image_latency
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import Failed, Loader, Pipeline
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.config.schema import RunConfig
@@ -102,18 +102,18 @@ class CvadTarget:
 
     def one(self, file: Path) -> Prediction:
         """Judge a file in the calling thread."""
-        return self._opened.detector.predict([self._load(_shot(file)).small])[0]
+        return self._opened.detector.predict([self._load(_image_item(file)).small])[0]
 
     def stream(self, files: Sequence[Path]) -> Iterator[Prediction]:
         """Judge files, decoded ahead of the network. Raises DataError at the first file that has no verdict."""
-        for outcome in self._pipeline.run(map(_shot, files), self._load, lambda judged: judged.prediction):
+        for outcome in self._pipeline.run(map(_image_item, files), self._load, lambda judged: judged.prediction):
             if isinstance(outcome, Failed):
                 raise outcome.error
             yield outcome
 
 
-def _shot(file: Path) -> Shot:
-    return Shot(Subject(str(file), file.name), file)
+def _image_item(file: Path) -> ImageItem:
+    return ImageItem(ImageId(str(file), file.name), file)
 
 
 def measure(job: BenchmarkJob) -> Measured:

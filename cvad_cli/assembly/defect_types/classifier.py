@@ -11,7 +11,7 @@ from typing import Final, final
 import numpy as np
 
 from cvad_cli.assembly.data.images import dataset_home
-from cvad_cli.assembly.defect_types.index_points import said
+from cvad_cli.assembly.defect_types.index_points import payload_text
 from cvad_cli.assembly.defect_types.inspector import Inspection
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.regions import Region
@@ -20,10 +20,10 @@ from cvad_cli.errors import StoreError
 from cvad_cli.ports import DefectStore
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageVerdict, Neighbour, RegionVerdict
 
-MOST_LEARNT: Final = 2000
+MAX_LEARNT: Final = 2000
 """Regions that names are learnt from: all pairs of them are compared, and each image is left out in turn."""
 
-MOST_READ: Final = 50_000
+MAX_READ: Final = 50_000
 """Regions that these are chosen from. Beyond, a type may be missed that is rarer than one in so many."""
 
 
@@ -37,8 +37,8 @@ class Namer:
         settings: RunConfig,
         config: str,
         *,
-        max_learnt: int = MOST_LEARNT,
-        max_read: int = MOST_READ,
+        max_learnt: int = MAX_LEARNT,
+        max_read: int = MAX_READ,
     ) -> None:
         """Read the index once, `max_read` regions of it, and learn from `max_learnt` of them.
 
@@ -103,7 +103,7 @@ class Namer:
             verdicts = self._classifier.judge(inspection.vectors.astype(np.float64))
             unknown = verdicts.unknown(self._config.unknown_rate)
             regions = tuple(
-                self._region(region, vector, verdicts, place, strange=bool(unknown[place]))
+                self._region(region, vector, verdicts, place, anomalous=bool(unknown[place]))
                 for place, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
             )
             name, confidence = self._vote(verdicts, unknown, np.array([region.mass for region in inspection.regions]))
@@ -111,19 +111,19 @@ class Namer:
 
     def _vote(self, verdicts: Verdicts, unknown: np.ndarray, masses: np.ndarray) -> tuple[str, float]:
         """The image's type: unknown where more than half of the mass is, else the vote of the known regions."""
-        strange = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
-        among = slice(None) if strange else ~unknown
+        anomalous = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
+        among = slice(None) if anomalous else ~unknown
         confidences = vote(verdicts.confidences[among], masses[among])
         likeliest = int(confidences.argmax())
-        return (UNKNOWN if strange else self.types[likeliest]), float(confidences[likeliest])
+        return (UNKNOWN if anomalous else self.types[likeliest]), float(confidences[likeliest])
 
     def _region(
-        self, region: Region, vector: np.ndarray, verdicts: Verdicts, place: int, *, strange: bool
+        self, region: Region, vector: np.ndarray, verdicts: Verdicts, place: int, *, anomalous: bool
     ) -> RegionVerdict:
         confidences = verdicts.confidences[place]
         likeliest = self.types[int(confidences.argmax())]
         return RegionVerdict(
-            defect_type=UNKNOWN if strange else likeliest,
+            defect_type=UNKNOWN if anomalous else likeliest,
             likeliest=likeliest,
             confidence=float(confidences.max()),
             p_value=float(verdicts.p_values[place]),
@@ -144,10 +144,10 @@ class Namer:
         matches = self._store.search(vector, limit=self._config.neighbors)
         return tuple(
             Neighbour(
-                defect_type=said(match, "defect_type"),
+                defect_type=payload_text(match, "defect_type"),
                 similarity=match.similarity,
-                source=said(match, "source"),
-                path=self._below_home(said(match, "source")),
+                source=payload_text(match, "source"),
+                path=self._below_home(payload_text(match, "source")),
                 box=tuple(int(edge) for edge in match.payload.get("box", ())),
             )
             for match in matches
@@ -159,7 +159,7 @@ class Namer:
         return str(self._home / source) if inside else None
 
 
-def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[DefectPoint]:
+def thinned(points: Sequence[DefectPoint], most: int = MAX_LEARNT) -> list[DefectPoint]:
     """At most `most` points, the same number of each type as far as there are so many. Neighbours are shown from all.
 
     Points come ordered by id, which is a hash: the first of them are as good as drawn at random, and always the same.
@@ -168,7 +168,7 @@ def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[Defe
         return list(points)
     by_type: dict[str, list[DefectPoint]] = {}
     for point in points:
-        by_type.setdefault(said(point, "defect_type"), []).append(point)
+        by_type.setdefault(payload_text(point, "defect_type"), []).append(point)
     in_turn = sorted(
         ((place, point.id, point) for mine in by_type.values() for place, point in enumerate(mine)),
         key=lambda entry: entry[:2],
@@ -178,8 +178,8 @@ def thinned(points: Sequence[DefectPoint], most: int = MOST_LEARNT) -> list[Defe
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
     """The names of the types, sorted, and the regions with numbers for names and images."""
-    types, numbers = np.unique([said(point, "defect_type") for point in points], return_inverse=True)
-    sources = [f"{said(point, 'category')}\0{said(point, 'source')}" for point in points]
+    types, numbers = np.unique([payload_text(point, "defect_type") for point in points], return_inverse=True)
+    sources = [f"{payload_text(point, 'category')}\0{payload_text(point, 'source')}" for point in points]
     _, images = np.unique(sources, return_inverse=True)
     vectors = np.stack([point.vector for point in points]).astype(np.float64)
     return tuple(map(str, types)), LabelledRegions(vectors[:, None, :], numbers, images)

@@ -71,7 +71,7 @@ def same_label(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(key) == other.get(key) for key in ("defect_type", "labelled_by", "descriptor"))
 
 
-def said(point: DefectPoint | DefectMatch, field: str) -> str:
+def payload_text(point: DefectPoint | DefectMatch, field: str) -> str:
     """A text of a point's payload. Raises StoreError where it is missing: the point was not written by cvad."""
     value = point.payload.get(field)
     if not isinstance(value, str) or not value:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cvad_cli.assembly.data.images import read_mask_of
 from cvad_cli.assembly.defect_types.inspector import Inspection, LabelledInspection, RegionInspector
-from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of, shot_of
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem, image_item_of, record_of
 from cvad_cli.assembly.prediction.pipeline import Judged, keep_original
 from cvad_cli.assembly.serving.open_bundle import OpenBundle
 from cvad_cli.config.schema import RunConfig
@@ -32,13 +32,13 @@ class ClassifyStep:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(ClassifyStep, with_images=self._with_images), ()
 
-    def shot(self, item: Shot) -> Shot:
+    def image_item(self, item: ImageItem) -> ImageItem:
         """Sources give shots."""
         return item
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Regions are described on the image at its own size."""
-        return keep_original(subject, decoded, size)
+        return keep_original(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], Inspection]:
         """Regions and vectors of what is rejected."""
@@ -56,20 +56,20 @@ class IndexStep:
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexStep, ()
 
-    def shot(self, item: ImageRecord) -> Shot:
+    def image_item(self, item: ImageRecord) -> ImageItem:
         """An image of the data set."""
-        return shot_of(item)
+        return image_item_of(item)
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Regions are described on the image at its own size."""
-        return keep_original(subject, decoded, size)
+        return keep_original(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], tuple[str, LabelledInspection]]:
         """The regions that each image's label is true of."""
         inspector = self._inspector or RegionInspector.of(opened, settings)
 
         def described(judged: Judged) -> tuple[str, LabelledInspection]:
-            record = record_of(judged.loaded.subject)
+            record = record_of(judged.loaded.image_id)
             return file_sha256(record.path), inspector.labelled(judged, read_mask_of(record, settings.data))
 
         return described

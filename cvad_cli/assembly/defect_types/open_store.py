@@ -7,7 +7,7 @@ from typing import Final
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.qdrant.retries import RetryingClient
-from cvad_cli.adapters.qdrant.server import CollectionKnobs, ServerStore, connect
+from cvad_cli.adapters.qdrant.server import CollectionOptions, ServerStore, connect
 from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.ports import DefectStore
 
@@ -24,11 +24,13 @@ def open_store(settings: QdrantConfig) -> DefectStore:
     client = connect(
         settings.url, api_key=settings.api_key, prefer_grpc=settings.prefer_grpc, timeout_s=settings.timeout_s
     )
-    knobs = CollectionKnobs(
+    collection_options = CollectionOptions(
         shard_number=settings.shard_number,
         replication_factor=settings.replication_factor,
         on_disk=settings.on_disk,
         quantization=settings.quantization,
     )
     call = RetryingClient(f"{settings.url}: {collection}", retries=settings.retries, api_key=settings.api_key)
-    return ServerStore(client, collection, call=call, knobs=knobs, batch_size=settings.batch_size)
+    return ServerStore(
+        client, collection, call=call, collection_options=collection_options, batch_size=settings.batch_size
+    )

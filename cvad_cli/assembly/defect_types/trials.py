@@ -15,12 +15,12 @@ from cvad_cli.core.voting import (
     LabelledRegions,
     TypeClassifier,
     conformal_p,
-    own_strangeness,
-    strangeness,
+    nonconformity,
+    own_nonconformity,
     vote,
 )
 
-MOST_FOLDS: Final = 100
+MAX_FOLDS: Final = 100
 """With more images than this, several are left out at a time."""
 
 BINS: Final = 10
@@ -86,11 +86,11 @@ class Outcome:
 
 
 def leave_one_out(trials: TrialSet) -> Outcome:
-    """Each image named after all others; with more than `MOST_FOLDS`, after the other folds."""
+    """Each image named after all others; with more than `MAX_FOLDS`, after the other folds."""
     from sklearn.model_selection import LeaveOneGroupOut
 
     everyone = np.arange(len(trials.types))
-    folds = LeaveOneGroupOut().split(everyone, groups=everyone % MOST_FOLDS)
+    folds = LeaveOneGroupOut().split(everyone, groups=everyone % MAX_FOLDS)
     return joined([_named(trials, others, left_out) for others, left_out in folds])
 
 
@@ -137,13 +137,13 @@ def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
     everyone = np.arange(len(trials.types))
     for kind in range(trials.count):
         _, labelled = trials.indexed(everyone[trials.types != kind])
-        strange = np.nan_to_num(strangeness(trials.vectors, labelled, trials.images), posinf=1e6)
-        own = own_strangeness(labelled)
+        anomalous = np.nan_to_num(nonconformity(trials.vectors, labelled, trials.images), posinf=1e6)
+        own = own_nonconformity(labelled)
         by_image, called = np.empty(len(everyone)), np.empty(len(everyone), dtype=bool)
         for image in everyone:
             mine = trials.images == image
-            p_values = conformal_p(own[labelled.has_mate & (labelled.images != image)], strange[mine])
-            shares = np.stack([strange[mine], p_values <= rate], axis=1)
+            p_values = conformal_p(own[labelled.has_mate & (labelled.images != image)], anomalous[mine])
+            shares = np.stack([anomalous[mine], p_values <= rate], axis=1)
             by_image[image], share = vote(shares, trials.masses[mine])
             called[image] = share > 0.5
         aurocs.append(roc_auc_score(trials.types == kind, by_image))

@@ -20,7 +20,7 @@ from cvad_cli.assembly.distillation.pretraining_images import ImageSource
 from cvad_cli.config.processors import usable_processors
 
 BATCHES_AHEAD: Final = 6
-MOST_PROCESSES: Final = 16
+MAX_PROCESSES: Final = 16
 
 Made = tuple[np.ndarray, dict[Path, str]]
 """A batch, and what its process could not read up to then."""
@@ -31,10 +31,10 @@ def training_batches(
 ) -> Generator[np.ndarray]:
     """The training images of each step, uint8 RGB (b, s, s, 3), the same whatever makes them.
 
-    `processes`: 0 for threads, None for a process a core, up to `MOST_PROCESSES`. Raises DataError where hardly a
+    `processes`: 0 for threads, None for a process a core, up to `MAX_PROCESSES`. Raises DataError where hardly a
     image can be read.
     """
-    count = min(usable_processors(), MOST_PROCESSES) if processes is None else processes
+    count = min(usable_processors(), MAX_PROCESSES) if processes is None else processes
     if count == 0:
         yield from prefetch(steps, lambda step: source.batch("training", step, batch_size), ahead=BATCHES_AHEAD)
         return

@@ -38,8 +38,8 @@ class Drawer:
 
     def take(self, image: EvaluatedImage) -> None:
         """Write what was drawn of one image."""
-        if self.report is not None and image.sketch is not None:
-            self.report.add(image.record, image.score, image.peak, image.sketch)
+        if self.report is not None and image.thumbnail is not None:
+            self.report.add(image.record, image.score, image.peak, image.thumbnail)
         if image.panel is not None:
             key = image.record.key
             write_png(self._folder / (key if key.endswith(".png") else f"{key}.png"), image.panel)

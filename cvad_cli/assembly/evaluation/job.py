@@ -12,11 +12,11 @@ from typing import final
 import numpy as np
 
 from cvad_cli.adapters.image_panels.anomaly_panel import anomaly_panel
-from cvad_cli.adapters.image_panels.report_thumbnails import Sketch, shrunk, sketch
+from cvad_cli.adapters.image_panels.report_thumbnails import Thumbnail, shrunk, thumbnail
 from cvad_cli.adapters.images import resize_map, resize_mask
 from cvad_cli.adapters.images.masks import LabelledMask
 from cvad_cli.assembly.data.images import read_mask_of
-from cvad_cli.assembly.prediction.image_item import Shot, Subject, record_of, shot_of
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem, image_item_of, record_of
 from cvad_cli.assembly.prediction.pipeline import Judged
 from cvad_cli.assembly.serving.open_bundle import OpenBundle
 from cvad_cli.config.schema import RunConfig
@@ -39,7 +39,7 @@ class EvaluatedImage:
     """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
     size: tuple[int, int]
     """Rows and columns that pixels are counted at where there is no mask."""
-    sketch: Sketch | None
+    thumbnail: Thumbnail | None
     """For the page; None where no page is wanted."""
     panel: np.ndarray | None
     """uint8 RGB (h, w, 3), side by side; None where it is not wanted."""
@@ -62,14 +62,14 @@ class EvaluationStep:
     panels: frozenset[str]
     """Keys of the images that are drawn side by side."""
 
-    def shot(self, item: ImageRecord) -> Shot:
+    def image_item(self, item: ImageRecord) -> ImageItem:
         """An image of the data set."""
-        return shot_of(item)
+        return image_item_of(item)
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """The image as the page shows it, which is as large as a panel needs."""
         del size
-        return shrunk(decoded) if self.draws(record_of(subject)) else None
+        return shrunk(decoded) if self.draws(record_of(image_id)) else None
 
     def draws(self, record: ImageRecord) -> bool:
         """Whether anything of an image is shown."""
@@ -78,7 +78,7 @@ class EvaluationStep:
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], EvaluatedImage]:
         """Reads the mask and draws."""
         evaluate = self.evaluator(settings, opened)
-        return lambda judged: evaluate(judged, read_mask_of(record_of(judged.loaded.subject), settings.data))
+        return lambda judged: evaluate(judged, read_mask_of(record_of(judged.loaded.image_id), settings.data))
 
     def evaluator(self, settings: RunConfig, opened: OpenBundle) -> Evaluator:
         """The same, for whoever has read the mask already."""
@@ -98,14 +98,14 @@ class Evaluator:
     def __call__(self, judged: Judged, found: LabelledMask | None) -> EvaluatedImage:
         """`found`: None for a good part, and where the mask is not known."""
         loaded, prediction = judged.loaded, judged.prediction
-        record = record_of(loaded.subject)
+        record = record_of(loaded.image_id)
         mask = None if found is None else found.mask
         shown = np.zeros((1, 1), dtype=np.bool_) if record.is_normal else mask
         view = shrunk(loaded.kept) if loaded.kept is not None and self._step.draws(record) else None
         drawn = panel = None
         if view is not None and self._step.photo_bytes is not None:
             bound, threshold = self._step.photo_bytes, self._calibration.pixel_threshold
-            drawn = sketch(view, prediction.anomaly_map, shown, threshold=threshold, photo_bytes=bound)
+            drawn = thumbnail(view, prediction.anomaly_map, shown, threshold=threshold, photo_bytes=bound)
         if view is not None and record.key in self._step.panels:
             panel = self._panel(judged, view, shown)
         return EvaluatedImage(
@@ -116,7 +116,7 @@ class Evaluator:
             mask=None if record.is_normal or mask is None else self._counted(mask, prediction.anomaly_map),
             caution=None if found is None else found.caution,
             size=loaded.size if self._at_original else (self._side, self._side),
-            sketch=drawn,
+            thumbnail=drawn,
             panel=panel,
         )
 
@@ -127,7 +127,7 @@ class Evaluator:
         return resize_mask(mask, (self._side, self._side))
 
     def _panel(self, judged: Judged, view: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        key, score = record_of(judged.loaded.subject).key, judged.prediction.score
+        key, score = record_of(judged.loaded.image_id).key, judged.prediction.score
         verdict = "rejected" if score > self._calibration.threshold else "passed"
         title = f"{key}: {verdict}, score {score:.4g}, threshold {self._calibration.threshold:.4g}"
         threshold = self._calibration.pixel_threshold

@@ -19,11 +19,11 @@ from cvad_cli.records import GOOD
 
 BINS: Final = 48
 TALLEST_PX: Final = 96  # bar of either half of the histogram
-LEAST_HALF_PX: Final = 24.0
-LEAST_BAR_PX: Final = 2.0  # a single image must be seen
+MIN_HALF_PX: Final = 24.0
+MIN_BAR_PX: Final = 2.0  # a single image must be seen
 RUG_UNITS: Final = 1000
 SQUARE: Final = 300
-MOST_TICKS: Final = 7
+MAX_TICKS: Final = 7
 STRAY_SHARE: Final = 0.02  # of the images may lie past the end of the axis, where they would squeeze all others
 
 
@@ -43,7 +43,7 @@ class Axis:
     @property
     def ticks(self) -> list[dict[str, Any]]:
         """Round numbers along the axis and their places."""
-        step = _round_step((self.high - self.low) / MOST_TICKS)
+        step = _round_step((self.high - self.low) / MAX_TICKS)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [{"x": self.place(n * step), "text": f"{n * step:.6g}"} for n in range(first, last + 1)]
 
@@ -79,7 +79,7 @@ def histogram(axis: Axis, scores: Sequence[float], defective: Sequence[bool], th
     shares = {kind: _shares(values[labels == is_bad], edges) for kind, is_bad in (("good", False), ("bad", True))}
     tallest = max(*(share.max(initial=0.0) for share in shares.values()), 1e-9)
     bars = {kind: _bars(axis, edges, share / tallest) for kind, share in shares.items()}
-    up, down = (max([LEAST_HALF_PX, *(bar["height"] for bar in bars[kind])]) for kind in ("good", "bad"))
+    up, down = (max([MIN_HALF_PX, *(bar["height"] for bar in bars[kind])]) for kind in ("good", "bad"))
     return {"bars": bars, "up": up, "down": down, "ticks": axis.ticks}
 
 
@@ -95,7 +95,7 @@ def _bars(axis: Axis, edges: NDArray[np.float64], heights: NDArray[np.float64]) 
         {
             "x": axis.place(float(left)),
             "width": round(max(axis.place(float(right)) - axis.place(float(left)) - gap, 0.1), 3),
-            "height": round(max(float(height) * TALLEST_PX, LEAST_BAR_PX), 1),
+            "height": round(max(float(height) * TALLEST_PX, MIN_BAR_PX), 1),
         }
         for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)
         if height > 0

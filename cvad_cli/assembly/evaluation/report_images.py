@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cvad_cli.adapters.image_panels.report_thumbnails import PHOTO_BYTES, Sketch
+from cvad_cli.adapters.image_panels.report_thumbnails import PHOTO_BYTES, Thumbnail
 from cvad_cli.records import ImageRecord
 
 PORTABLE_BYTES: Final = 13_000_000
 """For the photos of a portable page. With maps, outlines and base64's third on top, 1,000 images stay under 30 MB."""
 
-LEAST_PHOTO_BYTES: Final = 4_000
+MIN_PHOTO_BYTES: Final = 4_000
 """Of a portable page of very many images: a photo of some 130 pixels."""
 
 
@@ -44,10 +44,10 @@ class ReportImages:
         self.photo_bytes = PHOTO_BYTES
         """Bound on a photo: a sketch is to keep it."""
         if portable:
-            self.photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), LEAST_PHOTO_BYTES))
+            self.photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), MIN_PHOTO_BYTES))
         folder.mkdir()
 
-    def add(self, record: ImageRecord, score: float, peak: float, drawn: Sketch) -> None:
+    def add(self, record: ImageRecord, score: float, peak: float, drawn: Thumbnail) -> None:
         """Write the files of one image. `peak`: the highest value of its map."""
         number = len(self.rows) + 1
         photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"

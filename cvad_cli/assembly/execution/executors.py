@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from cvad_cli.adapters.executors.processes import InProcess, Processes
 from cvad_cli.adapters.executors.ray_cluster import ClusterOptions, RayCluster
-from cvad_cli.adapters.executors.scheduler import Patience
+from cvad_cli.adapters.executors.scheduler import RetryPolicy
 from cvad_cli.adapters.executors.threads import limited_threads
 from cvad_cli.config.execution import ExecutorConfig, RayConfig
 from cvad_cli.config.processors import usable_processors
@@ -27,16 +27,18 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
     Raises ConfigError where Ray is not installed, ResourceError where its cluster cannot be reached.
     """
     config = settings.executor
-    patience = Patience(config.retries, warn)
+    retry_policy = RetryPolicy(config.retries, warn)
     if config.kind == "ray":
         options = ClusterOptions(
             settings.ray.address, config.workers, config.threads or 1, settings.ray.gpus_per_worker
         )
-        return RayCluster(options, patience)
+        return RayCluster(options, retry_policy)
     workers = config.workers or 1
     if workers == 1:
         return InProcess(threads=config.threads)
-    return Processes(workers, threads=config.threads or max(1, usable_processors() // workers), patience=patience)
+    return Processes(
+        workers, threads=config.threads or max(1, usable_processors() // workers), retry_policy=retry_policy
+    )
 
 
 def run_job(

@@ -21,7 +21,7 @@ GATES_FILE: Final = "gates.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Gatekeeper:
+class GateEvaluator:
     """The gates of one run and the earlier run that it is compared with."""
 
     plan: GatePlan
@@ -63,7 +63,7 @@ class Gatekeeper:
         return {"path": str(self.baseline.path), **source, "confidence": rule.confidence, "undecided": rule.undecided}
 
 
-def open_gates(plan: GatePlan, settings: RunConfig, dataset: Dataset, reporter: Reporter) -> Gatekeeper:
+def open_gates(plan: GatePlan, settings: RunConfig, dataset: Dataset, reporter: Reporter) -> GateEvaluator:
     """Settle a run's gates and read its baseline, which this very evaluation may be about to replace.
 
     Raises ConfigError where gates contradict or the baseline is damaged or of other test images.
@@ -74,4 +74,4 @@ def open_gates(plan: GatePlan, settings: RunConfig, dataset: Dataset, reporter: 
     baseline = open_baseline(plan.baseline.path, settings.name) if plan.baseline else None
     if baseline and settings.data.on_error == "stop":  # else the images judged are known only afterwards
         require_same_images(baseline, fingerprint(dataset.test), dataset.name)
-    return Gatekeeper(plan, gates, baseline, settings)
+    return GateEvaluator(plan, gates, baseline, settings)

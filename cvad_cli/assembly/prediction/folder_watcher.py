@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
-from cvad_cli.adapters.images import proves_itself
+from cvad_cli.adapters.images import is_self_checking
 from cvad_cli.adapters.storage.result_journal import ResultJournal
 from cvad_cli.assembly.data.path_arguments import walk
-from cvad_cli.assembly.prediction.image_item import Shot, Stamp, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem, Stamp
 from cvad_cli.assembly.prediction.pipeline import Failed, Loaded, Loader
 from cvad_cli.config.schema import WatchConfig
 from cvad_cli.errors import DataError
@@ -52,7 +52,7 @@ class _Waiting:
 class Watcher:
     """Shots of a folder for the pipeline, until `enough` is set. Raises DataError where there is no such folder.
 
-    `shots` runs in one thread, `load` in several, `done` in another.
+    `image_items` runs in one thread, `load` in several, `done` in another.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Watcher:
         self._place = _identity(folder)
         self._readable = True
 
-    def shots(self) -> Iterator[Shot]:
+    def image_items(self) -> Iterator[ImageItem]:
         """Every file that is due, in the order in which they were written; looks again until `enough` is set."""
         while not self._enough.is_set():
             started = time.monotonic()
@@ -87,7 +87,7 @@ class Watcher:
                     return
                 if self._is_due(stamp):
                     path = self._folder / stamp.name
-                    yield Shot(Subject(str(path), stamp.name, stamp), path)
+                    yield ImageItem(ImageId(str(path), stamp.name, stamp), path)
             self._enough.wait(max(self._config.poll_s, looked * (1 / SCAN_SHARE - 1)))
 
     @property
@@ -95,24 +95,24 @@ class Watcher:
         """Files come when they will."""
         return True
 
-    def load(self, loader: Loader, shot: Shot) -> Loaded | Failed | None:
+    def load(self, loader: Loader, image_item: ImageItem) -> Loaded | Failed | None:
         """Read a file; None where it is to be tried again later."""
-        stamp = shot.subject.stamp
+        stamp = image_item.image_id.stamp
         if stamp is None:
-            raise ValueError(f"{shot.subject.image}: a watched file has a stamp")
+            raise ValueError(f"{image_item.image_id.image}: a watched file has a stamp")
         try:
-            loaded = loader(shot)
+            loaded = loader(image_item)
             if _stamp_of(self._folder, self._folder / stamp.name) not in {stamp, None}:
-                raise DataError(f"{shot.subject.image}: is being changed")
+                raise DataError(f"{image_item.image_id.image}: is being changed")
         except DataError as error:
-            return None if self._postpone(stamp) else Failed(shot.subject, error)
+            return None if self._postpone(stamp) else Failed(image_item.image_id, error)
         return loaded
 
-    def done(self, subject: Subject) -> None:
+    def done(self, image_id: ImageId) -> None:
         """Its line is in the journal."""
         with self._lock:
-            if subject.stamp is not None and self._waiting[subject.stamp.name].stamp == subject.stamp:
-                del self._waiting[subject.stamp.name]
+            if image_id.stamp is not None and self._waiting[image_id.stamp.name].stamp == image_id.stamp:
+                del self._waiting[image_id.stamp.name]
 
     def _look(self) -> list[Stamp]:
         """What lies in the folder and is not done, oldest first."""
@@ -195,7 +195,7 @@ def _was_renamed(path: Path) -> bool:
 
 def _is_proof(path: Path) -> bool:
     try:
-        return proves_itself(path)
+        return is_self_checking(path)
     except DataError:
         return False
 

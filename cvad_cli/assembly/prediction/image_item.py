@@ -22,7 +22,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ImageId:
     """Which image is spoken of."""
 
     image: str
@@ -36,20 +36,20 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class ImageItem:
     """One image to inspect: a file, a frame, or what could not even be listed."""
 
-    subject: Subject
+    image_id: ImageId
     origin: Path | np.ndarray | DataError
 
 
-def shot_of(record: ImageRecord) -> Shot:
+def image_item_of(record: ImageRecord) -> ImageItem:
     """An image of a data set."""
-    return Shot(Subject(str(record.path), record.key, record=record), record.path)
+    return ImageItem(ImageId(str(record.path), record.key, record=record), record.path)
 
 
-def record_of(subject: Subject) -> ImageRecord:
-    """What a data set says of an image that came from `shot_of`."""
-    if subject.record is None:
-        raise ValueError(f"{subject.image}: is not from a data set")
-    return subject.record
+def record_of(image_id: ImageId) -> ImageRecord:
+    """What a data set says of an image that came from `image_item_of`."""
+    if image_id.record is None:
+        raise ValueError(f"{image_id.image}: is not from a data set")
+    return image_id.record

@@ -16,9 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import numpy as np
 
 from cvad_cli.adapters.machine.devices import choose_device
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import Failed, Judged, Loaded, Loader, Pipeline, keep_nothing, keep_original
-from cvad_cli.assembly.prediction.results import Finished, Finisher
+from cvad_cli.assembly.prediction.results import Finished, PostProcessor
 from cvad_cli.assembly.prediction.sources import Sources
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.config.schema import RunConfig
@@ -28,17 +28,17 @@ Result = TypeVar("Result", covariant=True)  # noqa: PLC0105
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-Load = Callable[[Loader, Shot], Loaded | Failed | None]
+Load = Callable[[Loader, ImageItem], Loaded | Failed | None]
 """How a source reads a shot; None for one that is left out."""
 
 
 class Step(Protocol[Item, Result]):
     """One command's part of the work on an image. Travels to workers by pickle, without what it has opened."""
 
-    def shot(self, item: Item, /) -> Shot:
+    def image_item(self, item: Item, /) -> ImageItem:
         """The image that an item stands for."""
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int], /) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int], /) -> np.ndarray | None:
         """What `start`'s function needs of the image: see `pipeline.Keep`. Runs in several threads."""
 
     def start(self, settings: RunConfig, opened: OpenBundle, /) -> Callable[[Judged], Result]:
@@ -66,14 +66,14 @@ class ImageJob(Generic[In, Out]):
 
     def __call__(self, items: Iterable[In]) -> Generator[Out | Failed, None, None]:
         """Judge the items."""
-        yield from self.run(map(self._step.shot, items), Sources.load)
+        yield from self.run(map(self._step.image_item, items), Sources.load)
 
     def run(
-        self, shots: Iterable[Shot], load: Load, *, live: bool = False, ending: threading.Event | None = None
+        self, image_items: Iterable[ImageItem], load: Load, *, live: bool = False, ending: threading.Event | None = None
     ) -> Generator[Out | Failed, None, None]:
         """Judge shots of a source with a way to `load` of its own; `live` and `ending` as in `Pipeline.run`."""
         pipeline, loader, finish = self.opened()
-        yield from pipeline.run(shots, partial(load, loader), finish, live=live, ending=ending)
+        yield from pipeline.run(image_items, partial(load, loader), finish, live=live, ending=ending)
 
     def opened(self) -> tuple[Pipeline, Loader, Callable[[Judged], Out]]:
         """Open the bundle, the first time; raises what `open_detector` and the step raise."""
@@ -97,14 +97,14 @@ class PredictStep:
     maps: Path | None = None
     overlays: Path | None = None
 
-    def shot(self, item: Shot) -> Shot:
+    def image_item(self, item: ImageItem) -> ImageItem:
         """Sources give shots."""
         return item
 
-    def keep(self, subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Overlays are drawn on the image at its own size."""
-        return (keep_nothing if self.overlays is None else keep_original)(subject, decoded, size)
+        return (keep_nothing if self.overlays is None else keep_original)(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], Finished]:
         """Regions and files."""
-        return Finisher(opened, settings, maps=self.maps, overlays=self.overlays)
+        return PostProcessor(opened, settings, maps=self.maps, overlays=self.overlays)

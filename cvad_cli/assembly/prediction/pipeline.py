@@ -25,20 +25,20 @@ import numpy as np
 
 from cvad_cli.adapters.images import read_image, read_reduced, resize_image
 from cvad_cli.adapters.prefetch import Prefetch, ready_batches
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.errors import DataError
 from cvad_cli.ports import Detector, TimedDetector
 from cvad_cli.records import Prediction
 
 Result = TypeVar("Result")
 
-Keep = Callable[[Subject, np.ndarray, tuple[int, int]], np.ndarray | None]
+Keep = Callable[[ImageId, np.ndarray, tuple[int, int]], np.ndarray | None]
 """What is kept of an image for its finish: (subject, image as decoded, rows and columns of the file) -> what to keep.
 
 The image as decoded, uint8 RGB (h, w, 3), has the file's size, or less where a large JPEG was decoded at reduced scale.
 """
 
-MOST_KEPT_MEGAPIXELS: Final = 12.0
+MAX_KEPT_MEGAPIXELS: Final = 12.0
 """An image above is read again where it is needed: a pipeline holds some 3 batches of images, 1 GB at this size."""
 
 
@@ -46,7 +46,7 @@ MOST_KEPT_MEGAPIXELS: Final = 12.0
 class Loaded:
     """An image at the network's size."""
 
-    subject: Subject
+    image_id: ImageId
     small: np.ndarray
     """uint8 RGB (h, w, 3), at the detector's `image_size`."""
     size: tuple[int, int]
@@ -69,10 +69,10 @@ class Loaded:
         if self.kept is not None and self.kept.shape[:2] == self.size:
             return self.kept
         if self.read_again is None:
-            raise ValueError(f"{self.subject.image}: a frame that is needed at its own size has to be kept")
+            raise ValueError(f"{self.image_id.image}: a frame that is needed at its own size has to be kept")
         image = self.read_again()
         if image.shape[:2] != self.size:
-            raise DataError(f"{self.subject.image}: was changed while it was inspected; inspect it again")
+            raise DataError(f"{self.image_id.image}: was changed while it was inspected; inspect it again")
         return image
 
 
@@ -80,7 +80,7 @@ class Loaded:
 class Failed:
     """An image that has no verdict, and why."""
 
-    subject: Subject
+    image_id: ImageId
     error: DataError
 
 
@@ -96,17 +96,17 @@ class Judged:
     """Seconds by stage so far; what a batch took counts in full for each of its images, which waited for it."""
 
 
-def keep_original(_subject: Subject, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+def keep_original(_subject: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     """Keep an image that was decoded whole; `Loaded.original` reads a reduced one again."""
     return decoded if decoded.shape[:2] == size else None
 
 
 def is_large(image: np.ndarray) -> bool:
     """Whether an image is too large to be kept for its finish."""
-    return bool(image.shape[0] * image.shape[1] > 1e6 * MOST_KEPT_MEGAPIXELS)
+    return bool(image.shape[0] * image.shape[1] > 1e6 * MAX_KEPT_MEGAPIXELS)
 
 
-def keep_nothing(_subject: Subject, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
+def keep_nothing(_subject: ImageId, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
     """For a finish that looks at the prediction alone."""
 
 
@@ -123,19 +123,19 @@ class Loader:
         self._max_megapixels = max_megapixels
         self._keep = keep
 
-    def __call__(self, shot: Shot) -> Loaded:
+    def __call__(self, image_item: ImageItem) -> Loaded:
         """Read and resize. Raises DataError naming what cannot be read."""
         started = time.perf_counter()
-        decoded, size = self._read(shot.origin)
+        decoded, size = self._read(image_item.origin)
         read = time.perf_counter()
         small = resize_image(decoded, self._image_size)
         resized = time.perf_counter()
-        kept, read_again = self._keep(shot.subject, decoded, size), None
-        if isinstance(shot.origin, Path):  # a frame could not be read again
+        kept, read_again = self._keep(image_item.image_id, decoded, size), None
+        if isinstance(image_item.origin, Path):  # a frame could not be read again
             kept = None if kept is None or is_large(kept) else kept
-            read_again = partial(read_image, shot.origin, max_megapixels=self._max_megapixels)
+            read_again = partial(read_image, image_item.origin, max_megapixels=self._max_megapixels)
         stages = {"decode": read - started, "resize": resized - read}
-        return Loaded(shot.subject, small, size, kept, read_again, started, resized, stages)
+        return Loaded(image_item.image_id, small, size, kept, read_again, started, resized, stages)
 
     def _read(self, origin: Path | np.ndarray | DataError) -> tuple[np.ndarray, tuple[int, int]]:
         if isinstance(origin, DataError):
@@ -156,8 +156,8 @@ class Pipeline:
 
     def run(
         self,
-        shots: Iterable[Shot],
-        load: Callable[[Shot], Loaded | Failed | None],
+        image_items: Iterable[ImageItem],
+        load: Callable[[ImageItem], Loaded | Failed | None],
         finish: Callable[[Judged], Result],
         *,
         live: bool = False,
@@ -173,7 +173,7 @@ class Pipeline:
         halt, ending = threading.Event(), ending or threading.Event()
         # A live image that waits grows stale: the camera may keep it, or drop it for a newer one.
         ahead = (1 if live else 2) * self._batch_size + self._workers
-        with Prefetch(shots, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
+        with Prefetch(image_items, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
             judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
 
             def finished(one: Judged | Failed) -> Result | Failed:
@@ -182,7 +182,7 @@ class Pipeline:
                 try:
                     return finish(one)
                 except DataError as error:
-                    return Failed(one.loaded.subject, error)
+                    return Failed(one.loaded.image_id, error)
 
             room = self._batch_size + self._workers
             with Prefetch(judged, finished, ahead=room, workers=self._workers, stop=halt) as results:
@@ -222,5 +222,7 @@ def _checked(judged: Judged) -> Judged | Failed:
     prediction = judged.prediction
     if math.isfinite(prediction.score) and np.isfinite(prediction.anomaly_map).all():
         return judged
-    subject = judged.loaded.subject
-    return Failed(subject, DataError(f"{subject.image}: the detector gives no number for it; see what the image shows"))
+    image_id = judged.loaded.image_id
+    return Failed(
+        image_id, DataError(f"{image_id.image}: the detector gives no number for it; see what the image shows")
+    )

@@ -12,7 +12,7 @@ from typing import Final, final
 from cvad_cli.adapters.image_panels.defect_overlay import NEUTRAL, Mark, defect_overlay
 from cvad_cli.adapters.images import write_map
 from cvad_cli.assembly.data.path_arguments import with_suffix_added
-from cvad_cli.assembly.prediction.image_item import Subject
+from cvad_cli.assembly.prediction.image_item import ImageId
 from cvad_cli.assembly.prediction.pipeline import Judged
 from cvad_cli.assembly.prediction.region_extraction import region_rule, regions_of
 from cvad_cli.assembly.serving.open_bundle import OpenBundle
@@ -60,14 +60,14 @@ class ImageResult:
 class Finished:
     """An image's result and where its time went."""
 
-    subject: Subject
+    image_id: ImageId
     result: ImageResult
     latency_s: float
     stages: Mapping[str, float]
 
 
 @final
-class Finisher:
+class PostProcessor:
     """Finds the regions of rejected images and writes maps and marked images, where asked. Called from threads."""
 
     def __init__(
@@ -101,37 +101,37 @@ class Finisher:
             stages["files"] = written - found
         latency = written - loaded.started
         result = ImageResult(
-            image=loaded.subject.image,
+            image=loaded.image_id.image,
             score=prediction.score,
             threshold=self._threshold,
             rejected=rejected,
-            regions=tuple(_told(region) for region in regions),
+            regions=tuple(_to_record(region) for region in regions),
             latency_ms=round(1e3 * latency, 3),
             map=mapped,
             overlay=drawn,
         )
-        return Finished(loaded.subject, result, latency, stages)
+        return Finished(loaded.image_id, result, latency, stages)
 
     def _write_map(self, judged: Judged) -> str | None:
         if self._maps is None:
             return None
-        path = self._maps / with_suffix_added(judged.loaded.subject.name, ".tiff")
+        path = self._maps / with_suffix_added(judged.loaded.image_id.name, ".tiff")
         write_map(path, judged.prediction.anomaly_map)
         return str(path)
 
     def _draw(self, judged: Judged, regions: tuple[Region, ...]) -> str | None:
         if self._overlays is None:
             return None
-        subject, score = judged.loaded.subject, judged.prediction.score
-        path = self._overlays / with_suffix_added(subject.name, ".png")
+        image_id, score = judged.loaded.image_id, judged.prediction.score
+        path = self._overlays / with_suffix_added(image_id.name, ".png")
         marks = [Mark(region.box, region.contours, f"peak {region.peak:.3g}", NEUTRAL) for region in regions]
         what = "rejected" if score > self._threshold else "passed"
-        title = f"{subject.name}   {what}   score {score:.3g}, threshold {self._threshold:.3g}"
+        title = f"{image_id.name}   {what}   score {score:.3g}, threshold {self._threshold:.3g}"
         defect_overlay(path, judged.loaded.original(), marks, title=title)
         return str(path)
 
 
-def _told(region: Region) -> FoundRegion:
+def _to_record(region: Region) -> FoundRegion:
     loops = (((round(float(y), 1), round(float(x), 1)) for y, x in loop) for loop in region.contours)
     return FoundRegion(
         box=region.box,

@@ -15,7 +15,7 @@ from cvad_cli.adapters.datasets import IMAGE_SUFFIXES
 from cvad_cli.adapters.images.video_frames import VIDEO_SUFFIXES, read_frames
 from cvad_cli.adapters.prefetch import WAKE_S
 from cvad_cli.assembly.data.path_arguments import common_folder, meant, name_below, whole_path
-from cvad_cli.assembly.prediction.image_item import Shot, Subject
+from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import Failed, Loaded, Loader
 from cvad_cli.errors import ConfigError, DataError
 
@@ -74,23 +74,23 @@ class Sources:
         self._naming = _Naming(names)
         self.is_live = any(map(is_live, names))
 
-    def shots(self) -> Iterator[Shot]:
+    def image_items(self) -> Iterator[ImageItem]:
         """Every image, found as it is asked for."""
         for name in self._names:
-            for shot in self._of(name):
+            for image_item in self._of(name):
                 if self._enough.is_set():
                     return
-                yield shot
+                yield image_item
 
     @staticmethod
-    def load(loader: Loader, shot: Shot) -> Loaded | Failed:
+    def load(loader: Loader, image_item: ImageItem) -> Loaded | Failed:
         """Read an image; what cannot be read comes as its error."""
         try:
-            return loader(shot)
+            return loader(image_item)
         except DataError as error:
-            return Failed(shot.subject, error)
+            return Failed(image_item.image_id, error)
 
-    def _of(self, name: str) -> Iterator[Shot]:
+    def _of(self, name: str) -> Iterator[ImageItem]:
         camera = camera_number(name)
         if camera is not None:
             yield from self._frames(camera, name)
@@ -101,23 +101,23 @@ class Sources:
             suffixes = IMAGE_SUFFIXES if Path(name).expanduser().is_dir() else IMAGE_SUFFIXES | VIDEO_SUFFIXES
             for path in meant(name, suffixes):
                 if isinstance(path, DataError):
-                    yield Shot(Subject(name, self._naming.of(Path(name))), path)
+                    yield ImageItem(ImageId(name, self._naming.of(Path(name))), path)
                 else:
                     yield from self._of_path(path)
 
-    def _of_path(self, path: Path) -> Iterator[Shot]:
+    def _of_path(self, path: Path) -> Iterator[ImageItem]:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             yield from self._frames(path, str(path))
         else:
-            yield Shot(Subject(str(path), self._naming.of(path)), path)
+            yield ImageItem(ImageId(str(path), self._naming.of(path)), path)
 
-    def _frames(self, place: Path | int, source: str) -> Iterator[Shot]:
+    def _frames(self, place: Path | int, source: str) -> Iterator[ImageItem]:
         name = self._naming.of(place) if isinstance(place, Path) else f"camera_{place}"
         try:
             for number, frame in enumerate(read_frames(place, max_megapixels=self._max_megapixels)):
-                yield Shot(Subject(f"{source}#{number}", f"{name}/{number:08d}"), frame)
+                yield ImageItem(ImageId(f"{source}#{number}", f"{name}/{number:08d}"), frame)
         except DataError as error:
-            yield Shot(Subject(source, name), error)
+            yield ImageItem(ImageId(source, name), error)
 
 
 def require_outside(folder: Path, sources: Sequence[str], option: str) -> None:

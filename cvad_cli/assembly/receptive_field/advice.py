@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cvad_cli.adapters.receptive_field.layer_graph import read_layers
 from cvad_cli.assembly.receptive_field.analysis import CENTRE, Findings
-from cvad_cli.assembly.receptive_field.networks import Subjects
+from cvad_cli.assembly.receptive_field.networks import AnalysedNetworks
 from cvad_cli.core.receptive_field.coverage import Option, View, options, view_of
 from cvad_cli.core.receptive_field.graph import analyse
 from cvad_cli.errors import ConfigError
@@ -45,15 +45,15 @@ def require_fitting(defect: float, original_size: tuple[int, int]) -> None:
         )
 
 
-def layer_views(subjects: Subjects, view: View) -> dict[str, View]:
+def layer_views(networks: AnalysedNetworks, view: View) -> dict[str, View]:
     """Views of the backbone's layers, 3x3 pooling included; empty where there is no choice of layers."""
-    if subjects.candidates is None:
+    if networks.candidates is None:
         return {}
-    graph = read_layers(subjects.candidates, (round(view.image_size[0]), round(view.image_size[1])))
+    graph = read_layers(networks.candidates, (round(view.image_size[0]), round(view.image_size[1])))
     fields = analyse(graph)
     return {
         name: view_of(fields[output], view.image_size, view.original_size, view.pixel_size_mm)
-        for name, output in zip(subjects.candidate_names, graph.outputs, strict=True)
+        for name, output in zip(networks.candidate_names, graph.outputs, strict=True)
     }
 
 
@@ -89,29 +89,29 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
 def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
     """The advice in words."""
     beyond, bulk, wanted = advice["field_beyond_image"], advice["bulk"], advice["cells_wanted"]
-    image, sees = _both(advice["original_size"]), "more than all of it" if beyond else told(advice["field"])
-    yield f"On the {image} px image a cell can see {sees}, one every {told(advice['stride'])}."
+    image, sees = _both(advice["original_size"]), "more than all of it" if beyond else length_text(advice["field"])
+    yield f"On the {image} px image a cell can see {sees}, one every {length_text(advice['stride'])}."
     if bulk:
         yield (
-            f"{100 * advice['bulk_share']:.0f} % of what moves a cell lies within {told(bulk)}. A defect of up to "
-            f"{told(advice['largest_whole_in_bulk'])} is sure to lie within that of some cell."
+            f"{100 * advice['bulk_share']:.0f} % of what moves a cell lies within {length_text(bulk)}. A defect of up "
+            f"to {length_text(advice['largest_whole_in_bulk'])} is sure to lie within that of some cell."
         )
     yield (
-        f"A square defect of {told(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of a cell, "
-        f"from {told(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen too, but as a "
-        "smaller part of what a cell sees."
+        f"A square defect of {length_text(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of "
+        f"a cell, from {length_text(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen too, but "
+        "as a smaller part of what a cell sees."
     )
     if advice["largest_whole"]["px"] and not beyond:
         yield (
-            f"One cell is sure to see all of a defect up to {told(advice['largest_whole'])}; of larger ones, each cell "
-            "sees a part."
+            f"One cell is sure to see all of a defect up to {length_text(advice['largest_whole'])}; of larger ones, "
+            "each cell sees a part."
         )
     if advice["defect"]:
         yield _of_defect(advice["defect"], beyond=beyond)
     yield from _of_options(advice)
 
 
-def told(length: Mapping[str, Any]) -> str:
+def length_text(length: Mapping[str, Any]) -> str:
     """A length, or one along rows and one along columns, with its unit.
 
     >>> told({"px": 16.0, "mm": 0.8}), told({"px": [132.0, 132.0], "mm": None}), told({"px": [132.0, 99.0], "mm": None})
@@ -128,7 +128,7 @@ def _both(sides: float | Sequence[float]) -> str:
 def _of_defect(defect: Mapping[str, Any], *, beyond: bool) -> str:
     on_it, whole = defect["cells_with_centre_on_it"], defect["cells_that_see_it_whole"]
     centres = "the centre of 1 cell" if on_it == 1 else f"the centres of {on_it} cells"
-    said = f"A defect of {told(defect)} " + (
+    said = f"A defect of {length_text(defect)} " + (
         f"is sure to lie on {centres}" if on_it else "may fall between the centres of all cells"
     )
     if not beyond:
@@ -161,8 +161,8 @@ def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:
         note = f" ({option['note']})" if option["note"] else ""
         work = "the same work" if option["cost"] == 1 else f"{option['cost']:.3g} times the work"
         yield (
-            f"What {purpose}: {option['change']}: a cell every {told(option['stride'])} that sees "
-            f"{told(option['field'])}, at {work}{note}."
+            f"What {purpose}: {option['change']}: a cell every {length_text(option['stride'])} that sees "
+            f"{length_text(option['field'])}, at {work}{note}."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from cvad_cli.adapters.receptive_field.layer_graph import read_layers
-from cvad_cli.adapters.receptive_field.measured_field import Subject, bounded, effective_fields, exact_support
+from cvad_cli.adapters.receptive_field.measured_field import AnalysedNetwork, bounded, effective_fields, exact_support
 from cvad_cli.adapters.runtime_torch import IMAGENET_MEAN, IMAGENET_STD
 from cvad_cli.assembly.receptive_field.networks import Network
 from cvad_cli.core.receptive_field.effective import SHARES, EffectiveField
@@ -61,7 +61,7 @@ class Findings:
     """Module name to the name of the map that it returns."""
     formulas: tuple[Formula, ...]
     probe_size: tuple[int, int]
-    probes: tuple[Probe, ...]
+    samples: tuple[Probe, ...]
     effective: Mapping[str, EffectiveField]
     """By the cell's place; empty where no gradient comes through."""
     no_gradient_because: str = ""
@@ -74,12 +74,12 @@ class Findings:
     @property
     def agrees(self) -> bool:
         """Whether recursion and closed form agree, and theory and measurement do at every cell that was probed."""
-        return all(f.recursion == f.closed for f in self.formulas) and all(p.theory == p.measured for p in self.probes)
+        return all(f.recursion == f.closed for f in self.formulas) and all(p.theory == p.measured for p in self.samples)
 
     @property
     def measured_stride(self) -> tuple[int, int] | None:
         """How far the measured box moves from the middle cell to its neighbour; None where a border cuts one."""
-        boxes = {probe.place: probe.measured for probe in self.probes}
+        boxes = {probe.place: probe.measured for probe in self.samples}
         first, second = boxes.get(CENTRE), boxes.get(NEIGHBOUR)
         if first is None or second is None or _cut(first, self.probe_size) or _cut(second, self.probe_size):
             return None
@@ -87,7 +87,7 @@ class Findings:
 
     def box(self, place: str) -> Box:
         """What theory says of a probed cell."""
-        return next(probe.theory for probe in self.probes if probe.place == place)
+        return next(probe.theory for probe in self.samples if probe.place == place)
 
 
 def analyse_network(
@@ -95,7 +95,7 @@ def analyse_network(
 ) -> Findings:
     """Read, probe and differentiate `network`, which the detector runs at `image_size`; `images` are at that size.
 
-    Probes run on an image of bounded size, and gradients on the middle of each image at that size: the work does not
+    The measurement runs on an image of bounded size, gradients on the middle of each image at that size: the work does not
     grow with the image. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
     """
     graph = _read(network, image_size)
@@ -103,9 +103,9 @@ def analyse_network(
     found = fields[graph.outputs[0]]
     probe_size = bounded(image_size, (found.h.size, found.w.size))
     probed = found if probe_size == image_size else _probed_field(network, probe_size)
-    subject = Subject(network.module, arguments=network.arguments(probe_size))
-    probes = _probe(subject, probed, probe_size)
-    effective, why = _effective(network, subject, probed, images, probe_size, rng=rng)
+    analysed = AnalysedNetwork(network.module, arguments=network.arguments(probe_size))
+    samples = _probe(analysed, probed, probe_size)
+    effective, why = _effective(network, analysed, probed, images, probe_size, rng=rng)
     return Findings(
         network=network,
         fields=fields,
@@ -113,7 +113,7 @@ def analyse_network(
         stages=graph.stages,
         formulas=tuple(_formulas(network, graph, fields)),
         probe_size=probe_size,
-        probes=tuple(probes),
+        samples=tuple(samples),
         effective=effective,
         no_gradient_because=why,
     )
@@ -144,7 +144,7 @@ def _formulas(network: Network, graph: Graph, fields: Mapping[str, LayerField]) 
     return formulas
 
 
-def _probe(subject: Subject, probed: LayerField, size: tuple[int, int]) -> list[Probe]:
+def _probe(analysed: AnalysedNetwork, probed: LayerField, size: tuple[int, int]) -> list[Probe]:
     rows, cols = probed.layer.size
     row, col = probed.centre
     cells: dict[str, Cell] = {CENTRE: (row, col)}
@@ -152,13 +152,13 @@ def _probe(subject: Subject, probed: LayerField, size: tuple[int, int]) -> list[
         cells[NEIGHBOUR] = (row + 1, col + 1)
     cells |= {EDGE: (row, 0), "first": (0, 0), "last": (rows - 1, cols - 1)}
     theory = [probed.box(*cell) for cell in cells.values()]
-    measured = exact_support(subject, size, list(cells.values()), expected=theory)
+    measured = exact_support(analysed, size, list(cells.values()), expected=theory)
     return [Probe(*found) for found in zip(cells, cells.values(), theory, measured, strict=True)]
 
 
 def _effective(
     network: Network,
-    subject: Subject,
+    analysed: AnalysedNetwork,
     probed: LayerField,
     images: Sequence[np.ndarray],
     size: tuple[int, int],
@@ -169,7 +169,7 @@ def _effective(
     cells = {CENTRE: (row, col), EDGE: (row, 0)}
     prepared = _prepared(images, size, normalised=network.normalised)
     try:
-        found = effective_fields(subject, prepared, list(cells.values()), rng=rng, draws=SIGN_DRAWS)
+        found = effective_fields(analysed, prepared, list(cells.values()), rng=rng, draws=SIGN_DRAWS)
     except ModelError as error:
         return {}, str(error)
     return dict(zip(cells, found, strict=True)), ""
@@ -239,7 +239,7 @@ def _three(field: Field) -> dict[str, float]:
 
 
 def _support(findings: Findings) -> dict[str, Any]:
-    centre = next(probe.measured for probe in findings.probes if probe.place == CENTRE)
+    centre = next(probe.measured for probe in findings.samples if probe.place == CENTRE)
     whole = not _cut(centre, findings.probe_size)
     return {
         "image": list(findings.probe_size),
@@ -254,7 +254,7 @@ def _support(findings: Findings) -> dict[str, Any]:
                 "measured": _sides(probe.measured),
                 "agrees": probe.theory == probe.measured,
             }
-            for probe in findings.probes
+            for probe in findings.samples
         ],
     }
 

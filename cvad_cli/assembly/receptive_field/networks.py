@@ -47,7 +47,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Subjects:
+class AnalysedNetworks:
     """The networks of one config; the first is the one whose cells the anomaly map is made of."""
 
     networks: tuple[Network, ...]
@@ -56,7 +56,7 @@ class Subjects:
     candidate_names: tuple[str, ...] = field(default=())
 
 
-def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> AnalysedNetworks:
     """The networks that the config names, in eval mode on `device`.
 
     The architecture decides the theory; the weights only how gradients fall. They are those of the config's trained
@@ -89,7 +89,7 @@ def _trained(settings: RunConfig, device: str, reporter: Reporter) -> Module | N
     return None
 
 
-def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> AnalysedNetworks:
     config = settings.model
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
@@ -101,9 +101,9 @@ def _patchcore(settings: RunConfig, device: str, reporter: Reporter) -> Subjects
     embedding = patch_embedding(new_patchcore(network, name, layers, config.num_neighbors).model).to(device)
     main = Network("patch features", embedding, origin, normalised=True, stages=tuple(layers))
     if name in PDN_BACKBONES:
-        return Subjects((main,))
+        return AnalysedNetworks((main,))
     candidates, names = whole_network(BackboneSpec(name, tuple(layers), kwargs))
-    return Subjects((main,), pooled(candidates), names)
+    return AnalysedNetworks((main,), pooled(candidates), names)
 
 
 def _backbone(settings: RunConfig, reporter: Reporter) -> Backbone:
@@ -118,13 +118,13 @@ def _backbone(settings: RunConfig, reporter: Reporter) -> Backbone:
         return random
 
 
-def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Subjects:
+def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> AnalysedNetworks:
     inner: Any = _trained(settings, device, reporter)
     origins = dict.fromkeys(("teacher", "student", "autoencoder"), TRAINED)
     if inner is None:
         inner, origins = _untrained(settings)
     modules = {"teacher": inner.teacher, "student": inner.student, "autoencoder": inner.ae}
-    return Subjects(
+    return AnalysedNetworks(
         tuple(
             Network(name, module.to(device).eval(), origins[name], normalised=False, wants_size=name == "autoencoder")
             for name, module in modules.items()

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cvad_cli.assembly.training.agreement_probes import Probes
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples
 from cvad_cli.config.schema import RuntimeConfig
 from cvad_cli.core.agreement import Agreement
 from cvad_cli.errors import ConfigError, ModelError
@@ -104,13 +104,13 @@ class EngineChoice:
         return None if self.agreement is None else asdict(self.agreement)
 
 
-def choose_engine(plan: Plan, probes: Probes | None, build: Callable[[str], Candidate]) -> EngineChoice:
+def choose_engine(plan: Plan, samples: AgreementSamples | None, build: Callable[[str], Candidate]) -> EngineChoice:
     """Build the plan's precisions in turn and take the first that agrees with the trained model.
 
     A bundle without probes is served in float32, which needs no proof.
     Raises ModelError with the figures where the precision that the user named does not hold.
     """
-    if probes is None:
+    if samples is None:
         if plan.chosen and plan.precisions != ("f32",):
             raise ModelError(
                 f"runtime.precision: {plan.precisions[0]} must prove itself on images that this bundle does not "
@@ -121,7 +121,7 @@ def choose_engine(plan: Plan, probes: Probes | None, build: Callable[[str], Cand
     passed_over: list[str] = []
     for precision in plan.precisions:
         candidate = build(precision)
-        found = probes.test(candidate.detector.predict)
+        found = samples.test(candidate.detector.predict)
         if found.holds:
             return EngineChoice(candidate, precision, found, "; ".join(passed_over) or None)
         passed_over.append(f"{precision} was passed over: {found}")
@@ -129,12 +129,14 @@ def choose_engine(plan: Plan, probes: Probes | None, build: Callable[[str], Cand
     raise ModelError(f"runtime: {plan.engine} does not judge as the trained model does: {passed_over[-1]}; {remedy}")
 
 
-def serve_with_torch(plan: Plan, probes: Probes | None, build: Callable[[str], Detector]) -> tuple[Detector, Serving]:
+def serve_with_torch(
+    plan: Plan, samples: AgreementSamples | None, build: Callable[[str], Detector]
+) -> tuple[Detector, Serving]:
     """A detector on torch. float32 on a CPU is the reference itself and is not tested against itself."""
     if plan.device == "cpu" and plan.precisions == ("f32",):
         choice = EngineChoice(Candidate(build("f32")), "f32")
     else:
-        choice = choose_engine(plan, probes, lambda precision: Candidate(build(precision)))
+        choice = choose_engine(plan, samples, lambda precision: Candidate(build(precision)))
     return choice.candidate.detector, choice.serving(plan)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from cvad_cli.assembly.data.images import open_dataset, read_image
-from cvad_cli.assembly.training.agreement_probes import Probes, drawn
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples, drawn
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction
@@ -39,9 +39,9 @@ class Int8Images:
     judging: list[np.ndarray]
 
     @classmethod
-    def of(cls, data: DataConfig, probes: Probes, *, seed: int) -> Int8Images:
+    def of(cls, data: DataConfig, samples: AgreementSamples, *, seed: int) -> Int8Images:
         """Two in three give the ranges. Raises DataError where there are no images beside the probes."""
-        known = set(probes.keys)
+        known = set(samples.keys)
         records = [record for record in open_dataset(data).train if record.key not in known]
         if not records:
             raise DataError(
@@ -49,13 +49,15 @@ class Int8Images:
                 "probes, and there are none; add good images, or set runtime.precision to auto"
             )
         rng = np.random.default_rng([seed, 9])
-        order = drawn(records, probes.unseen, len(records), rng=rng)
+        order = drawn(records, samples.unseen, len(records), rng=rng)
         shown = order[: min(len(order) // 3, JUDGING_IMAGES + PEAK_IMAGES)]
         ranges = order[len(shown) :][:RANGE_IMAGES]
         images = [each.read(data, rng=rng) for each in shown]
         whole = [read_image(each.record.path, data) for each in ranges]
         return cls(whole, images[1::2] or whole[:PEAK_IMAGES], images[0::2])
 
-    def joined(self, probes: Probes, judge: Callable[[Sequence[np.ndarray]], list[Prediction]]) -> Probes:
+    def joined(
+        self, samples: AgreementSamples, judge: Callable[[Sequence[np.ndarray]], list[Prediction]]
+    ) -> AgreementSamples:
         """The probes, and the images for judging with what `judge`, the network in float32, says of them."""
-        return probes.with_good(self.judging, judge(self.judging)) if self.judging else probes
+        return samples.with_good(self.judging, judge(self.judging)) if self.judging else samples

@@ -13,7 +13,7 @@ from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Serving, plan_serving, serve_with_torch, torch_alone
-from cvad_cli.assembly.training.agreement_probes import read_probes
+from cvad_cli.assembly.training.agreement_probes import read_agreement_samples
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError
@@ -60,12 +60,12 @@ def _serve(bundle: Bundle, settings: RunConfig, device: str) -> tuple[Detector, 
     if kind not in _TORCH_BUILDERS:
         serving = torch_alone(settings.runtime, device, bundle.manifest["model"]["name"])
         return _open_generic(bundle, device), serving
-    plan, probes = plan_serving(settings.runtime, device), read_probes(bundle)
+    plan, samples = plan_serving(settings.runtime, device), read_agreement_samples(bundle)
     if plan.engine == "openvino":
         from cvad_cli.assembly.serving.openvino import serve_with_openvino
 
-        return serve_with_openvino(bundle, settings, plan, probes)
-    return serve_with_torch(plan, probes, partial(_TORCH_BUILDERS[kind], bundle, device))
+        return serve_with_openvino(bundle, settings, plan, samples)
+    return serve_with_torch(plan, samples, partial(_TORCH_BUILDERS[kind], bundle, device))
 
 
 def open_bundle(settings: RunConfig, folder: Path | None = None) -> Bundle:

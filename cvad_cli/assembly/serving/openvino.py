@@ -25,10 +25,10 @@ from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Candidate, EngineChoice, Plan, Serving, choose_engine
 from cvad_cli.assembly.serving.int8_images import Int8Images
-from cvad_cli.assembly.training.agreement_probes import Probes
+from cvad_cli.assembly.training.agreement_probes import AgreementSamples
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
-from cvad_cli.core.quantization import Rounding
+from cvad_cli.core.quantization import QuantizationCorrection
 from cvad_cli.ports import Detector
 
 
@@ -63,19 +63,19 @@ class _Model(Protocol):
 
 
 def serve_with_openvino(
-    bundle: Bundle, settings: RunConfig, plan: Plan, probes: Probes | None
+    bundle: Bundle, settings: RunConfig, plan: Plan, samples: AgreementSamples | None
 ) -> tuple[Detector, Serving]:
     """Open a PatchCore or EfficientAD bundle on this CPU.
 
     Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
     finds no good images to take its ranges from.
     """
-    good = [] if probes is None else list(probes.images[probes.good])
+    good = [] if samples is None else list(samples.images[samples.good])
     model = _MODELS[bundle.manifest["model"]["kind"]](bundle, settings.runtime.batch_size, good)
     made: list[Detector] = []
 
     def build(folder: Path) -> dict[str, Any]:
-        choice = _built(folder, model, settings, plan, probes)
+        choice = _built(folder, model, settings, plan, samples)
         candidate = choice.candidate
         candidate.save(folder)
         made.append(candidate.detector)
@@ -97,16 +97,18 @@ def serve_with_openvino(
     return detector, serving
 
 
-def _built(folder: Path, model: _Model, settings: RunConfig, plan: Plan, probes: Probes | None) -> EngineChoice:
+def _built(
+    folder: Path, model: _Model, settings: RunConfig, plan: Plan, samples: AgreementSamples | None
+) -> EngineChoice:
     """Convert the network into `folder`, for int8 quantise it there, and choose by the proof."""
-    if plan.precisions != ("int8",) or probes is None:
-        return choose_engine(plan, probes, partial(model.convert(folder).candidate, folder))
-    images = Int8Images.of(settings.data, probes, seed=settings.seed)
+    if plan.precisions != ("int8",) or samples is None:
+        return choose_engine(plan, samples, partial(model.convert(folder).candidate, folder))
+    images = Int8Images.of(settings.data, samples, seed=settings.seed)
     exact = folder / "exact"
     exact.mkdir()
     converted = model.convert(exact)
     reference = converted.candidate(exact, "f32").detector
-    judged, peaks = images.joined(probes, reference.predict), Peaks.of(reference, images.peaks)
+    judged, peaks = images.joined(samples, reference.predict), Peaks.of(reference, images.peaks)
     quantise(exact / NETWORK_FILE, images.ranges, folder)
     shutil.rmtree(exact, ignore_errors=True)
     return choose_engine(plan, judged, lambda precision: converted.candidate(folder, precision, peaks))
@@ -134,9 +136,9 @@ class _Patchcore:
         from cvad_cli.adapters.neighbours import BankSearch
 
         stored = entry.facts["rounding"]
-        rounding = Rounding(np.array(stored["bias"], np.float32), stored["floor"])
+        correction = QuantizationCorrection(np.array(stored["bias"], np.float32), stored["floor"])
         search = BankSearch.load(entry.folder, self.bank, entry.facts["search"])
-        return self.assembled(self.network(entry.folder, entry.facts["precision"]), search, rounding)
+        return self.assembled(self.network(entry.folder, entry.facts["precision"]), search, correction)
 
     @property
     def side(self) -> int:
@@ -148,12 +150,12 @@ class _Patchcore:
         return features
 
     def network(self, folder: Path, precision: str) -> CompiledNetwork:
-        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+        return CompiledNetwork(folder / NETWORK_FILE, precision, max_at_once=self.max_at_once)
 
-    def assembled(self, network: CompiledNetwork, search: Any, rounding: Rounding) -> Detector:
+    def assembled(self, network: CompiledNetwork, search: Any, correction: QuantizationCorrection) -> Detector:
         rows, columns = (int(cells) for cells in self.bundle.manifest["model"]["grid"])
         spread = smoothed((rows, columns), (self.side, self.side))
-        return OpenvinoPatchcore(network, search, grid=(rows, columns), spread=spread, rounding=rounding)
+        return OpenvinoPatchcore(network, search, grid=(rows, columns), spread=spread, correction=correction)
 
 
 @final
@@ -167,14 +169,14 @@ class _ConvertedPatchcore:
     def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
         del peaks  # what rounding does is taken back from the features themselves
         network, good = self.model.network(folder, precision), self.model.good
-        rounding = Rounding.none(self.exact.shape[-1])
+        correction = QuantizationCorrection.none(self.exact.shape[-1])
         if good and precision != "f32":
-            rounding = Rounding.measured(self.exact, network(good))
+            correction = QuantizationCorrection.measured(self.exact, network(good))
         return Candidate(
-            self.model.assembled(network, self.search, rounding),
+            self.model.assembled(network, self.search, correction),
             {
                 "search": asdict(self.search.facts),
-                "rounding": {"bias": rounding.bias.tolist(), "floor": rounding.floor},
+                "rounding": {"bias": correction.bias.tolist(), "floor": correction.floor},
             },
             self.search.save,
         )
@@ -205,7 +207,7 @@ class _EfficientAd:
         return int(self.bundle.manifest["preprocessing"]["image_size"])
 
     def network(self, folder: Path, precision: str) -> CompiledNetwork:
-        return CompiledNetwork(folder / NETWORK_FILE, precision, most_at_once=self.max_at_once)
+        return CompiledNetwork(folder / NETWORK_FILE, precision, max_at_once=self.max_at_once)
 
     def assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
         spread = interpolated((maps["grid"][0], maps["grid"][1]), (self.side, self.side), maps["border"])
@@ -224,7 +226,7 @@ class _ConvertedEfficientAd:
     def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
         network, scale = self.model.network(folder, precision), self.scale
         if self.model.good and precision != "f32":
-            # Rounding noise adds its square to both maps, everywhere alike: its mean is taken back.
+            # QuantizationCorrection noise adds its square to both maps, everywhere alike: its mean is taken back.
             added = (network(self.model.good) - self.exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
             scale = replace(scale, offset=scale.offset - scale.student * added[0] - scale.autoencoder * added[1])
         if peaks is not None and precision != "f32":

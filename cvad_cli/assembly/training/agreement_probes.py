@@ -1,4 +1,4 @@
-"""Probes: a few images in each bundle with the exact scores of the model that was trained.
+"""AgreementSamples: a few images in each bundle with the exact scores of the model that was trained.
 
 Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the
 rule.
@@ -32,15 +32,15 @@ from cvad_cli.records import ImageRecord, Prediction
 ROLE: Final = "probes"
 """The bundle's file that holds them."""
 
-GOOD_PROBES: Final = 10
-MOST_BYTES: Final = 16 << 20
+GOOD_SAMPLES: Final = 10
+MAX_BYTES: Final = 16 << 20
 """Of images in a bundle: large inputs get fewer probes, two good ones at least."""
 
 Judge = Callable[[Sequence[np.ndarray]], list[Prediction]]
 
 
 @dataclass(frozen=True, slots=True)
-class Probes:
+class AgreementSamples:
     """Images and what the trained model says of them in float32."""
 
     images: np.ndarray
@@ -70,7 +70,7 @@ class Probes:
         )
         return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
 
-    def with_good(self, images: Sequence[np.ndarray], found: Sequence[Prediction]) -> Probes:
+    def with_good(self, images: Sequence[np.ndarray], found: Sequence[Prediction]) -> AgreementSamples:
         """These and more good images, uint8 (h, w, 3), with what the trained model says of them in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(
@@ -81,7 +81,7 @@ class Probes:
             peaks=np.concatenate([self.peaks, peaks.astype(np.float32)]),
         )
 
-    def judged(self, found: Sequence[Prediction]) -> Probes:
+    def judged(self, found: Sequence[Prediction]) -> AgreementSamples:
         """The same images with what the trained model says of them in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(self, scores=scores.astype(np.float32), peaks=peaks.astype(np.float32))
@@ -98,13 +98,15 @@ class Probes:
         return {ROLE: (".safetensors", self.save)}
 
 
-def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter) -> Probes:
+def make_agreement_samples(
+    settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter
+) -> AgreementSamples:
     """Draw good images that the model was not fitted on, spoil a copy of each, let the fitted model judge them all."""
     if fitted.judge is None:
         raise ValueError("this kind of model has no exact judge")
     rng = np.random.default_rng([settings.seed, 8])
-    room = MOST_BYTES // (2 * 3 * settings.data.image_size**2)
-    count = min(len(good), max(2, min(GOOD_PROBES, room)))
+    room = MAX_BYTES // (2 * 3 * settings.data.image_size**2)
+    count = min(len(good), max(2, min(GOOD_SAMPLES, room)))
     chosen = drawn(good, fitted.unseen, count, rng=rng)
     images, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
     found = []
@@ -114,7 +116,7 @@ def make_probes(settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRe
             advance(len(batch))
     scores, peaks = (np.concatenate(values) for values in zip(*fitted.held_out, strict=True))
     own_scores, own_peaks = scores_and_peaks(found)
-    return Probes(
+    return AgreementSamples(
         images=images,
         good=unspoilt,
         scores=own_scores.astype(np.float32),
@@ -159,7 +161,7 @@ def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tupl
     return images, np.arange(len(images)) < len(good)
 
 
-def read_probes(bundle: Bundle) -> Probes | None:
+def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
     """The probes of a bundle; None in one of an earlier cvad. Raises BundleError where they cannot be read."""
     if ROLE not in bundle.manifest["files"]:
         return None
@@ -167,7 +169,7 @@ def read_probes(bundle: Bundle) -> Probes | None:
     try:
         header = json.loads(read_header(path)[ROLE])
         tensors = read_arrays(path)
-        return Probes(
+        return AgreementSamples(
             **{name: tensors[name] for name in ("images", "good", "scores", "peaks")},
             spread=float(header["spread"]),
             peak_spread=float(header["peak_spread"]),

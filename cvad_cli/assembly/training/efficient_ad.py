@@ -33,7 +33,7 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
 if TYPE_CHECKING:
-    from cvad_cli.adapters.anomalib_models.efficient_ad_training import Course
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import TrainingSchedule
     from cvad_cli.adapters.runtime_torch.types import Tensor
 
 SMALLEST_SIDE: Final = 256  # pixels; anomalib's autoencoder halves five times and then wants 8 x 8
@@ -172,7 +172,9 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
         return _train(run, course, (learning, held_out), done)
 
 
-def _train(run: _Run, course: Course, parts: tuple[np.ndarray, np.ndarray], done: int) -> tuple[Any, dict[str, Any]]:
+def _train(
+    run: _Run, course: TrainingSchedule, parts: tuple[np.ndarray, np.ndarray], done: int
+) -> tuple[Any, dict[str, Any]]:
     """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning
     from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
@@ -235,12 +237,12 @@ def _unseen(final: np.ndarray, images: int, *, seed: int) -> np.ndarray:
     return held_out if len(held_out) else _split(final, seed=seed)[1]
 
 
-def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> Course:
-    from cvad_cli.adapters.anomalib_models.efficient_ad_training import Course
+def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> TrainingSchedule:
+    from cvad_cli.adapters.anomalib_models.efficient_ad_training import TrainingSchedule
 
     trainer, preset = run.settings.trainer, PRESETS[run.settings.trainer.preset]
     steps = trainer.max_steps or (trainer.max_epochs * len(learning) if trainer.max_epochs else preset.steps)
-    return Course(
+    return TrainingSchedule(
         steps=steps,
         checkpoint=run.scratch / f"{label}.ckpt",
         every=trainer.checkpoint_every or preset.checkpoint_every,

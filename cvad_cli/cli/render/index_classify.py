@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cvad_cli.tasks.classify import ClassifySummary
     from cvad_cli.tasks.index import IndexListing, IndexSummary, TransferSummary
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Images shown one by one; beyond, the counts say it and --json, --jsonl or --csv hold the rest."""
 
 
@@ -60,7 +60,7 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
     from cvad_cli.assembly.data.path_arguments import shown_names
 
     _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
-    shown = summary.images[:MOST_ROWS]
+    shown = summary.images[:MAX_ROWS]
     folder, names = shown_names([image.image for image in shown])
     for name, image in zip(names, shown, strict=True):
         verdict = f"rejected: {image.defect_type}" if image.rejected else "passed"
@@ -73,8 +73,8 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
             _print(f"    {region.defect_type} {sure}{near}")
     if folder is not None:
         _print(f"images below {folder}")
-    if len(summary.images) > MOST_ROWS:
-        _print(f"and {len(summary.images) - MOST_ROWS} more: --csv, --json and --jsonl hold them all")
+    if len(summary.images) > MAX_ROWS:
+        _print(f"and {len(summary.images) - MAX_ROWS} more: --csv, --json and --jsonl hold them all")
     counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
     named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     passed = len(summary.images) - summary.rejected

@@ -68,8 +68,8 @@ def gray_stroke(part: Surface, rng: np.random.Generator) -> Surface:
     path = centred(wander(place, any_angle(rng), rng.uniform(50.0, 110.0), 0.12, rng), place)
     curve = stroke(canvas.x, canvas.y, path, reach=30.0)
     width = rng.uniform(6.0, 13.0)
-    lanes = np.linspace(-1.0, 1.0, 24)
-    bristles = np.interp(curve.side / width, lanes, np.clip(rng.normal(0.85, 0.22, lanes.size), 0.1, 1.0))
+    handles = np.linspace(-1.0, 1.0, 24)
+    bristles = np.interp(curve.side / width, handles, np.clip(rng.normal(0.85, 0.22, handles.size), 0.1, 1.0))
     dry = np.clip(1.15 - 0.6 * curve.progress + 0.2 * canvas.noise(6.0, rng), 0.0, 1.0)
     cover = step(width - curve.distance + 0.8 * canvas.noise(4.0, rng), 3.0) * bristles * dry
     gray = rng.uniform(100.0, 135.0) * np.array([0.95, 0.99, 1.06])
