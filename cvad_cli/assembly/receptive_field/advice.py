@@ -98,8 +98,8 @@ def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
         )
     yield (
         f"A square defect of {length_text(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of "
-        f"a cell, from {length_text(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen too, but "
-        "as a smaller part of what a cell sees."
+        f"a cell, from {length_text(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen "
+        "too, but as a smaller part of what a cell sees."
     )
     if advice["largest_whole"]["px"] and not beyond:
         yield (

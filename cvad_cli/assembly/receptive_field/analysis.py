@@ -95,8 +95,8 @@ def analyse_network(
 ) -> Findings:
     """Read, probe and differentiate `network`, which the detector runs at `image_size`; `images` are at that size.
 
-    The measurement runs on an image of bounded size, gradients on the middle of each image at that size: the work does not
-    grow with the image. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
+    The measurement runs on an image of bounded size, gradients on the middle of each image at that size: the work does
+    not grow with the image. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
     """
     graph = _read(network, image_size)
     fields = analyse(graph)
