@@ -207,6 +207,7 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_makes_is_not(tm
         pytest.param(lambda folder: (folder / "index.json").write_text("{"), "cannot be read", id="torn index.json"),
         pytest.param(lambda folder: (folder / "index.json").write_text("[]"), "cannot be read", id="another JSON"),
         pytest.param(lambda folder: rewrite(folder, format=99), "upgrade cvad", id="a newer format"),
+        pytest.param(lambda folder: rewrite(folder, format=4), "format 4.*index again", id="an older format"),
         pytest.param(lambda folder: shutil.rmtree(folder / "shard"), "engine refused", id="no shard"),
         pytest.param(lambda folder: spoil(folder, "segment.json"), "engine refused", id="a spoilt segment"),
         pytest.param(lambda folder: spoil(folder, "chunk_0.mmap"), "engine refused", id="spoilt vectors"),
@@ -265,6 +266,17 @@ def test_a_stream_of_points_is_taken_a_batch_at_a_time(tmp_path: Path) -> None:
         assert store.upsert(next(arriving) for _ in range(20)) == 20
         assert len(held) == 20
         assert store.upsert(arriving) == 30
+
+
+def test_ids_whose_halves_have_one_sum_are_two_points(tmp_path: Path) -> None:
+    """Format 4 kept 64 bits, high * 0x9E3779B97F4A7C15 + low: the second of these replaced the first."""
+    ids = [str(uuid.UUID(int=value)) for value in (0x9E3779B97F4A7C15, 1 << 64)]
+    with EmbeddedStore(tmp_path, "defects") as store:
+        store.create(4, {})
+        store.upsert(DefectPoint(each, np.ones(4, np.float32), {"id": each}) for each in ids)
+        assert [(each.id, each.payload) for each in store.scroll()] == [(each, {"id": each}) for each in sorted(ids)]
+        assert store.delete(ids=ids[:1]) == 1
+        assert [each.id for each in store.scroll()] == ids[1:]
 
 
 def test_ids_are_told_apart_by_both_halves_and_must_be_uuids(tmp_path: Path) -> None:

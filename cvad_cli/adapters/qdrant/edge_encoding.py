@@ -1,8 +1,9 @@
 """How a point lies in the embedded engine: shaped so that its binding takes it over in few steps.
 
 The binding tries a value as a truth value, a whole number and a float before it reads it as a text, and each attempt
-that fails is a Python exception. A key of a payload it reads as a text at once, and an id as a whole number first. So
-the id and the payload are one text, which is a key; and the id and each field that is searched by are a number.
+that fails is a Python exception. A key of a payload it reads as a text at once. So the id and the payload are one text,
+which is a key, and each field that is searched by is a number. The engine's own id is the UUID: points with different
+ids never replace each other.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
+from uuid import UUID
 
 from cvad_cli.adapters.qdrant.validation import INDEXED_FIELDS, unit_rows
 from cvad_cli.records import DefectPoint
 
 _UUID_LENGTH: Final = 36
-_LOW_HALF: Final = 2**64 - 1
-_SPREAD: Final = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio, odd: ids that count upwards in either half stay apart (Knuth, TAOCP 3, 6.4)."""
 
 
 def packed_rows(points: Sequence[DefectPoint]) -> list[Any]:
@@ -55,16 +54,15 @@ def _text_of(found: Any) -> str | None:
     return next((key for key in found.payload or {} if key not in INDEXED_FIELDS), None)
 
 
-def engine_id(identifier: str) -> int:
-    """A UUID's two halves mixed into one number: of a million random ones any two share it with a probability of 3e-8.
-
-    Raises ValueError for what is no UUID in its usual spelling.
-    """
-    digits = identifier.replace("-", "")
-    if len(identifier) != _UUID_LENGTH or len(digits) != 32:
+def engine_id(identifier: str) -> UUID:
+    """All 128 bits of an id. Raises ValueError for what is no UUID in its usual spelling."""
+    try:
+        found = UUID(identifier)
+    except ValueError:
+        found = None
+    if found is None or str(found) != identifier.lower():
         raise ValueError(f"id: expected a UUID, got {identifier!r}")
-    whole = int(digits, 16)
-    return ((whole >> 64) * _SPREAD + whole) & _LOW_HALF
+    return found
 
 
 def create_field_indexes(shard: Any) -> None:

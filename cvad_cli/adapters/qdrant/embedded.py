@@ -41,7 +41,8 @@ from cvad_cli.files import LockedError, ProcessLock, remove_folder, replacing, r
 from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
-FORMAT: Final = 4
+FORMAT: Final = 5
+"""Format 4 kept a point under 64 bits of its id: of two ids that share them one replaced the other."""
 
 
 @final
@@ -129,28 +130,18 @@ class EmbeddedStore:
         return iter(()) if rejects_all(allowed) else self._pages(shard, allowed)
 
     def _pages(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[DefectPoint]:
-        # The engine's numbers have no order that means anything: first all ids, then the points in that order.
-        numbers = sorted((identifier_of(each), each.id) for each in self._records(shard, allowed))
-        for first in range(0, len(numbers), PAGE):
-            page = numbers[first : first + PAGE]
-            with self._engine():
-                found = shard.retrieve([number for _, number in page], with_payload=True, with_vector=True)
-            held = {each.id: each for each in found}
-            for identifier, number in page:
-                if number in held:  # unless it was deleted meanwhile
-                    vector = np.asarray(held[number].vector, dtype=np.float32)
-                    yield DefectPoint(identifier, vector, payload_of(held[number]))
-
-    def _records(self, shard: Any, allowed: dict[str, list[str]]) -> Iterator[Any]:
-        """The engine's records without their vectors, a page at a time."""
+        """The engine gives points in the order of their ids."""
         import qdrant_edge as edge
 
         offset = None
         while True:
-            request = edge.ScrollRequest(offset=offset, limit=PAGE, filter=engine_filter(allowed), with_payload=True)
+            request = edge.ScrollRequest(
+                offset=offset, limit=PAGE, filter=engine_filter(allowed), with_payload=True, with_vector=True
+            )
             with self._engine():
                 found, offset = shard.scroll(request)
-            yield from found
+            for each in found:
+                yield DefectPoint(identifier_of(each), np.asarray(each.vector, dtype=np.float32), payload_of(each))
             if offset is None:
                 return
 
@@ -271,5 +262,7 @@ def _read_index_file(path: Path) -> tuple[int, dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path}: cannot be read as a defect index: {error}; import an export of it") from error
     if version != FORMAT:
-        raise StoreError(f"{path}: has format {version}, this cvad reads {FORMAT}; upgrade cvad, or index again")
+        older = isinstance(version, int) and version < FORMAT
+        remedy = "export it with the cvad that wrote it and import that" if older else "upgrade cvad"
+        raise StoreError(f"{path}: has format {version}, this cvad reads {FORMAT}; {remedy}, or index again")
     return dimension, metadata
