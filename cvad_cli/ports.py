@@ -22,6 +22,28 @@ Where = Mapping[str, str | Sequence[str]]
 """Payload field -> the value, or the values of which one must be there. All fields must hold."""
 
 
+@runtime_checkable
+class Array(Protocol):
+    """A NumPy array or a torch tensor, on any device: what code over the array API takes and gives."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of its library."""
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __matmul__(self, other: Any, /) -> Any: ...
+
+
 class Reporter(Protocol):
     """Where a task says how far it is. The command line draws it; a test records it."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import axes  # noqa: F401  (first: it checks all that is imported from cvad_cli.core)
 import pytest
 from typer.testing import CliRunner, Result
 

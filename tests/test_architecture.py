@@ -31,7 +31,7 @@ MAY_IMPORT = {
 """The arrows between the capability folders of `assembly/`; what lies behind an arrow may be imported too."""
 FOR_ALL = {"data", "run_folders"}
 """Rooms of `assembly/` that every capability may use."""
-CORE_MAY_USE = {"numpy", "scipy", "sklearn", "array_api_compat"}
+CORE_MAY_USE = {"numpy", "scipy", "sklearn", "array_api_compat", "jaxtyping"}
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 45
 

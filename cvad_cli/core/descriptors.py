@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 DESCRIPTOR_VERSION: Final = 1
 """Goes up with any change to the numbers in a vector: vectors of two versions must never be compared."""
@@ -59,8 +60,8 @@ PAIRS_AT_ONCE: Final = 1 << 23
 ROWS_AT_ONCE: Final = 8192
 """Samples of a covariance that are brought to float64 at once."""
 
-Stages = Sequence[np.ndarray]
-"""One float array (n, d_s) a stage of the network, from the input to the output; the same n cells in each."""
+Stages = Sequence[Float[np.ndarray, "n _"]]
+"""One array a stage of the network, from the input to the output; the same n cells in each."""
 
 
 class ViewBox(NamedTuple):
@@ -71,8 +72,8 @@ class ViewBox(NamedTuple):
     side: int
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., d) scaled to length 1; a zero vector stays zero."""
+def unit(vectors: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """Vectors scaled to length 1; a zero vector stays zero."""
     length: np.ndarray = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: np.ndarray = vectors / np.where(length > 0, length, 1)
     return scaled
@@ -96,10 +97,12 @@ def view_box(centre: tuple[float, float], image_size: tuple[int, int]) -> ViewBo
     return ViewBox(top, left, side)
 
 
-def own_cells(mask: np.ndarray, image_size: tuple[int, int], box: ViewBox) -> np.ndarray:
-    """bool (`CELLS`, `CELLS`): the cells of a view in which a region has a pixel.
+def own_cells(
+    mask: Bool[np.ndarray, "h w"], image_size: tuple[int, int], box: ViewBox
+) -> Bool[np.ndarray, "cells cells"]:
+    """The cells of a view in which a region has a pixel.
 
-    `mask` is the region, bool (h, w), at the size of the anomaly map; `image_size` that of the original image.
+    `mask` is the region, at the size of the anomaly map; `image_size` that of the original image.
     """
     cells = np.zeros((CELLS, CELLS), dtype=bool)
     rows, columns = (
@@ -120,14 +123,14 @@ def _cells_along(length: int, size: int, start: int, side: int) -> list[tuple[in
     return [(low // unit_px, -(-high // unit_px)) for low, high in pairwise(edges)]
 
 
-def orient(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Orientation 0..7 of an image or a map (h, w, ...): `orientation` % 4 quarter turns, then mirrored from 4 on."""
+def orient(image: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "_ _ *c"]:
+    """Orientation 0..7 of an image or a map: `orientation` % 4 quarter turns, then mirrored from 4 on."""
     turned = np.rot90(image, orientation % 4)
     return np.ascontiguousarray(turned[:, ::-1] if orientation >= 4 else turned)
 
 
-def pixel_statistics(view: np.ndarray) -> np.ndarray:
-    """float32 (`CELLS`, `CELLS`, 7) of an RGB view (s, s, 3) in 0..1, s a multiple of `CELLS`.
+def pixel_statistics(view: Float[np.ndarray, "s s 3"]) -> Float32[np.ndarray, "cells cells 7"]:
+    """Of an RGB view in 0..1, s a multiple of `CELLS`.
 
     Of each cell: brightness, its spread, maximum and minimum, red minus green, blue minus green, and slope.
     """
@@ -146,14 +149,14 @@ def pixel_statistics(view: np.ndarray) -> np.ndarray:
     return np.stack([*of_grey, red_green, blue_green, np.sqrt(steepness)], -1)
 
 
-def _tiles(plane: np.ndarray) -> np.ndarray:
-    """(s, s) to (`CELLS`, `CELLS`, pixels of a cell)."""
+def _tiles(plane: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "cells cells pixels"]:
+    """The pixels of each cell."""
     step = plane.shape[0] // CELLS
     return plane.reshape(CELLS, step, CELLS, step).swapaxes(1, 2).reshape(CELLS, CELLS, -1)
 
 
-def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarray:
-    """float32 (d, d): the inverse square root of the covariance of samples (n, d), shrunk towards its mean variance.
+def inverse_root(samples: Float[np.ndarray, "n d"], shrinkage: float = SHRINKAGE) -> Float32[np.ndarray, "d d"]:
+    """The inverse square root of the covariance of samples, shrunk towards its mean variance.
 
     With S the covariance, the root is of (1 - a) S + a trace(S) / d I (Ledoit and Wolf, Journal of Multivariate
     Analysis 2004, with the share a given instead of estimated). Samples without any spread are left as they are.
@@ -179,14 +182,13 @@ def inverse_root(samples: np.ndarray, shrinkage: float = SHRINKAGE) -> np.ndarra
 class NormalModel:
     """What good surface looks like in a view: m representative cells, and how much good cells differ from them."""
 
-    stages: tuple[np.ndarray, ...]
-    """float32 (m, d_s) a stage: the representatives."""
-    whitening: tuple[np.ndarray, ...]
-    """float32 (d_s, d_s) a stage: the inverse root of the covariance of good residuals."""
-    surface_mean: np.ndarray
-    """float32 (7,): mean pixel statistics of good cells."""
-    surface_whitening: np.ndarray
-    """float32 (7, 7)."""
+    stages: tuple[Float32[np.ndarray, "m _"], ...]
+    """Of each stage the representatives."""
+    whitening: tuple[Float32[np.ndarray, "_ _"], ...]
+    """Of each stage the inverse root of the covariance of good residuals."""
+    surface_mean: Float32[np.ndarray, " 7"]
+    """Mean pixel statistics of good cells."""
+    surface_whitening: Float32[np.ndarray, "7 7"]
     cell_threshold: float
     """Distance to the nearest representative that a share of 1 - `CELL_QUANTILE` of good cells exceeds."""
 
@@ -208,8 +210,8 @@ class NormalModel:
         return sum(int(stage.shape[1]) for stage in self.stages) + SURFACE_SIZE
 
     @cached_property
-    def keys(self) -> np.ndarray:
-        """(m, d_key): what the nearest representative is looked up by."""
+    def keys(self) -> Float[np.ndarray, "m d_key"]:
+        """What the nearest representative is looked up by."""
         return key_of(self.stages)
 
 
@@ -217,29 +219,29 @@ class NormalModel:
 class Cells:
     """Some cells of good views, and the image that each was seen in."""
 
-    stages: tuple[np.ndarray, ...]
-    """(n, d_s) a stage."""
-    pixels: np.ndarray
-    """(n, 7) pixel statistics."""
-    images: np.ndarray
-    """int (n,)."""
+    stages: tuple[Float[np.ndarray, "n _"], ...]
+    pixels: Float[np.ndarray, "n 7"]
+    """Pixel statistics."""
+    images: Int[np.ndarray, " n"]
 
-    def take(self, rows: np.ndarray) -> Cells:
+    def take(self, rows: Int[np.ndarray, " m"]) -> Cells:
         """Those cells alone."""
         return Cells(tuple(stage[rows] for stage in self.stages), self.pixels[rows], self.images[rows])
 
 
-def key_of(stages: Stages) -> np.ndarray:
-    """(n, d_key): the stages on which cells are compared, side by side."""
+def key_of(stages: Stages) -> Float[np.ndarray, "n d_key"]:
+    """The stages on which cells are compared, side by side."""
     return np.concatenate([stages[stage] for stage in KEY_STAGES], -1)
 
 
 def nearest(
-    queries: np.ndarray, keys: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to, and row of, the nearest key (m, d) of each query (n, d): (n,), int (n,).
+    queries: Float[np.ndarray, "n d"],
+    keys: Float[np.ndarray, "m d"],
+    groups: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]] | None = None,
+) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Distance to, and row of, the nearest key of each query.
 
-    `groups`, of the queries (n,) and the keys (m,): a key of the query's own group does not count. The distance is
+    `groups`, of the queries and the keys: a key of the query's own group does not count. The distance is
     infinite where none is left.
     """
     step = max(1, PAIRS_AT_ONCE // len(keys))
@@ -283,10 +285,12 @@ def normal_model(representatives: Cells, good: Cells) -> NormalModel:
     )
 
 
-def describe(stages: Stages, pixels: np.ndarray, own: np.ndarray, normal: NormalModel) -> np.ndarray:
-    """float32 (d,): the unit vector of a region in one view in one orientation.
+def describe(
+    stages: Stages, pixels: Float[np.ndarray, "n 7"], own: Bool[np.ndarray, " n"], normal: NormalModel
+) -> Float32[np.ndarray, " d"]:
+    """The unit vector of a region in one view in one orientation.
 
-    stages: (c, d_s) each, c = `CELLS`^2, row by row; pixels: (c, 7); own: bool (c,), the cells of the region. Of its
+    The n = `CELLS`^2 cells are in order, row by row; `own` are those of the region. Of its
     cells, those count that are stranger than good cells are. A view without any cell of the region counts as a whole.
     """
     cells = np.flatnonzero(own) if own.any() else np.arange(len(own))
@@ -303,6 +307,6 @@ def describe(stages: Stages, pixels: np.ndarray, own: np.ndarray, normal: Normal
     return vector
 
 
-def query_vector(orientations: np.ndarray) -> np.ndarray:
-    """(..., d): the unit mean of a region's vectors in its orientations (..., 8, d); what is searched with."""
+def query_vector(orientations: Float[np.ndarray, "*n o d"]) -> Float[np.ndarray, "*n d"]:
+    """The unit mean of a region's vectors in its orientations; what is searched with."""
     return unit(orientations.mean(-2))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64
 
 SMALLEST_DEVIATION: Final = 1e-6
 """Below this a channel counts as constant: it is centred, not blown up."""
@@ -19,10 +20,8 @@ SMALLEST_DEVIATION: Final = 1e-6
 class AffineTargets:
     """Features (.., n) to targets (.., c): `features @ weight + bias`."""
 
-    weight: np.ndarray
-    """float32 (n, c)."""
-    bias: np.ndarray
-    """float32 (c,)."""
+    weight: Float32[np.ndarray, "n c"]
+    bias: Float32[np.ndarray, " c"]
 
 
 @final
@@ -34,20 +33,20 @@ class Moments:
         self._sum = np.zeros(channels)
         self._products = np.zeros((channels, channels))
 
-    def add(self, features: np.ndarray) -> None:
-        """Take in vectors of shape (m, n)."""
+    def add(self, features: Float[np.ndarray, "m n"]) -> None:
+        """Take in m vectors."""
         self.count += len(features)
         self._sum += features.sum(axis=0, dtype=np.float64)
         self._products += features.T @ features
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (n,) and covariance (n, n), float64, of all vectors so far."""
+    def result(self) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "n n"]]:
+        """Mean and covariance of all vectors so far."""
         mean = self._sum / self.count
         return mean, self._products / self.count - np.outer(mean, mean)
 
 
 def standardising_targets(
-    mean: np.ndarray, covariance: np.ndarray, channels: int, *, rng: np.random.Generator
+    mean: Float[np.ndarray, " n"], covariance: Float[np.ndarray, "n n"], channels: int, *, rng: np.random.Generator
 ) -> AffineTargets:
     """The map to `channels` targets of mean 0 and variance 1 over the vectors with these moments.
 

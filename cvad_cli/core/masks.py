@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 
 
-def covered(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a bool mask (h, w) to `size` (rows, columns) so that every marked pixel stays marked.
+def covered(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
+    """Resize a mask to `size` (rows, columns) so that every marked pixel stays marked.
 
     Along a side that shrinks, a pixel is marked where the mask covers any share of it; along a side that grows, where
     the nearest pixel is marked. Each side is taken by itself and in whole numbers, so this holds at every aspect.

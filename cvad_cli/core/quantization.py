@@ -11,20 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationCorrection:
     """The mean effect of a precision on patch features."""
 
-    bias: np.ndarray
-    """float32 (d,): how far each channel is shifted."""
+    bias: Float32[np.ndarray, " d"]
+    """How far each channel is shifted."""
     floor: float
     """Mean squared length of the noise that is left."""
 
     @classmethod
-    def measured(cls, exact: np.ndarray, found: np.ndarray) -> QuantizationCorrection:
-        """From patches (n, p, d) in float32, and the same in the other precision."""
+    def measured(cls, exact: Float[np.ndarray, "n p d"], found: Float[np.ndarray, "n p d"]) -> QuantizationCorrection:
+        """From patches in float32, and the same in the other precision."""
         error = (found - exact).reshape(-1, exact.shape[-1]).astype(np.float64)
         bias = error.mean(axis=0)
         return cls(bias.astype(np.float32), float(((error - bias) ** 2).sum(axis=1).mean()))
@@ -34,7 +35,7 @@ class QuantizationCorrection:
         """Of float32: no effect."""
         return cls(np.zeros(channels, np.float32), 0.0)
 
-    def distances(self, found: np.ndarray) -> np.ndarray:
+    def distances(self, found: Float[np.ndarray, "*p"]) -> Float[np.ndarray, "*p"]:
         """Distances of patches whose bias is subtracted, without the noise's share."""
         corrected: np.ndarray = np.sqrt(np.maximum(found**2 - np.float32(self.floor), 0))
         return corrected

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 from array_api_compat import array_namespace
+from jaxtyping import Float, Float32, Int64
+
+from cvad_cli.ports import Array
 
 CHUNK_VALUES: Final = 1 << 25
 """Most distances held at once: 128 MiB of float32."""
@@ -20,20 +23,20 @@ CHUNK_VALUES: Final = 1 << 25
 class PatchScores:
     """How strange each patch of one image is, and the image with it."""
 
-    distances: np.ndarray
-    """float32 (p,): distance of each patch to its nearest neighbour in the memory bank."""
-    rows: np.ndarray
-    """int64 (p,): that neighbour's row in the bank."""
+    distances: Float32[np.ndarray, " p"]
+    """Distance of each patch to its nearest neighbour in the memory bank."""
+    rows: Int64[np.ndarray, " p"]
+    """That neighbour's row in the bank."""
     image_score: float
 
 
 class MemoryBank:
     """The coreset of normal patch features and the questions asked of it.
 
-    `features` is (m, d) float32, a NumPy array or a torch tensor; patches must come from the same library and device.
+    `features` is float32, a NumPy array or a torch tensor; patches must come from the same library and device.
     """
 
-    def __init__(self, features: Any, *, num_neighbors: int) -> None:
+    def __init__(self, features: Float[Array, "m d"], *, num_neighbors: int) -> None:
         if features.ndim != 2 or features.shape[0] == 0:
             raise ValueError(f"memory bank: expected (m, d) with m >= 1, got shape {tuple(features.shape)}")
         self.features = features
@@ -41,15 +44,15 @@ class MemoryBank:
         self._xp: Any = array_namespace(features)
         self._squares = self._xp.sum(features * features, axis=1)
 
-    def nearest(self, patches: Any) -> tuple[Any, Any]:
-        """Distance to, and row of, the nearest bank member of each patch: (p, d) -> (p,), (p,)."""
+    def nearest(self, patches: Float[Array, "p d"]) -> tuple[Float[Array, " p"], Int64[Array, " p"]]:
+        """Distance to, and row of, the nearest bank member of each patch."""
         step = max(1, CHUNK_VALUES // int(self.features.shape[0]))
         parts = [self._nearest(patches[start : start + step]) for start in range(0, int(patches.shape[0]), step)]
         distances, rows = zip(*parts, strict=True)
         return self._xp.concat(distances), self._xp.concat(rows)
 
-    def score(self, patches: Any) -> PatchScores:
-        """Judge one image from its patches (p, d): patch distances and the re-weighted image score (equation 7).
+    def score(self, patches: Float[Array, "p d"]) -> PatchScores:
+        """Judge one image from its patches: patch distances and the re-weighted image score (equation 7).
 
         The strangest patch m* at distance s* from its nearest bank member n* is re-weighted by how alone n* is: with
         N_b(n*) the bank's `num_neighbors` members nearest to n* (itself among them),
@@ -63,30 +66,32 @@ class MemoryBank:
             score = reweighted(score, patches[strangest : strangest + 1], support[None])
         return PatchScores(_as_numpy(distances), _as_numpy(rows), float(score[0]))
 
-    def _nearest(self, patches: Any) -> tuple[Any, Any]:
+    def _nearest(self, patches: Float[Array, "p d"]) -> tuple[Float[Array, " p"], Int64[Array, " p"]]:
         squared = self._squared_distances(patches)
         rows = self._xp.argmin(squared, axis=1)
         nearest = self._xp.take_along_axis(squared, rows[:, None], axis=1)[:, 0]
         return self._xp.sqrt(nearest), rows
 
-    def _support(self, row: int) -> Any:
-        """The bank's `num_neighbors` members nearest to its member `row`, itself among them: (k, d)."""
+    def _support(self, row: int) -> Float[Array, "k d"]:
+        """The bank's `num_neighbors` members nearest to its member `row`, itself among them."""
         around = self._xp.argsort(self._squared_distances(self.features[row : row + 1])[0])
         return self.features[around[: self.num_neighbors]]
 
-    def _squared_distances(self, patches: Any) -> Any:
+    def _squared_distances(self, patches: Float[Array, "p d"]) -> Float[Array, "p m"]:
         """||x - y||^2 = ||x||^2 - 2 x.y + ||y||^2, one matrix product, clipped at 0 against cancellation."""
-        squared = patches @ self.features.T
+        squared = patches @ self._xp.matrix_transpose(self.features)
         squared *= -2.0
         squared += self._xp.sum(patches * patches, axis=1)[:, None]
         squared += self._squares
         return self._xp.clip(squared, 0.0, None)
 
 
-def reweighted(scores: Any, patches: Any, support: Any) -> Any:
-    """Equation 7 for each image: s* (b,) times 1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||).
+def reweighted(
+    scores: Float[Array, " b"], patches: Float[Array, "b d"], support: Float[Array, "b k d"]
+) -> Float[Array, " b"]:
+    """Equation 7 for each image: s* times 1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||).
 
-    `patches` (b, d) are the strangest patches m*, `support` (b, k, d) the bank members N_b(n*), n* itself among them.
+    `patches` are the strangest patches m*, `support` the bank members N_b(n*), n* itself among them.
     """
     xp: Any = array_namespace(patches)
     reach = xp.sqrt(xp.sum((support - patches[:, None, :]) ** 2, axis=-1))

@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy import special
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize_scalar
@@ -49,12 +50,12 @@ MIN_SPREAD: Final = 1e-3
 class LabelledRegions:
     """Regions whose type is known: n of them, o orientations each, from p images, of C types."""
 
-    views: np.ndarray
-    """(n, o, d) unit vectors: the descriptor of each region in each orientation, or o = 1, their unit mean alone."""
-    types: np.ndarray
-    """int (n,) in 0..C - 1, each of them present."""
-    images: np.ndarray
-    """int (n,): the image that each region was found in."""
+    views: Float[np.ndarray, "n o d"]
+    """Unit vectors: the descriptor of each region in each orientation, or o = 1, their unit mean alone."""
+    types: Int[np.ndarray, " n"]
+    """In 0..C - 1, each of them present."""
+    images: Int[np.ndarray, " n"]
+    """The image that each region was found in."""
 
     def __post_init__(self) -> None:
         n = len(self.views)
@@ -73,16 +74,16 @@ class LabelledRegions:
         return int(self.types.max()) + 1
 
     @cached_property
-    def centres(self) -> np.ndarray:
-        """(n, d): each region as a query, the unit mean of its orientations."""
+    def centres(self) -> Float[np.ndarray, "n d"]:
+        """Each region as a query, the unit mean of its orientations."""
         mean = self.views.mean(1)
         length = np.linalg.norm(mean, axis=1, keepdims=True)
         centres: np.ndarray = mean / np.where(length > 0, length, 1)
         return centres
 
     @cached_property
-    def spreads(self) -> np.ndarray:
-        """(C,) median distance, within each type, of a region to its nearest mate from another image."""
+    def spreads(self) -> Float[np.ndarray, " C"]:
+        """Median distance, within each type, of a region to its nearest mate from another image."""
         mates = _gaps(self.centres, self.views)
         mates[self.images[:, None] == self.images] = np.inf
         mates[self.types[:, None] != self.types] = np.inf
@@ -93,8 +94,8 @@ class LabelledRegions:
         return np.asarray(np.maximum(spreads, MIN_SPREAD))
 
     @cached_property
-    def has_mate(self) -> np.ndarray:
-        """bool (n,): whether another image shows the region's type too, so that it can be judged without its own."""
+    def has_mate(self) -> Bool[np.ndarray, " n"]:
+        """Whether another image shows the region's type too, so that it can be judged without its own."""
         types_of_images = np.unique(np.stack([self.types, self.images]), axis=1)[0]
         return np.asarray(np.bincount(types_of_images)[self.types] > 1)
 
@@ -108,14 +109,12 @@ class LabelledRegions:
 class Ridge:
     """A solved regression: scores are (queries - centre) @ solution."""
 
-    centre: np.ndarray
-    """(d,)."""
-    solution: np.ndarray
-    """(d, C)."""
+    centre: Float[np.ndarray, " d"]
+    solution: Float[np.ndarray, "d C"]
 
     @classmethod
-    def learn(cls, labelled: np.ndarray, types: np.ndarray) -> Ridge:
-        """From labelled vectors (n, d) of types (n,) in 0..C - 1, each present: see `ridge_scores`."""
+    def learn(cls, labelled: Float[np.ndarray, "n d"], types: Int[np.ndarray, " n"]) -> Ridge:
+        """From labelled vectors of types in 0..C - 1, each present: see `ridge_scores`."""
         counts = np.bincount(types)
         weight = len(types) / (len(counts) * counts[types])
         centre = weight @ labelled / weight.sum()
@@ -129,14 +128,16 @@ class Ridge:
         weighted = a.T * weight
         return cls(centre, _solved(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target))
 
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """(q, C) of queries (q, d)."""
+    def scores(self, queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q C"]:
+        """Of each query and type."""
         scores: np.ndarray = (queries - self.centre) @ self.solution
         return scores
 
 
-def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """(q, C) class scores of queries (q, d) from labelled vectors (n, d) of types (n,) in 0..C - 1, each present.
+def ridge_scores(
+    labelled: Float[np.ndarray, "n d"], types: Int[np.ndarray, " n"], queries: Float[np.ndarray, "q d"]
+) -> Float[np.ndarray, "q C"]:
+    """Class scores of queries from labelled vectors of types in 0..C - 1, each present.
 
     With weights w that sum to the same over every type, the weighted mean of the labelled vectors taken off, and a
     target of 1 for a vector's own type and 0 for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
@@ -145,8 +146,8 @@ def ridge_scores(labelled: np.ndarray, types: np.ndarray, queries: np.ndarray) -
     return Ridge.learn(labelled, types).scores(queries)
 
 
-def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REFITS) -> np.ndarray:
-    """(n, C) scores of the labelled regions, each from the images other than its own; minus infinity: type unseen.
+def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REFITS) -> Float[np.ndarray, "n C"]:
+    """Scores of the labelled regions, each from the images other than its own; minus infinity: type unseen.
 
     With more than `max_refits` images, a share of them is left out at a time. A row is minus infinity throughout
     where nothing is left to learn from.
@@ -163,13 +164,13 @@ def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REF
     return scores
 
 
-def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """(q, C) confidences that sum to 1 over the types; the lower the temperature, the surer."""
+def softmax(scores: Float[np.ndarray, "q C"], temperature: float) -> Float[np.ndarray, "q C"]:
+    """Confidences that sum to 1 over the types; the lower the temperature, the surer."""
     return np.asarray(special.softmax(scores / temperature, axis=1))
 
 
-def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
-    """The temperature under which left-out scores (n, C) are most likely, given their types (n,).
+def calibrate_temperature(scores: Float[np.ndarray, "n C"], types: Int[np.ndarray, " n"]) -> float:
+    """The temperature under which left-out scores are most likely, given their types.
 
     Regions whose own type was left out with them say nothing and are passed over. The target is (m + 1) / (m + C) for
     the true one of C types and 1 / (m + C) for the others (Laplace's rule): m regions that are all right do not make
@@ -191,12 +192,16 @@ def calibrate_temperature(scores: np.ndarray, types: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def nonconformity(queries: np.ndarray, labelled: LabelledRegions, query_images: np.ndarray | None = None) -> np.ndarray:
-    """(q,) how far queries (q, d) are from every known type, in units of that type's own spread; large means unknown.
+def nonconformity(
+    queries: Float[np.ndarray, "q d"],
+    labelled: LabelledRegions,
+    query_images: Int[np.ndarray, " q"] | None = None,
+) -> Float[np.ndarray, " q"]:
+    """How far queries are from every known type, in units of that type's own spread; large means unknown.
 
     Distance to a region: the least over its orientations. A type's spread: the median distance of its members to their
     nearest mate from another image; a type of one image has the median spread of the others, or 1 where there is
-    none. `query_images` (q,): regions of the same image do not count (leave-one-out). Infinite where none is left.
+    none. `query_images`: regions of the same image do not count (leave-one-out). Infinite where none is left.
     """
     away = _gaps(queries, labelled.views)
     if query_images is not None:
@@ -206,8 +211,8 @@ def nonconformity(queries: np.ndarray, labelled: LabelledRegions, query_images: 
     return least
 
 
-def own_nonconformity(labelled: LabelledRegions) -> np.ndarray:
-    """(n,) strangeness of the labelled regions, each against those of other images.
+def own_nonconformity(labelled: LabelledRegions) -> Float[np.ndarray, " n"]:
+    """Strangeness of the labelled regions, each against those of other images.
 
     P-values compare with those that have a mate. Any other is judged as a region of an unknown type is, while its
     image is left out, and says nothing of known ones.
@@ -215,8 +220,8 @@ def own_nonconformity(labelled: LabelledRegions) -> np.ndarray:
     return nonconformity(labelled.centres, labelled, labelled.images)
 
 
-def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """(q,) p-values of strangeness (q,) against that of labelled regions, `own` (n,): unknown where p <= rate.
+def conformal_p(own: Float[np.ndarray, " n"], queries: Float[np.ndarray, " q"]) -> Float[np.ndarray, " q"]:
+    """P-values of strangeness against that of n labelled regions, `own`: unknown where p <= rate.
 
     If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. They
     are nearly so (docs/derivations.md), hence the rate is an estimate. p is never under 1 / (n + 1).
@@ -226,8 +231,8 @@ def conformal_p(own: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return p
 
 
-def vote(confidences: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    """(C,) confidences of an image from those of its regions (r, C), each weighing its mass (r,), at least 0.
+def vote(confidences: Float[np.ndarray, "r C"], masses: Float[np.ndarray, " m"]) -> Float[np.ndarray, " C"]:
+    """Confidences of an image from those of its regions, each weighing its mass, at least 0.
 
     Where no region has any mass, all weigh the same.
 
@@ -245,20 +250,18 @@ def vote(confidences: np.ndarray, masses: np.ndarray) -> np.ndarray:
 class Verdicts:
     """What is said of q regions. Equal confidences go to the type of the lowest number."""
 
-    confidences: np.ndarray
-    """(q, C)."""
-    nonconformity: np.ndarray
-    """(q,)."""
-    p_values: np.ndarray
-    """(q,) that a region of a known type is as strange as this."""
+    confidences: Float[np.ndarray, "q C"]
+    nonconformity: Float[np.ndarray, " q"]
+    p_values: Float[np.ndarray, " q"]
+    """That a region of a known type is as strange as this."""
 
     @property
-    def types(self) -> np.ndarray:
-        """int (q,): the most likely type, were the region of a known one."""
+    def types(self) -> Int[np.ndarray, " q"]:
+        """The most likely type, were the region of a known one."""
         return np.asarray(self.confidences.argmax(1))
 
-    def unknown(self, rate: float) -> np.ndarray:
-        """bool (q,): regions of no known type, at a rate of `rate` errors among regions of known types."""
+    def unknown(self, rate: float) -> Bool[np.ndarray, " q"]:
+        """Regions of no known type, at a rate of `rate` errors among regions of known types."""
         return np.asarray(self.p_values <= rate)
 
 
@@ -268,8 +271,8 @@ class TypeClassifier:
 
     labelled: LabelledRegions
     temperature: float
-    own: np.ndarray
-    """(m,) strangeness of the labelled regions that have a mate."""
+    own: Float[np.ndarray, " m"]
+    """Strangeness of the labelled regions that have a mate."""
 
     @classmethod
     def learn(cls, labelled: LabelledRegions) -> TypeClassifier:
@@ -282,8 +285,8 @@ class TypeClassifier:
         """The lowest p-value that any region can get, 1 / (m + 1): no region is unknown at a lower rate."""
         return 1 / (len(self.own) + 1)
 
-    def judge(self, queries: np.ndarray) -> Verdicts:
-        """Type, confidence and strangeness of queries (q, d), unit vectors."""
+    def judge(self, queries: Float[np.ndarray, "q d"]) -> Verdicts:
+        """Type, confidence and strangeness of queries, unit vectors."""
         confidences = softmax(self.labelled.ridge.scores(queries), self.temperature)
         anomalous = nonconformity(queries, self.labelled)
         return Verdicts(confidences, anomalous, conformal_p(self.own, anomalous))
@@ -294,14 +297,16 @@ def _solved(system: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.asarray(cho_solve(cho_factor(system, check_finite=False), target, check_finite=False))
 
 
-def _flat(views: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every orientation as a vector of its own: (n o, d) and their types (n o,)."""
+def _flat(
+    views: Float[np.ndarray, "n o d"], types: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n*o d"], Int[np.ndarray, " n*o"]]:
+    """Every orientation as a vector of its own, and their types."""
     n, orientations, width = views.shape
     return views.reshape(n * orientations, width), np.repeat(types, orientations)
 
 
-def _gaps(queries: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """(q, n) distances of unit vectors (q, d) to regions (n, o, d): the least over the orientations."""
+def _gaps(queries: Float[np.ndarray, "q d"], views: Float[np.ndarray, "n o d"]) -> Float[np.ndarray, "q n"]:
+    """Distances of unit vectors to regions: the least over the orientations."""
     n, orientations, width = views.shape
     likeness = (queries @ views.reshape(-1, width).T).reshape(len(queries), n, orientations).max(2)
     gaps: np.ndarray = np.sqrt(np.maximum(2 - 2 * likeness, 0))

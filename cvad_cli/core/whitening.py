@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float
 
 SHRINKAGE: Final = 0.1
 """Of the mean eigenvalue, added to each: directions fainter than this are mostly noise."""
 
 
-def whitening(covariance: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """The symmetric float64 matrix (d, d) to multiply features by, from their covariance (d, d).
+def whitening(covariance: Float[np.ndarray, "d d"], strength: float = 1.0) -> Float[np.ndarray, "d d"]:
+    """The symmetric float64 matrix to multiply features by, from their covariance.
 
     `strength` 1 whitens, 0 leaves directions as they are; in between, deviations are raised to the power 1 - strength.
     Scaled so that features keep their mean variance; features that never vary stay as they are.

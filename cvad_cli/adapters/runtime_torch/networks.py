@@ -7,7 +7,7 @@ conversion would have to guess: no branch on values, no tensor made while runnin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class PatchcoreScores(nn.Module):
             places = strangest[:, None, None].expand(-1, 1, patches.shape[-1])
             odd = patches.gather(1, places)[:, 0]
             support = self.support(nearest.gather(1, strangest[:, None])[:, 0])
-            scores = reweighted(scores, odd, support)
+            scores = cast(torch.Tensor, reweighted(scores, odd, support))
         coarse = distances.view(len(patches), self.rows.shape[1], self.columns.shape[1])
         return scores, self.rows @ coarse @ self.columns.T
 

@@ -25,17 +25,19 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from jaxtyping import Float
 
 from cvad_cli.core.coreset.greedy import k_center_greedy
 from cvad_cli.core.coreset.space import TOLERANCE, gather, require_features
+from cvad_cli.ports import Array
 
 
 @dataclass(frozen=True, slots=True)
 class MergedCoreset:
     """A coreset of more rows than memory holds at once."""
 
-    features: Any
-    """(keep, d), of the library, type and device of the features that were added."""
+    features: Float[Array, "keep d"]
+    """Of the library, type and device of the features that were added."""
     radius_bound: float
     """No row that was added is farther than this from the nearest kept one."""
     merges: int
@@ -53,8 +55,8 @@ class ChunkedCoreset:
         self._keep, self._chunk_rows, self._rng = keep, chunk_rows, rng
         self._levels: list[_Buffer] = []
 
-    def add(self, features: Any) -> None:
-        """Take in rows (n, d), any n; they are copied. All parts share width, type, library and device.
+    def add(self, features: Float[Array, "n d"]) -> None:
+        """Take in rows, any n; they are copied. All parts share width, type, library and device.
 
         Raises:
             ValueError: not a finite real (n, d), or d differs from earlier parts.
@@ -113,7 +115,7 @@ class _Buffer:
     slack: float = 0.0
 
     @classmethod
-    def like(cls, features: Any, length: int) -> _Buffer:
+    def like(cls, features: Float[Array, "n d"], length: int) -> _Buffer:
         xp = array_namespace(features)
         return cls(xp.empty((length, features.shape[1]), dtype=features.dtype, device=device(features)))
 
@@ -121,7 +123,7 @@ class _Buffer:
     def content(self) -> Any:
         return self.rows[: self.filled]
 
-    def fill(self, features: Any) -> int:
+    def fill(self, features: Float[Array, "n d"]) -> int:
         """Copy in as many rows as there is room for, and say how many that was."""
         part = features[: self.rows.shape[0] - self.filled]
         self.rows[self.filled : self.filled + part.shape[0]] = part

@@ -41,8 +41,10 @@ from typing import Any, Final
 
 import numpy as np
 from array_api_compat import device
+from jaxtyping import Float, Int64
 
 from cvad_cli.core.coreset.space import Space, gather, require_features
+from cvad_cli.ports import Array
 
 CENTRES_AT_ONCE: Final = 256
 """Centres a row is measured against before it is asked again whether it still matters."""
@@ -52,14 +54,14 @@ CENTRES_AT_ONCE: Final = 256
 class Coreset:
     """The rows that stand for all others, in the order in which they were taken."""
 
-    rows: np.ndarray
-    """int64 (keep,), all different. The first `j` of them are the coreset of size `j`."""
+    rows: Int64[np.ndarray, " keep"]
+    """All different. The first `j` of them are the coreset of size `j`."""
     radius: float
     """Largest distance of any row to the nearest kept one, in the unit of the features."""
 
 
 def k_center_greedy(
-    features: Any,
+    features: Float[Array, "n d"],
     keep: int,
     *,
     rng: np.random.Generator,
@@ -72,7 +74,7 @@ def k_center_greedy(
     kept rows twice, a few copies of `block` rows and, at worst, block^2 distances.
 
     Args:
-        features: (n, d) finite reals, a NumPy array or a torch tensor on any device.
+        features: finite reals, a NumPy array or a torch tensor on any device.
         keep: rows to keep, 1..n.
         rng: draws the first row; all else follows from it.
         block: rows brought up to date at a time. It moves time, not the result.
@@ -96,8 +98,8 @@ def k_center_greedy(
     return Coreset(np.concatenate(batches), cover.radius())
 
 
-def covering_radius(features: Any, centres: Any, *, block: int = 4096) -> float:
-    """Largest distance of any row of `features` (n, d) to the nearest of `centres` (k, d), to 1e-4 of itself.
+def covering_radius(features: Float[Array, "n d"], centres: Float[Array, "k d"], *, block: int = 4096) -> float:
+    """Largest distance of any row of `features` to the nearest of `centres`, to 1e-4 of itself.
 
     Raises:
         ValueError: one of them is not a finite real array of two axes, or their widths or types differ.
@@ -120,7 +122,7 @@ class _Cover:
     `seen`: the bound counts this many centres. A device has only distances to compute.
     """
 
-    def __init__(self, features: Any, block: int, *, room: int) -> None:
+    def __init__(self, features: Float[Array, "n d"], block: int, *, room: int) -> None:
         self._space = Space(features, block)
         self._n, self._block = int(features.shape[0]), block
         self._bounds = np.full(self._n, np.inf)
@@ -130,7 +132,7 @@ class _Cover:
         self._count = 0
         self._pages: list[Any] = []  # the centres' duals, CENTRES_AT_ONCE to a page
 
-    def start_from(self, centres: Any) -> None:
+    def start_from(self, centres: Float[Array, "k d"]) -> None:
         """Give every row a first bound, from the first page of `centres` (k, d)."""
         self._add(centres)
         for start in range(0, self._n, self._block):

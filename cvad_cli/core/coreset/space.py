@@ -23,6 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 from array_api_compat import array_namespace, device, to_device
+from jaxtyping import Float, Int, Shaped
+
+from cvad_cli.ports import Array
 
 TOLERANCE: Final = 1e-4
 """Largest relative error of a distance that decides anything."""
@@ -37,7 +40,7 @@ EXPONENT_LIMIT: Final = 126
 class Space:
     """The rows of `features` (n, d), finite, and squared distances among them, in units of `length(1.0) ** 2`."""
 
-    def __init__(self, features: Any, chunk: int) -> None:
+    def __init__(self, features: Float[Array, "n d"], chunk: int) -> None:
         self.xp: Any = array_namespace(features)
         self._features = features
         parts = [features[start : start + chunk] for start in range(0, features.shape[0], chunk)]
@@ -67,33 +70,35 @@ class Space:
         """Go on in the next finer arithmetic. Points and duals made so far are void."""
         self._ladder = self._ladder[1:]
 
-    def rows(self, rows: np.ndarray) -> Any:
-        """Features of these rows: (m,) -> (m, d)."""
+    def rows(self, rows: Int[np.ndarray, " m"]) -> Float[Array, "m d"]:
+        """Features of these rows."""
         return gather(self._features, rows)
 
-    def points(self, features: Any) -> Any:
-        """Rows made ready to be measured, m of them."""
+    def points(self, features: Float[Array, "m d"]) -> Float[Array, "m e"]:
+        """Rows made ready to be measured."""
         return self._ladder[0].points(features)
 
-    def duals(self, centres: Any) -> Any:
-        """Rows made ready to be measured against, k of them."""
+    def duals(self, centres: Float[Array, "k d"]) -> Float[Array, "k e"]:
+        """Rows made ready to be measured against."""
         now = self._ladder[0]
         return now.duals(now.points(centres))
 
-    def nearest(self, points: Any, duals: Any) -> tuple[np.ndarray, np.ndarray]:
-        """For each point, a bound on its squared distance to the nearest dual, and which one that is: (m,), (m,)."""
+    def nearest(
+        self, points: Float[Array, "m e"], duals: Float[Array, "k e"]
+    ) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+        """For each point, a bound on its squared distance to the nearest dual, and which one that is."""
         squared = self._ladder[0].squared(points, duals)
         which = self.xp.argmin(squared, axis=1)
         least = self.xp.take_along_axis(squared, which[:, None], axis=1)[:, 0]
         return _on_host(least) + self.error, _on_host(which)
 
-    def apart(self, features: Any, centres: Any) -> np.ndarray:
-        """Squared distance of each row to its own centre, by differences: (m, d), (m, d) -> (m,)."""
+    def apart(self, features: Float[Array, "m d"], centres: Float[Array, "m d"]) -> Float[np.ndarray, " m"]:
+        """Squared distance of each row to its own centre, by differences."""
         differences = self._exact.points(features) - self._exact.points(centres)
         return _on_host(self.xp.vecdot(differences, differences))
 
-    def between(self, features: Any) -> np.ndarray:
-        """Squared distances of a few rows among themselves, in the finest type: (m, d) -> (m, m)."""
+    def between(self, features: Float[Array, "m d"]) -> Float[np.ndarray, "m m"]:
+        """Squared distances of a few rows among themselves, in the finest type."""
         finest = self._ladder[-2:][0]  # products, while any are left
         points = finest.points(features)
         return _on_host(finest.squared(points, finest.duals(points)))
@@ -128,8 +133,8 @@ class _Arithmetic:
     def by_products(self) -> bool:
         return self.mean is not None
 
-    def points(self, features: Any) -> Any:
-        """(m, d) -> (m, d + 2); for differences (m, d)."""
+    def points(self, features: Float[Array, "m d"]) -> Float[Array, "m e"]:
+        """e = d + 2; for differences d."""
         rows = self.xp.astype(features, self.xp.result_type(features.dtype, self.dtype), copy=False)
         if not self.by_products:
             return self.xp.astype(rows * self.scale, self.dtype, copy=False)
@@ -138,26 +143,26 @@ class _Arithmetic:
         squares = self.xp.vecdot(rows, rows)[:, None]
         return self.xp.concat([rows, self.xp.ones_like(squares), squares], axis=1)
 
-    def duals(self, points: Any) -> Any:
+    def duals(self, points: Float[Array, "k e"]) -> Float[Array, "k e"]:
         if not self.by_products:
             return points
         return self.xp.concat([-2.0 * points[:, :-2], points[:, -1:], points[:, -2:-1]], axis=1)
 
-    def squared(self, points: Any, duals: Any) -> Any:
+    def squared(self, points: Float[Array, "m e"], duals: Float[Array, "k e"]) -> Float[Array, "m k"]:
         """(m, .), (k, .) -> (m, k)."""
         if self.by_products:
-            return points @ duals.T
+            return points @ self.xp.matrix_transpose(duals)
         differences = (points - duals[row : row + 1] for row in range(duals.shape[0]))
         return self.xp.stack([self.xp.vecdot(each, each) for each in differences], axis=1)
 
 
-def gather(array: Any, rows: np.ndarray) -> Any:
-    """Rows of an array of any library by their numbers on the host: (n, ...), (m,) -> (m, ...)."""
+def gather(array: Shaped[Array, " n *rest"], rows: Int[np.ndarray, " m"]) -> Shaped[Array, " m *rest"]:
+    """Rows of an array of any library by their numbers on the host."""
     xp = array_namespace(array)
     return xp.take(array, xp.asarray(rows, device=device(array)), axis=0)
 
 
-def require_features(name: str, features: Any, chunk: int) -> None:
+def require_features(name: str, features: Float[Array, "n d"], chunk: int) -> None:
     """Raise ValueError unless `features` is (n, d) of finite reals, n, d >= 1; reads `chunk` rows at a time."""
     xp = array_namespace(features)
     if features.ndim != 2 or 0 in features.shape:
