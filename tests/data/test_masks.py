@@ -13,6 +13,7 @@ from PIL import Image
 
 from cvad_cli.adapters.image_panels.anomaly_panel import anomaly_panel
 from cvad_cli.adapters.image_panels.report_thumbnails import thumbnail
+from cvad_cli.adapters.image_panels.text import write_png
 from cvad_cli.adapters.images import resize_image, resize_map, resize_mask
 from cvad_cli.core.regions import RegionRule, mask_regions, overlaps
 
@@ -137,7 +138,7 @@ def test_a_scratch_is_drawn_in_panels_and_in_reports(tmp_path: Path, shape: tupl
         else:
             mask[:, shape[1] // 3 + number] = True
         assert thumbnail(image, anomaly_map, mask, threshold=0.5).truth
-        anomaly_panel(tmp_path / "panel.png", image, anomaly_map, mask, threshold=0.5, title="scratch")
+        write_png(tmp_path / "panel.png", anomaly_panel(image, anomaly_map, mask, threshold=0.5, title="scratch"))
         assert truth_is_drawn(tmp_path / "panel.png"), number
 
 

@@ -149,7 +149,7 @@ class _Arithmetic:
         return self.xp.concat([-2.0 * points[:, :-2], points[:, -1:], points[:, -2:-1]], axis=1)
 
     def squared(self, points: Float[Array, "m e"], duals: Float[Array, "k e"]) -> Float[Array, "m k"]:
-        """(m, .), (k, .) -> (m, k)."""
+        """Squared distances of m points to k duals."""
         if self.by_products:
             return points @ self.xp.matrix_transpose(duals)
         differences = (points - duals[row : row + 1] for row in range(duals.shape[0]))
