@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, BackboneSpec, build_network, load_backbone
+from cvad_cli.adapters.backbones.weights import from_hub
 from cvad_cli.errors import ModelError
 
 NAME, LAYERS = "resnet10t", ["layer1", "layer2"]
@@ -118,6 +124,93 @@ def test_where_all_places_fail_each_is_named_with_the_remedies(tmp_path: Path, m
     remedies = ["--set model.weights=FILE", f"put {NAME}.safetensors into a folder", "run once with internet"]
     for part in (*steps, *remedies):
         assert part in message
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """A mirror of the hub that holds one file and answers HEAD with a refusal, or 200 without what the client wants."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    refusal = 405
+
+    def do_HEAD(self) -> None:
+        self.send_response(self.refusal)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        content = self.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Mirror]]]:
+    """The address of a mirror, and what it answers."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = type("OneMirror", (Mirror,), {"files": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", handler
+        server.shutdown()
+        serving.join()
+
+
+@pytest.mark.parametrize("refusal", [405, 501, 403, 200])
+def test_a_mirror_that_answers_no_head_gives_the_file(tmp_path: Path, mirror, refusal: int) -> None:
+    endpoint, answers = mirror
+    answers.refusal = refusal
+    state = full_state()
+    content = save(tmp_path / "w.safetensors", state).read_bytes()
+    answers.files["/timm/resnet10t.c3_in1k/resolve/main/model.safetensors"] = content
+    tried: list[str] = []
+    found = from_hub(NAME, tried, endpoint=endpoint)
+    assert found is not None, tried
+    path, words = found
+    assert path.read_bytes() == content
+    assert words == "hub, timm/resnet10t.c3_in1k"
+    answers.files.clear()
+    backbone = load_backbone(NAME, LAYERS, None, seed=0)
+    assert backbone.weights.startswith("cache"), "it is kept, and no network is needed the next time"
+    assert torch.equal(backbone.network.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>log in first</html>", "not a readable safetensors file"),
+        (b"", "not a readable safetensors file"),
+        (None, "answered 404"),
+    ],
+)
+def test_what_a_mirror_gives_instead_of_the_file_is_told_and_not_kept(
+    tmp_path: Path, mirror, content: bytes | None, reason: str
+) -> None:
+    endpoint, answers = mirror
+    if content is not None:
+        answers.files["/timm/resnet10t.c3_in1k/resolve/main/model.safetensors"] = content
+    tried: list[str] = []
+    assert from_hub(NAME, tried, endpoint=endpoint) is None
+    assert len(tried) == 1
+    assert reason in tried[0]
+    assert endpoint in tried[0]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_where_there_is_no_network_it_is_told_at_once(mirror) -> None:
+    closed = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
+    tried: list[str] = []
+    began = time.monotonic()
+    assert from_hub(NAME, tried, endpoint=closed) is None
+    assert time.monotonic() - began < 30
+    assert closed in tried[0]
 
 
 def drop(state: dict[str, torch.Tensor]) -> None:

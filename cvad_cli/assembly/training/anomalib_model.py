@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cvad_cli.adapters.anomalib_models import GenericModel, describe
-from cvad_cli.adapters.backbones import RANDOM_WEIGHTS, find_weights
+from cvad_cli.adapters.backbones import RANDOM_WEIGHTS
+from cvad_cli.adapters.backbones.weights import find_weights
 from cvad_cli.assembly.data.images import ImageStream, LazyImages
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
 from cvad_cli.assembly.training.fitted_model import FittedModel

@@ -6,13 +6,13 @@ A plant without internet puts one safetensors file beside its config, or names a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cvad_cli.adapters.backbones.weights import header_kwargs, locate_weights
 from cvad_cli.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 RANDOM_WEIGHTS: Final = "random"
 """`model.weights: random` builds the backbone with seeded random weights: no file, no network, weaker features."""
-
-WEIGHTS_DIR_VARIABLE: Final = "CVAD_WEIGHTS_DIR"
-HUB_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +51,10 @@ def load_backbone(name: str, layers: Sequence[str], weights: str | None, *, seed
     if weights == RANDOM_WEIGHTS:
         return Backbone(spec, _random_network(spec, seed), f"random, seed {seed}")
     feature_indices(spec)  # a wrong layer name is found before anything is downloaded
-    path, origin = _find_weights(name, weights)
-    spec = BackboneSpec(name, tuple(layers), _header_kwargs(path, name))
+    path, origin = locate_weights(name, weights)
+    spec = BackboneSpec(name, tuple(layers), header_kwargs(path, name))
     network = _load_checked(spec, path)
     return Backbone(spec, network, origin)
-
-
-def find_weights(name: str, weights: str | None) -> tuple[Path, Mapping[str, Any]]:
-    """The weight file of backbone `name` and the timm keyword arguments it needs, from the usual places."""
-    path, _ = _find_weights(name, weights)
-    return path, _header_kwargs(path, name)
 
 
 def build_network(spec: BackboneSpec) -> nn.Module:
@@ -159,125 +150,6 @@ def _random_network(spec: BackboneSpec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(spec)
-
-
-def _find_weights(name: str, weights: str | None) -> tuple[Path, str]:
-    """The first place that has the weights, and that place in words."""
-    if weights is not None:
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise ModelError(
-                f"model.weights: {path}: no such file. Give a safetensors file, or null for the usual places."
-            )
-        return path, f"file {path.name}"
-    tried = ["model.weights: not set"]
-    found = _in_weights_dir(name, tried) or _in_cache(name, tried) or _from_hub(name, tried)
-    if found is None:
-        steps = "\n".join(f"  {number}. {step}" for number, step in enumerate(tried, 1))
-        raise ModelError(
-            f"no weights for backbone {name!r}. Tried, in this order:\n{steps}\n"
-            f"Remedies: give the file with --set model.weights=FILE.safetensors; or put {name}.safetensors into a "
-            f"folder and set {WEIGHTS_DIR_VARIABLE} to it; or run once with internet, which fills the cache."
-        )
-    return found
-
-
-def _in_weights_dir(name: str, tried: list[str]) -> tuple[Path, str] | None:
-    folder = os.environ.get(WEIGHTS_DIR_VARIABLE)
-    if not folder:
-        tried.append(f"{WEIGHTS_DIR_VARIABLE}: not set")
-        return None
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        tried.append(f"{WEIGHTS_DIR_VARIABLE}={folder}: no such folder")
-        return None
-    files = sorted(root.glob("*.safetensors"))
-    by_name = [path for path in files if path.name.split(".")[0] == name]
-    for path in by_name or [path for path in files if _made_for(path) == name]:
-        return path, f"{WEIGHTS_DIR_VARIABLE}, file {path.name}"
-    held = ", ".join(path.name for path in files) or "no safetensors file"
-    tried.append(f"{WEIGHTS_DIR_VARIABLE}={folder}: none for {name} (it holds {held})")
-    return None
-
-
-def _hub_file(name: str) -> str | None:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    return config.hf_hub_id if config is not None else None
-
-
-def _in_cache(name: str, tried: list[str]) -> tuple[Path, str] | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    repository = _hub_file(name)
-    if repository is None:
-        tried.append(f"cache: timm knows no hub file for {name}")
-        return None
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached), f"hub cache, {repository}"
-    tried.append(f"cache: {repository} is not in {HF_HUB_CACHE}")
-    return None
-
-
-def _from_hub(name: str, tried: list[str]) -> tuple[Path, str] | None:
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository = _hub_file(name)
-    if repository is None or HF_HUB_OFFLINE:
-        tried.append("hub: HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"hub: timm knows no hub file for {name}")
-        return None
-    try:
-        # The hub client retries for most of a minute where there is no network: one short knock first.
-        request = urllib.request.Request(ENDPOINT, method="HEAD")  # noqa: S310
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()  # noqa: S310
-        return Path(hf_hub_download(repository, "model.safetensors")), f"hub, {repository}"
-    except urllib.error.HTTPError as error:
-        tried.append(f"hub: {ENDPOINT} answered {error.code}")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = getattr(error, "reason", None) or str(error).splitlines()[0]
-        tried.append(f"hub: {repository} could not be fetched: {reason}")
-    return None
-
-
-def _made_for(path: Path) -> str | None:
-    """The backbone that a file's header names; None also where another program's file cannot be read."""
-    try:
-        return _header(path).get("timm_model")
-    except ModelError:
-        return None
-
-
-def _header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: is not a readable safetensors file: {error}") from error
-
-
-def _header_kwargs(path: Path, name: str) -> dict[str, Any]:
-    """The timm keyword arguments that the file's header asks for, after checking that it is for this backbone."""
-    header = _header(path)
-    made_for = header.get("timm_model", name)
-    if made_for != name:
-        raise ModelError(f"{path}: holds weights of {made_for!r}, but model.backbone is {name!r}")
-    try:
-        kwargs = json.loads(header.get("kwargs", "{}"))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path}: `kwargs` in its header is not JSON: {error}") from error
-    if not isinstance(kwargs, dict):
-        raise ModelError(f"{path}: `kwargs` in its header is {kwargs!r}, expected a JSON object")
-    return kwargs
 
 
 def _load_checked(spec: BackboneSpec, path: Path) -> nn.Module:
