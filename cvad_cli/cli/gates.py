@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cvad_cli.cli.run_task import Task
+from cvad_cli.cli.run_task import Task, TaskCall
 from cvad_cli.errors import CvadError
 
 if TYPE_CHECKING:
@@ -64,8 +64,16 @@ class Verdicts:
             if self._runs:
                 self._write()
 
-    def watch(self, evaluate: Task) -> Task:
-        """The same task, its outcome kept."""
+    def watch(self, call: TaskCall) -> TaskCall:
+        """The same task and request; the outcome is kept."""
+
+        def watched() -> tuple[Task, Any]:
+            task, request = call()
+            return self._watched(task), request
+
+        return watched
+
+    def _watched(self, evaluate: Task) -> Task:
         from cvad_cli.assembly.gates.reports import RunVerdict
 
         def watched(settings: Any, request: Any, reporter: Reporter) -> EvaluationSummary:

@@ -80,13 +80,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
     plan = read_gates(GateRequest(gate, min_, max_, baseline, tolerance, undecided))
     verdicts = gates.Verdicts(junit, summary, tell=json or quiet)
-
     call = _evaluation(classification=classification, portable=portable, plan=plan)
-
-    def watched() -> tuple[Task, Any]:
-        task, request = call()
-        return verdicts.watch(task), request
-
     options = Options(tuple(set_), device, json, quiet, debug)
     batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
     with verdicts.written():
@@ -95,7 +89,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
             verdicts.add(found)
             exit_with_status(found)
         else:
-            run_each(config, options, watched, show_evaluation_and_gates)
+            run_each(config, options, verdicts.watch(call), show_evaluation_and_gates)
     verdicts.exit_on_failure()
 
 

@@ -86,15 +86,7 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
     The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
     the new one is whole. Raises the CvadError that names what to mend.
     """
-    opened = open_detector(settings, choose_device(settings.device))
-    if opened.serving.note is not None:
-        reporter.note(opened.serving.note)
-    dataset = open_dataset(settings.data)
-    if not dataset.test:
-        raise DataError(f"{settings.data.root}: {dataset.name} has no test images to evaluate on")
-    trained_on = opened.bundle.manifest["data"]["name"]
-    if trained_on != dataset.name:
-        reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
+    opened, dataset = _opened(settings, reporter)
     inspector = RegionInspector.of(opened, settings) if request.classification else None
     gate_evaluator = open_gates(request.plan, settings, dataset, reporter) if request.plan else None
     folder = evaluation_folder(settings)
@@ -127,6 +119,19 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
         reporter.warn(one_warning(scored.cautions))
     report = None if drawer.report is None else folder / REPORT_NAME
     return EvaluationSummary(folder, metrics, drawer.drawn, report, gates)
+
+
+def _opened(settings: RunConfig, reporter: Reporter) -> tuple[OpenBundle, Dataset]:
+    opened = open_detector(settings, choose_device(settings.device))
+    if opened.serving.note is not None:
+        reporter.note(opened.serving.note)
+    dataset = open_dataset(settings.data)
+    if not dataset.test:
+        raise DataError(f"{settings.data.root}: {dataset.name} has no test images to evaluate on")
+    trained_on = opened.bundle.manifest["data"]["name"]
+    if trained_on != dataset.name:
+        reporter.warn(f"the detector was trained on {trained_on}, the test images are those of {dataset.name}")
+    return opened, dataset
 
 
 _Outcome = tuple[EvaluatedImage, DescribedDefect | None]
