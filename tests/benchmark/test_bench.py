@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cvad_cli.adapters.storage.bundles import read_bundle
-from cvad_cli.assembly import scaling
+from cvad_cli.assembly.benchmark import scaling
 from cvad_cli.assembly.benchmark.bundle_variants import patches_of, write_variant
 from cvad_cli.assembly.benchmark.tables import tables_of
 from cvad_cli.assembly.training.agreement_probes import read_agreement_samples

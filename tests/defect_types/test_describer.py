@@ -13,8 +13,8 @@ import pytest
 
 from cvad_cli.adapters.images import read_image, write_image
 from cvad_cli.adapters.storage.bundles import Bundle, read_bundle, write_bundle
-from cvad_cli.assembly import describing
 from cvad_cli.assembly.data.images import open_dataset
+from cvad_cli.assembly.defect_types import describer as describing
 from cvad_cli.assembly.defect_types.describer import Describer, FittedDescriber, fit_describer, open_describer
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig

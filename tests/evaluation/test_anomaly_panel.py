@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvad_cli.adapters import panels
+from cvad_cli.adapters.image_panels import anomaly_panel as panels
 from cvad_cli.errors import ResourceError
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cvad_cli.adapters.image_panels.anomaly_panel import thumbnails
+from cvad_cli.adapters.image_panels import report_thumbnails as thumbnails
 from cvad_cli.adapters.image_panels.report_thumbnails import UNITS, shrunk, thumbnail
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvad_cli.adapters.image_panels.anomaly_panel import overlays
+from cvad_cli.adapters.image_panels import defect_overlay as overlays
 from cvad_cli.adapters.image_panels.defect_overlay import Mark, defect_overlay
 from cvad_cli.adapters.images import read_image
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvad_cli.assembly import field_analysis
+from cvad_cli.assembly.receptive_field import analysis as field_analysis
 from cvad_cli.core.receptive_field.graph import Box
 
 EFFICIENTAD = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_field_charts import SMALL, energy, fields, image
+from test_receptive_field_charts import SMALL, energy, fields, gray_image
 
 from cvad_cli.adapters.charts import benchmark, evaluation, receptive_field
 from cvad_cli.core.receptive_field.coverage import View
@@ -27,7 +27,7 @@ CHARTS = {
     "histogram": lambda path, title: evaluation.score_histogram(path, SCORES, TYPES, threshold=2.0, title=title),
     "confusion": lambda path, title: evaluation.confusion_chart(path, np.eye(2, dtype=int), ["a", "b"], title=title),
     "reliability": lambda path, title: evaluation.reliability_chart(path, RELIABILITY, title=title),
-    "nested fields": lambda path, title: receptive_field.nested_fields(path, image(), fields(SMALL), title=title),
+    "nested fields": lambda path, title: receptive_field.nested_fields(path, gray_image(), fields(SMALL), title=title),
     "heat": lambda path, title: receptive_field.field_heat(path, energy(), Box(30, 30, 62, 62), title=title),
     "coverage": lambda path, title: receptive_field.coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title=title
