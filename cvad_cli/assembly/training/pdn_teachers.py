@@ -20,7 +20,7 @@ OFFICIAL_WEIGHTS: Final = "official"
 """`model.weights: official`: the teacher that anomalib downloads."""
 
 PACKAGED: Final[Mapping[PdnSize, Path]] = {
-    "small": Path(__file__).parents[1] / "weights" / "pdn_small.safetensors",
+    "small": Path(__file__).parents[2] / "weights" / "pdn_small.safetensors",
 }
 """Teachers distilled by `cvad distill-teacher` that come with cvad; their headers hold the command."""
 
