@@ -117,12 +117,12 @@ class BankSearch:
         distances, rows = distances.reshape(images, count), rows.reshape(images, count)
         if self.facts.kind != "exact":
             self._settle_largest(patches, distances, rows)
-        strangest = distances.argmax(axis=1)
+        highest = distances.argmax(axis=1)
         every = np.arange(images)
-        scores = distances[every, strangest]
+        scores = distances[every, highest]
         if self._table.shape[1] > 1:
-            support = self._bank[self._table[rows[every, strangest]]]
-            scores = reweighted(scores, patches[every, strangest], support)
+            support = self._bank[self._table[rows[every, highest]]]
+            scores = reweighted(scores, patches[every, highest], support)
         return scores, distances
 
     def _nearest(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,13 +141,13 @@ class BankSearch:
             if not len(open_images):
                 return
             unsure = np.where(settled[open_images], -np.inf, distances[open_images])
-            strangest = np.argpartition(unsure, -at_once, axis=1)[:, -at_once:].ravel()
+            highest = np.argpartition(unsure, -at_once, axis=1)[:, -at_once:].ravel()
             images = np.repeat(open_images, at_once)
-            found = patches[images, strangest]
+            found = patches[images, highest]
             nearest = (self._squares - 2.0 * (found @ self._bank.T)).argmin(axis=1)
-            rows[images, strangest] = nearest
-            distances[images, strangest] = np.linalg.norm(found - self._bank[nearest], axis=1)
-            settled[images, strangest] = True
+            rows[images, highest] = nearest
+            distances[images, highest] = np.linalg.norm(found - self._bank[nearest], axis=1)
+            settled[images, highest] = True
             # Reading the bank costs more than comparing with it, so those that need many rounds get wider ones.
             at_once = min(2 * at_once, WIDEST_ROUND, distances.shape[1])
 
@@ -170,7 +170,7 @@ class _Pool:
         """Squared distance and row of the nearest member: (n, d) -> (n,), (n,)."""
         parts = [part for part in np.array_split(np.ascontiguousarray(queries), self._shares) if len(part)]
         found = list(self._threads.map(lambda part: index.search(part, 1), parts))
-        squared, rows = (np.concatenate([each[place][:, 0] for each in found]) for place in (0, 1))
+        squared, rows = (np.concatenate([each[output][:, 0] for each in found]) for output in (0, 1))
         return np.maximum(squared, 0), rows
 
 

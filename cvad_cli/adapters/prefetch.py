@@ -18,7 +18,7 @@ Loaded = TypeVar("Loaded")
 WAKE_S: Final = 0.1
 """How often something that waits looks whether it should go on waiting."""
 
-LEAVE_S: Final = 5.0
+SHUTDOWN_WAIT_S: Final = 5.0
 """How long the end waits for a source that is stuck: its thread is a daemon, so the process can end without it."""
 
 
@@ -58,14 +58,14 @@ class Prefetch(Generic[Item, Loaded]):
         if self._next is None:
             self._next = self._take()
         if self._next is None:
-            self._leave()
+            self._shut_down()
             raise StopIteration
         future, self._next = self._next, None
         try:
             loaded = future.result()
         except BaseException:
             self._ended.set()  # not `stop`, which would end the one that must hear of this error
-            self._leave()
+            self._shut_down()
             raise
         self._room.release()
         return loaded
@@ -89,12 +89,12 @@ class Prefetch(Generic[Item, Loaded]):
         """Begin nothing more, wait for what is being loaded, and let the threads go. Twice does no harm."""
         self._ended.set()
         self._stop.set()
-        self._leave()
+        self._shut_down()
 
-    def _leave(self) -> None:
+    def _shut_down(self) -> None:
         self._room.release()
         if threading.current_thread() is not self._feeder:
-            self._feeder.join(LEAVE_S)
+            self._feeder.join(SHUTDOWN_WAIT_S)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._waiting.put(None)
 

@@ -50,9 +50,9 @@ class Agreement:
         )
 
 
-def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, spread: float) -> Agreement:
-    """Compare scores (n,) with the exact ones. `good` (n,) marks the good probes, `spread` is above 0."""
-    difference = (np.asarray(found, np.float64) - reference) / spread
+def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, good_std: float) -> Agreement:
+    """Compare scores (n,) with the exact ones. `good` (n,) marks the good probes, `good_std` is above 0."""
+    difference = (np.asarray(found, np.float64) - reference) / good_std
     finite = bool(np.isfinite(difference).all())
     return Agreement(
         shift=float(difference[good].mean()) if finite else float("inf"),

@@ -64,7 +64,7 @@ def standardising_targets(
     kept = min(features, channels)
     components = np.linalg.eigh(correlation)[1][:, ::-1][:, :kept]
     turned = components @ np.linalg.qr(rng.standard_normal((channels, kept)))[0].T
-    spread = np.sqrt(np.maximum(np.einsum("nc,nm,mc->c", turned, correlation, turned, optimize=True), 0))
-    turned /= np.maximum(spread, SMALLEST_DEVIATION)
+    deviations = np.sqrt(np.maximum(np.einsum("nc,nm,mc->c", turned, correlation, turned, optimize=True), 0))
+    turned /= np.maximum(deviations, SMALLEST_DEVIATION)
     weight = scale[:, None] * turned
     return AffineTargets(weight.astype(np.float32), (-mean @ weight).astype(np.float32))

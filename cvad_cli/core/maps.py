@@ -102,8 +102,8 @@ def _smoothed_side(cells: int, pixels: int) -> np.ndarray:
     kernel /= kernel.sum()
     # Mirrored without repeating the edge: pixel -1 is pixel 1.
     period = max(1, 2 * (pixels - 1))
-    place = np.abs(np.arange(pixels)[:, None] + offsets) % period
-    source = np.minimum(place, period - place)
+    position = np.abs(np.arange(pixels)[:, None] + offsets) % period
+    source = np.minimum(position, period - position)
     side = np.zeros((pixels, cells))
     np.add.at(side, (np.arange(pixels)[:, None], source * cells // pixels), kernel[None, :])
     return _read_only(side)

@@ -59,11 +59,11 @@ class MemoryBank:
         s = (1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||)) s*.
         """
         distances, rows = self.nearest(patches)
-        strangest = int(self._xp.argmax(distances))
-        score = distances[strangest : strangest + 1]
+        highest = int(self._xp.argmax(distances))
+        score = distances[highest : highest + 1]
         if self.num_neighbors > 1:
-            support = self._support(int(rows[strangest]))
-            score = reweighted(score, patches[strangest : strangest + 1], support[None])
+            support = self._support(int(rows[highest]))
+            score = reweighted(score, patches[highest : highest + 1], support[None])
         return PatchScores(_as_numpy(distances), _as_numpy(rows), float(score[0]))
 
     def _nearest(self, patches: Float[Array, "p d"]) -> tuple[Float[Array, " p"], Int64[Array, " p"]]:

@@ -17,7 +17,7 @@ from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.adapters.pdn import TEACHER_CHANNELS, PdnSize, save_teacher
 from cvad_cli.assembly.distillation.feature_targets import SourceBackbone, backbone_features, load_sources
 from cvad_cli.assembly.distillation.pretraining_images import ImageSource, RealImages, find_real_images
-from cvad_cli.assembly.distillation.training_loop import CheckpointPlace, Distilled, TrainingPlan, distil
+from cvad_cli.assembly.distillation.training_loop import CheckpointLocation, Distilled, TrainingPlan, distil
 from cvad_cli.errors import ConfigError
 from cvad_cli.ports import Reporter
 
@@ -113,7 +113,7 @@ def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter
     if request.restart:
         settings.checkpoint.unlink(missing_ok=True)
     source = ImageSource(real, generated_share=settings.generated_share, seed=settings.seed)
-    place = CheckpointPlace(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
+    place = CheckpointLocation(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
     features = backbone_features(backbones, device)
     distilled = distil(_plan(settings), source, features, place, reporter)
     for line in source.skipped:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.adapters.storage.result_journal import FILE, ResultJournal
-from cvad_cli.assembly.execution.executors import is_spread, keeping_threads, run_job
+from cvad_cli.assembly.execution.executors import is_distributed, keeping_threads, run_job
 from cvad_cli.assembly.prediction.folder_watcher import Watcher
 from cvad_cli.assembly.prediction.job import ImageJob, PredictStep
 from cvad_cli.assembly.prediction.pipeline import Failed
@@ -109,7 +109,7 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
     _check(request)
     for folder in filter(None, (request.maps, request.overlays)):
         require_writable(folder)
-    spread = is_spread(settings) and not request.is_endless
+    spread = is_distributed(settings) and not request.is_endless
     ending = request.stop or threading.Event()
     judge = _by_workers(settings, request, reporter) if spread else _by_this_process(settings, request, ending)
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ from cvad_cli.assembly.data.images import open_dataset
 from cvad_cli.assembly.defect_types.describer import fit_describer
 from cvad_cli.assembly.execution.executors import keeping_threads
 from cvad_cli.assembly.run_folders import bundle_folder
-from cvad_cli.assembly.training.agreement_probes import make_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import make_agreement_samples
 from cvad_cli.assembly.training.anomalib_model import fit_generic
 from cvad_cli.assembly.training.calibration import calibrate
 from cvad_cli.assembly.training.efficient_ad import fit_efficient_ad

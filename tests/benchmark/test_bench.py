@@ -16,7 +16,7 @@ from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.assembly.benchmark import scaling
 from cvad_cli.assembly.benchmark.bundle_variants import patches_of, write_variant
 from cvad_cli.assembly.benchmark.tables import tables_of
-from cvad_cli.assembly.training.agreement_probes import read_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.tasks import bench
 from cvad_cli.tasks.bench import images_to_judge

@@ -12,7 +12,7 @@ EXACT = np.concatenate([np.linspace(1, 2, 10), np.linspace(3, 9, 10)])
 
 
 def test_equal_scores_agree() -> None:
-    found = agreement(EXACT, EXACT, GOOD, spread=0.3)
+    found = agreement(EXACT, EXACT, GOOD, good_std=0.3)
     assert (found.shift, found.noise, found.correlation) == (0, 0, pytest.approx(1))
     assert found.holds
 
@@ -29,15 +29,15 @@ def test_equal_scores_agree() -> None:
     ],
 )
 def test_the_rule(changed: np.ndarray, holds: bool) -> None:
-    found = agreement(EXACT, changed, GOOD, spread=0.3)
+    found = agreement(EXACT, changed, GOOD, good_std=0.3)
     assert found.holds == holds
     assert f"at least {MIN_CORRELATION}" in str(found)
 
 
 def test_scores_that_do_not_vary_agree_with_themselves_alone() -> None:
     flat = np.ones(20)
-    assert agreement(flat, flat, GOOD, spread=1.0).correlation == 1
-    assert agreement(flat, EXACT, GOOD, spread=100.0).correlation == 0
+    assert agreement(flat, flat, GOOD, good_std=1.0).correlation == 1
+    assert agreement(flat, EXACT, GOOD, good_std=100.0).correlation == 0
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (33, 120, 3), (8, 8, 3)])

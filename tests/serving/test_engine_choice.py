@@ -20,7 +20,7 @@ from cvad_cli.assembly.data.images import ImageStream, open_dataset
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import Candidate, choose_engine, plan_serving
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples, read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig, RuntimeConfig
 from cvad_cli.errors import BundleError, ConfigError, ModelError
@@ -189,7 +189,7 @@ class Judge:
     image_size = (8, 8)
 
     def __init__(self, samples: AgreementSamples, off: float) -> None:
-        self.answers = iter(zip(samples.scores + off * samples.spread, samples.peaks, strict=True))
+        self.answers = iter(zip(samples.scores + off * samples.good_std, samples.peaks, strict=True))
 
     def predict(self, images) -> list[Prediction]:
         return [Prediction(float(score), np.full((8, 8), peak, np.float32)) for score, peak in self._next(len(images))]
@@ -202,7 +202,7 @@ class Judge:
 def samples() -> AgreementSamples:
     scores = np.concatenate([np.linspace(1, 2, 4), np.linspace(4, 7, 4)]).astype(np.float32)
     images = np.zeros((8, 8, 8, 3), np.uint8)
-    return AgreementSamples(images, np.arange(8) < 4, scores, scores * 2, spread=0.4, peak_spread=0.8, keys=())
+    return AgreementSamples(images, np.arange(8) < 4, scores, scores * 2, good_std=0.4, peak_std=0.8, keys=())
 
 
 def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(samples: AgreementSamples) -> None:
@@ -213,7 +213,7 @@ def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(samples:
     assert choice.agreement is not None
     assert choice.agreement.holds
     assert "f16 was passed over: shift +0.500" in str(choice.note)
-    assert choice.serving(plan).agreement == choice.proof
+    assert choice.serving(plan).agreement == choice.agreement_facts
 
 
 def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_figures(

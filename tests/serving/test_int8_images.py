@@ -17,7 +17,7 @@ from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.int8_images import Int8Images
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples, read_agreement_samples
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.errors import DataError
@@ -113,7 +113,7 @@ def test_images_that_join_the_probes_count_as_good_ones(run: RunConfig, samples:
     def judge(images) -> list[Prediction]:
         """As float32 does, but two spreads higher for what joined."""
         joined = {pixels.tobytes() for pixels in added_images.judging}
-        lift = [2 * samples.spread * (np.asarray(image).tobytes() in joined) for image in images]
+        lift = [2 * samples.good_std * (np.asarray(image).tobytes() in joined) for image in images]
         return [
             Prediction(each.score + higher, each.anomaly_map + np.float32(higher))
             for each, higher in zip(exact(images), lift, strict=True)
@@ -134,7 +134,7 @@ def test_int8_adds_nothing_to_the_peaks_of_good_images_on_average(run: RunConfig
         np.array([found.anomaly_map.max() for found in each.detector.predict(images)])
         for each in (bundle, served(run, "f32"))
     ]
-    assert np.mean(peaks[0] - peaks[1]) == pytest.approx(0, abs=1e-4 * samples.spread)
+    assert np.mean(peaks[0] - peaks[1]) == pytest.approx(0, abs=1e-4 * samples.good_std)
     assert np.abs(peaks[0] - peaks[1]).max() > 0, "the network was quantised"
     again = served(run, "int8")
     assert again.serving.cache is not None

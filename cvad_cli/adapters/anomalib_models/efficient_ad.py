@@ -33,7 +33,7 @@ RECORDED_PRECISIONS: Final[Mapping[str, torch.dtype | None]] = {"32-true": None,
 Size = Literal["small", "medium"]
 Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """A good image, one for the penalty and the good one recoloured, to the three losses of `training_losses`."""
-Schedule = Callable[["LocalEfficientAd"], Any]
+LearningRateSchedule = Callable[["LocalEfficientAd"], Any]
 """Gives what Lightning's `configure_optimizers` returns."""
 
 
@@ -61,14 +61,14 @@ def training_losses(
     channels = model.teacher_out_channels
     with torch.no_grad():
         mean, deviation = model.mean_std["mean"], model.mean_std["std"]
-        taught = (model.teacher(torch.cat([image, augmented])) - mean) / deviation
-    said = _student(model, torch.cat([image, penalty]), slice(0, channels))
-    loss_hard = hard_feature_loss((taught[:1] - said[:1]) ** 2)
-    loss_penalty = torch.mean(said[1:] ** 2)
-    rebuilt = model.ae(augmented, augmented.shape[-2:])
-    echoed = _student(model, augmented, slice(channels, 2 * channels))
-    loss_ae = torch.mean((taught[1:] - rebuilt) ** 2)
-    loss_stae = torch.mean((rebuilt - echoed) ** 2)
+        teacher_features = (model.teacher(torch.cat([image, augmented])) - mean) / deviation
+    student_features = _student(model, torch.cat([image, penalty]), slice(0, channels))
+    loss_hard = hard_feature_loss((teacher_features[:1] - student_features[:1]) ** 2)
+    loss_penalty = torch.mean(student_features[1:] ** 2)
+    autoencoder_features = model.ae(augmented, augmented.shape[-2:])
+    student_copy = _student(model, augmented, slice(channels, 2 * channels))
+    loss_ae = torch.mean((teacher_features[1:] - autoencoder_features) ** 2)
+    loss_stae = torch.mean((autoencoder_features - student_copy) ** 2)
     return loss_hard + loss_penalty, loss_ae, loss_stae
 
 
@@ -137,18 +137,20 @@ class LocalEfficientAd(EfficientAd):
     """anomalib's Lightning module, without its downloads. Teacher and statistics must be in the model already."""
 
     _penalty: Iterator[torch.Tensor]
-    _schedule: Schedule
+    _learning_rate_schedule: LearningRateSchedule
     _recorded: tuple[Losses, ...] = ()
     """In a tuple, so that torch does not count the model's weights twice."""
 
     @classmethod
-    def around(cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], schedule: Schedule) -> LocalEfficientAd:
+    def around(
+        cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], learning_rate_schedule: LearningRateSchedule
+    ) -> LocalEfficientAd:
         """The module that trains `model`. No constructor: Lightning would copy its arguments."""
         channels = model.teacher_out_channels
         module = cls(
             teacher_out_channels=channels, pre_processor=False, post_processor=False, evaluator=False, visualizer=False
         )
-        module.model, module._penalty, module._schedule = model, penalty, schedule
+        module.model, module._penalty, module._learning_rate_schedule = model, penalty, learning_rate_schedule
         return module
 
     def learning(self) -> list[nn.Parameter]:
@@ -157,7 +159,7 @@ class LocalEfficientAd(EfficientAd):
 
     def configure_optimizers(self) -> Any:
         """What the schedule says."""
-        return self._schedule(self)
+        return self._learning_rate_schedule(self)
 
     def on_train_start(self) -> None:
         """Nothing is left to fetch; anomalib would do that here."""
@@ -200,9 +202,9 @@ def teacher_moments(teacher: nn.Module, images: Iterator[torch.Tensor]) -> Momen
     """Mean and covariance of what a teacher says, over every place of every image (1, 3, h, w)."""
     moments: Moments | None = None
     for image in images:
-        said = teacher(image).flatten(2)[0].T.float().cpu().numpy()
-        moments = moments or Moments(said.shape[1])
-        moments.add(said)
+        features = teacher(image).flatten(2)[0].T.float().cpu().numpy()
+        moments = moments or Moments(features.shape[1])
+        moments.add(features)
     if moments is None:
         raise ValueError("images: expected at least one")
     return moments

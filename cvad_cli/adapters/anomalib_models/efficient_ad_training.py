@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from cvad_cli.adapters.anomalib_models.efficient_ad import LocalEfficientAd, Schedule
+from cvad_cli.adapters.anomalib_models.efficient_ad import LearningRateSchedule, LocalEfficientAd
 from cvad_cli.adapters.anomalib_models.lightning import new_trainer, reason, run_fit
 from cvad_cli.errors import ModelError, ResourceError, require_same_settings
 from cvad_cli.files import replacing
@@ -54,14 +54,14 @@ class Steps(IterableDataset[torch.Tensor]):
         return self._steps
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        rank, world = _place_among_devices()
+        rank, world = _rank_and_world_size()
         current, order = -1, np.empty(0, int)
         for step in range(self._first, self._steps):
-            epoch, place = divmod(step * world + rank, len(self._images))
+            epoch, index = divmod(step * world + rank, len(self._images))
             if epoch != current:
                 current = epoch
                 order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._images))
-            yield as_tensor(self._images[int(order[place])])
+            yield as_tensor(self._images[int(order[index])])
 
 
 @final
@@ -88,24 +88,24 @@ def as_batch(image: np.ndarray, device: str) -> torch.Tensor:
     return as_tensor(image)[None].to(device).contiguous(memory_format=torch.channels_last)
 
 
-def as_published(steps: int, *, rate: float, weight_decay: float) -> Schedule:
+def as_published(steps: int, *, rate: float, weight_decay: float) -> LearningRateSchedule:
     """Adam, its rate divided by ten for the last 5 % of the steps: paper algorithm 1; anomalib's optimiser."""
 
-    def schedule(module: LocalEfficientAd) -> Any:
+    def learning_rate_schedule(module: LocalEfficientAd) -> Any:
         fused = module.device.type == "cuda"  # one kernel for all weights: a step is bound by how many there are
         optimiser = torch.optim.Adam(module.learning(), lr=rate, weight_decay=weight_decay, fused=fused)
         rates = StepLR(optimiser, step_size=max(1, int(0.95 * steps)), gamma=0.1)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
-    return schedule
+    return learning_rate_schedule
 
 
-def steps_done(course: TrainingSchedule) -> int:
+def steps_done(training_schedule: TrainingSchedule) -> int:
     """Steps of the checkpoint that a run would go on from; 0 where there is none.
 
     Raises ConfigError where it belongs to other settings, ModelError for a file that is no checkpoint.
     """
-    path = course.checkpoint
+    path = training_schedule.checkpoint
     if not path.exists():
         return 0
     try:
@@ -116,13 +116,13 @@ def steps_done(course: TrainingSchedule) -> int:
             f"{path}: is no checkpoint of this training ({reason(error)}); remove it, or begin anew with "
             "--set trainer.resume=false"
         ) from error
-    require_same_settings(path, former, course.deciding, "--set trainer.resume=false")
+    require_same_settings(path, former, training_schedule.deciding, "--set trainer.resume=false")
     return step
 
 
 def train_steps(
     module: LocalEfficientAd,
-    course: TrainingSchedule,
+    training_schedule: TrainingSchedule,
     options: Mapping[str, Any],
     images: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     advance: Callable[[int], None],
@@ -134,16 +134,16 @@ def train_steps(
     `images`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
     """
     learning, held_out = images
-    callbacks: list[Any] = [_Keeper(course, advance)]
-    if course.patience is not None:
-        callbacks.append(EarlyStopping("held_out_distance", patience=course.patience, min_delta=IMPROVEMENT))
+    callbacks: list[Any] = [_Keeper(training_schedule, advance)]
+    if training_schedule.patience is not None:
+        callbacks.append(EarlyStopping("held_out_distance", patience=training_schedule.patience, min_delta=IMPROVEMENT))
     trainer = new_trainer(
         {
             **options,
-            "max_steps": course.steps,
+            "max_steps": training_schedule.steps,
             "max_epochs": -1,
             "num_sanity_val_steps": 0,
-            "val_check_interval": min(course.check_every, course.steps),
+            "val_check_interval": min(training_schedule.check_every, training_schedule.steps),
             "check_val_every_n_epoch": None,
         },
         callbacks,
@@ -151,9 +151,11 @@ def train_steps(
     run_fit(
         trainer,
         module,
-        train_dataloaders=DataLoader(Steps(learning, course.steps, first=first, seed=course.seed), batch_size=1),
+        train_dataloaders=DataLoader(
+            Steps(learning, training_schedule.steps, first=first, seed=training_schedule.seed), batch_size=1
+        ),
         val_dataloaders=DataLoader(Images(held_out), batch_size=1),
-        ckpt_path=course.checkpoint if first else None,
+        ckpt_path=training_schedule.checkpoint if first else None,
         weights_only=True,
     )
     return int(trainer.global_step)
@@ -163,32 +165,36 @@ def train_steps(
 class _Keeper(Callback):
     """Counts the steps and keeps the run's state, whole or not at all."""
 
-    def __init__(self, course: TrainingSchedule, advance: Callable[[int], None]) -> None:
-        self._course, self._advance = course, advance
+    def __init__(self, training_schedule: TrainingSchedule, advance: Callable[[int], None]) -> None:
+        self._training_schedule, self._advance = training_schedule, advance
 
     def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
         """Lightning calls this after each step."""
         self._advance(1)
         step = trainer.global_step
-        if step % self._course.every == 0 or step == self._course.steps:
+        if step % self._training_schedule.every == 0 or step == self._training_schedule.steps:
             self._keep(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Lightning calls this while it gathers what to save."""
-        checkpoint[STATE] = json.dumps(dict(self._course.deciding))
+        checkpoint[STATE] = json.dumps(dict(self._training_schedule.deciding))
 
     def _keep(self, trainer: Any) -> None:
         try:
             if trainer.is_global_zero:
-                with replacing(self._course.checkpoint) as staged:
+                with replacing(self._training_schedule.checkpoint) as staged:
                     trainer.save_checkpoint(staged)
             else:
-                trainer.save_checkpoint(self._course.checkpoint)  # its part of the gathering; it writes nothing
+                trainer.save_checkpoint(
+                    self._training_schedule.checkpoint
+                )  # its part of the gathering; it writes nothing
         except (OSError, RuntimeError) as error:
-            raise ResourceError(f"{self._course.checkpoint}: could not be written: {reason(error)}") from error
+            raise ResourceError(
+                f"{self._training_schedule.checkpoint}: could not be written: {reason(error)}"
+            ) from error
 
 
-def _place_among_devices() -> tuple[int, int]:
+def _rank_and_world_size() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

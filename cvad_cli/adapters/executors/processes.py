@@ -45,8 +45,8 @@ class InProcess:
         """Yield the outcome of each item, as one stream: there is nobody to share the items out to."""
         del shard, lost
         with limited_threads(self._threads):
-            for place, outcome in enumerate(job(_begun(items, watch))):
-                watch(place, outcome)
+            for index, outcome in enumerate(job(_begun(items, watch))):
+                watch(index, outcome)
                 yield outcome
 
     def close(self) -> None:
@@ -60,8 +60,8 @@ class InProcess:
 
 
 def _begun(items: Iterable[Any], watch: Watch) -> Iterator[Any]:
-    for place, item in enumerate(items):
-        watch(place, None)
+    for index, item in enumerate(items):
+        watch(index, None)
         yield item
 
 

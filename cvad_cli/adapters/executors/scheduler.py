@@ -61,20 +61,20 @@ def in_order(
     None, ResourceError is raised.
     """
 
-    def seen(place: int, mine: Sequence[Any], outcomes: Sequence[Any] | None) -> None:
+    def seen(index: int, mine: Sequence[Any], outcomes: Sequence[Any] | None) -> None:
         for within in range(len(mine)):
-            watch(place * shard + within, None if outcomes is None else outcomes[within])
+            watch(index * shard + within, None if outcomes is None else outcomes[within])
 
-    spread = _Spread(deque(handles), enumerate(_cut(items, shard)), retry_policy, seen, lost)
+    schedule = _Schedule(deque(handles), enumerate(_cut(items, shard)), retry_policy, seen, lost)
     turn = 0
     try:
-        while spread.hand_out(before=turn + AHEAD * len(handles)):
-            spread.collect()
-            while turn in spread.finished:
-                yield from spread.finished.pop(turn)
+        while schedule.hand_out(before=turn + AHEAD * len(handles)):
+            schedule.collect()
+            while turn in schedule.finished:
+                yield from schedule.finished.pop(turn)
                 turn += 1
     finally:
-        spread.drop()
+        schedule.drop()
 
 
 def _cut(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
@@ -83,7 +83,7 @@ def _cut(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
         yield shard
 
 
-class _Spread:
+class _Schedule:
     """Which worker has which shard."""
 
     def __init__(
@@ -104,22 +104,22 @@ class _Spread:
     def hand_out(self, *, before: int) -> bool:
         """Give each idle worker a shard whose place is below `before`; False once nothing is under way."""
         while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
-            place, shard = self._again.popleft() if self._again else self._take()
+            index, shard = self._again.popleft() if self._again else self._take()
             handle = self._idle.popleft()
-            self._seen(place, shard, None)
-            self._running[handle.submit(shard)] = (place, shard, handle)
+            self._seen(index, shard, None)
+            self._running[handle.submit(shard)] = (index, shard, handle)
         return bool(self._running)
 
     def collect(self) -> None:
         """Wait for some shard to end, one way or another."""
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
-            place, shard, handle = self._running.pop(future)
+            index, shard, handle = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self._finish(place, shard, handle.outcomes(future.result()))
+                self._finish(index, shard, handle.outcomes(future.result()))
             else:
-                self._again_or_lost(place, shard, handle, error)
+                self._again_or_lost(index, shard, handle, error)
             self._idle.append(handle)
 
     def drop(self) -> None:
@@ -134,24 +134,24 @@ class _Spread:
             raise AssertionError("asked for a shard beyond the last")
         return taken
 
-    def _finish(self, place: int, shard: Sequence[Any], outcomes: list[Any]) -> None:
-        self.finished[place] = outcomes
-        self._seen(place, shard, outcomes)
+    def _finish(self, index: int, shard: Sequence[Any], outcomes: list[Any]) -> None:
+        self.finished[index] = outcomes
+        self._seen(index, shard, outcomes)
 
-    def _again_or_lost(self, place: int, shard: Sequence[Any], handle: WorkerHandle, error: BaseException) -> None:
+    def _again_or_lost(self, index: int, shard: Sequence[Any], handle: WorkerHandle, error: BaseException) -> None:
         fault = handle.fault_of(error)
         if fault is not None:
             raise fault
         handle.end()
-        self._losses[place] += 1
-        if self._losses[place] <= self._retry_policy.retries:
-            self._again.append((place, shard))
-            self._retry_policy.warn(f"a worker died; its work (number {place + 1}) is done again by a fresh one")
+        self._losses[index] += 1
+        if self._losses[index] <= self._retry_policy.retries:
+            self._again.append((index, shard))
+            self._retry_policy.warn(f"a worker died; its work (number {index + 1}) is done again by a fresh one")
             return
         reason = ResourceError(
-            f"a worker died {self._losses[place]} times on the same work (number {place + 1}); was it killed for want "
+            f"a worker died {self._losses[index]} times on the same work (number {index + 1}); was it killed for want "
             "of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
         )
         if self._lost is None:
             raise reason from error
-        self._finish(place, shard, [self._lost(item, reason) for item in shard])
+        self._finish(index, shard, [self._lost(item, reason) for item in shard])

@@ -36,17 +36,17 @@ def limited_threads(threads: int | None) -> Iterator[None]:
     import threadpoolctl
     import torch
 
-    most = threads or computing_threads()
+    limit = threads or computing_threads()
     former = torch.get_num_threads(), _opencv_threads()
     pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
-    if threads is None and max(*former, *pools) <= most:
+    if threads is None and max(*former, *pools) <= limit:
         yield
         return
     variables = {name: os.environ.get(name) for name in _VARIABLES}
-    _set_loaded(most, most)
-    os.environ.update(thread_variables(most))
+    _set_loaded(limit, limit)
+    os.environ.update(thread_variables(limit))
     try:
-        with threadpoolctl.threadpool_limits(most):
+        with threadpoolctl.threadpool_limits(limit):
             yield
     finally:
         _set_loaded(*former)

@@ -51,7 +51,7 @@ class EmbeddedStore:
 
     def __init__(self, root: Path, collection: str, *, batch_size: int = 500, on_disk: bool = False) -> None:
         self._folder = root / collection
-        self._place = str(self._folder)
+        self._location = str(self._folder)
         self._batch_size, self._on_disk = batch_size, on_disk
         self._lock: ProcessLock | None = None
         self._shard: Any = None
@@ -77,7 +77,7 @@ class EmbeddedStore:
         plain = plain_metadata(metadata, dimension)
         self._hold()
         if self._opened():
-            raise exists_already(self._place)
+            raise exists_already(self._location)
         memory = edge.Memory.Cold if self._on_disk else edge.Memory.Cached
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
         with replacing_folder(self._folder) as fresh, self._engine():
@@ -102,7 +102,7 @@ class EmbeddedStore:
         import qdrant_edge as edge
 
         shard, count = self._require(), 0
-        for batch in batches(points, self._batch_size, self._dimension, self._place):
+        for batch in batches(points, self._batch_size, self._dimension, self._location):
             with self._engine():
                 shard.update(edge.UpdateOperation.upsert_points(packed_rows(batch)))
             count += len(batch)
@@ -115,7 +115,7 @@ class EmbeddedStore:
         import qdrant_edge as edge
 
         shard, allowed = self._require(), conditions(where)
-        query = edge.Query.Nearest(query_vector(vector, limit, self._dimension, self._place))
+        query = edge.Query.Nearest(query_vector(vector, limit, self._dimension, self._location))
         if rejects_all(allowed):
             return []
         with self._engine():
@@ -179,7 +179,7 @@ class EmbeddedStore:
         try:
             remove_folder(self._folder)
         except OSError as error:
-            raise StoreError(f"{self._place}: cannot be removed: {error.strerror}") from error
+            raise StoreError(f"{self._location}: cannot be removed: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the shard and of the lock."""
@@ -201,7 +201,7 @@ class EmbeddedStore:
                 self._lock = ProcessLock(path)
             except LockedError as error:
                 raise StoreError(
-                    f"{self._place}: {error}; an embedded index serves one at a time. Wait for it, "
+                    f"{self._location}: {error}; an embedded index serves one at a time. Wait for it, "
                     "or set qdrant.url to share a server"
                 ) from error
             except OSError as error:
@@ -211,7 +211,7 @@ class EmbeddedStore:
 
     def _require(self) -> Any:
         if not self._opened():
-            raise missing(self._place)
+            raise missing(self._location)
         return self._shard
 
     def _opened(self) -> bool:
@@ -240,9 +240,9 @@ class EmbeddedStore:
                 raise
             text = str(error)
             if "No space left" in text:
-                raise ResourceError(f"{self._place}: no space left on its disk: {text}") from error
+                raise ResourceError(f"{self._location}: no space left on its disk: {text}") from error
             raise StoreError(
-                f"{self._place}: the index engine refused: {text}. If it was damaged, import an export of it, or "
+                f"{self._location}: the index engine refused: {text}. If it was damaged, import an export of it, or "
                 "index again"
             ) from error
 

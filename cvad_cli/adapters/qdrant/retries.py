@@ -41,9 +41,9 @@ class RetryingClient:
     """
 
     def __init__(
-        self, place: str, *, retries: int, api_key: str | None = None, sleep: Callable[[float], None] = time.sleep
+        self, location: str, *, retries: int, api_key: str | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.place = place
+        self.location = location
         self._retries, self._sleep = retries, sleep
         self._api_key = api_key
 
@@ -56,13 +56,13 @@ class RetryingClient:
                 if not _comes_from_client(error):
                     raise
                 if not _is_transient(error) or attempt == self._retries:
-                    told = self._told(error, attempt + 1)
+                    failure = self._store_error(error, attempt + 1)
                     # A traceback shows the causes: what the server echoed, or a library quoted, may hold the key.
-                    raise told from (None if self._api_key else error)
+                    raise failure from (None if self._api_key else error)
                 self._sleep(_pause(error, attempt))
         raise AssertionError("a loop of at least one attempt ends inside")
 
-    def _told(self, error: Exception, attempts: int) -> StoreError:
+    def _store_error(self, error: Exception, attempts: int) -> StoreError:
         code = _code(error)
         reason = _reason(error)
         if self._api_key:
@@ -71,15 +71,16 @@ class RetryingClient:
         if code in _REFUSED:
             state = "the API key is refused" if self._api_key else "asks for an API key"
             remedy = "set qdrant.api_key, for example to ${oc.env:QDRANT_API_KEY}"
-            return RefusedError(f"{self.place}: {state} ({code}); {remedy}", code)
+            return RefusedError(f"{self.location}: {state} ({code}); {remedy}", code)
         if code in _ABSENT:
-            return RefusedError(f"{self.place}: there is no such defect index on the server ({reason})", code)
+            return RefusedError(f"{self.location}: there is no such defect index on the server ({reason})", code)
         if code is not None and not _is_transient(error):
-            return RefusedError(f"{self.place}: the server refuses: {reason} ({code})", code)
+            return RefusedError(f"{self.location}: the server refuses: {reason} ({code})", code)
         tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         what = f"no usable answer after {tries}: {reason}" + (f" ({code})" if code is not None else "")
         return StoreError(
-            f"{self.place}: {what}; check qdrant.url and that the server runs, or raise qdrant.timeout_s and .retries"
+            f"{self.location}: {what}; check qdrant.url and that the server runs, "
+            "or raise qdrant.timeout_s and .retries"
         )
 
 

@@ -92,7 +92,7 @@ class ServerStore:
         batch_size: int = 500,
     ) -> None:
         self._client, self._name, self._call, self._collection_options = client, collection, call, collection_options
-        self._place, self._batch_size = call.place, batch_size
+        self._location, self._batch_size = call.location, batch_size
         self._dimension: int | None = None
 
     def __enter__(self) -> ServerStore:
@@ -113,7 +113,7 @@ class ServerStore:
         """Make the collection and its payload indexes. Raises StoreError where the server cannot keep metadata."""
         wanted = plain_metadata(metadata, dimension)
         if self._described() is not None:
-            raise exists_already(self._place)
+            raise exists_already(self._location)
         from qdrant_client import models
 
         int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
@@ -143,7 +143,7 @@ class ServerStore:
         if found is None or _state(found) != (dimension, wanted):
             self._call(lambda: self._client.delete_collection(self._name))
             raise StoreError(
-                f"{self._place}: the server does not keep a collection's metadata; use Qdrant 1.16 or newer"
+                f"{self._location}: the server does not keep a collection's metadata; use Qdrant 1.16 or newer"
             )
         self._dimension = dimension
         self._index_payload(found)
@@ -160,7 +160,7 @@ class ServerStore:
 
         dimension, count = self._require(), 0
         size = max(1, min(self._batch_size, VALUES_A_REQUEST // dimension))
-        for batch in batches(points, size, dimension, self._place):
+        for batch in batches(points, size, dimension, self._location):
             vectors = unit_rows([each.vector for each in batch])
             rows = [
                 models.PointStruct(id=each.id, vector=vector.tolist(), payload=dict(each.payload))
@@ -175,7 +175,7 @@ class ServerStore:
 
     def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
         """The nearest points by cosine, best first."""
-        query, allowed = query_vector(vector, limit, self._require(), self._place), conditions(where)
+        query, allowed = query_vector(vector, limit, self._require(), self._location), conditions(where)
         if rejects_all(allowed):
             return []
         chosen = _filter(allowed)
@@ -254,7 +254,7 @@ class ServerStore:
         if self._dimension is None:
             found = self._described()
             if found is None:
-                raise missing(self._place)
+                raise missing(self._location)
             self._dimension, _ = self._ours(found)
             self._index_payload(found)
         return self._dimension
@@ -262,7 +262,7 @@ class ServerStore:
     def _ours(self, found: models.CollectionInfo) -> tuple[int, dict[str, Any]]:
         state = _state(found)
         if state is None:
-            raise StoreError(f"{self._place}: was not made by cvad; choose another qdrant.collection")
+            raise StoreError(f"{self._location}: was not made by cvad; choose another qdrant.collection")
         return state
 
     def _index_payload(self, found: models.CollectionInfo) -> None:

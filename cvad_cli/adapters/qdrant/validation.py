@@ -20,30 +20,30 @@ PAGE: Final = 256
 """Points fetched in one go by `scroll`: it bounds memory and the size of an answer."""
 
 
-def missing(place: str) -> StoreError:
+def missing(location: str) -> StoreError:
     """There is no such collection: what to do about it."""
-    return StoreError(f"{place}: there is no such defect index; make it first, or check qdrant.path and .collection")
+    return StoreError(f"{location}: there is no such defect index; make it first, or check qdrant.path and .collection")
 
 
-def exists_already(place: str) -> StoreError:
+def exists_already(location: str) -> StoreError:
     """A collection that was to be made is there."""
-    return StoreError(f"{place}: the defect index exists already; add to it, or drop it first")
+    return StoreError(f"{location}: the defect index exists already; add to it, or drop it first")
 
 
-def batches(points: Iterable[DefectPoint], size: int, dimension: int, place: str) -> Iterator[list[DefectPoint]]:
+def batches(points: Iterable[DefectPoint], size: int, dimension: int, location: str) -> Iterator[list[DefectPoint]]:
     """Lists of at most `size` points. Raises StoreError at a batch with a vector of another length."""
     remaining = iter(points)
     while batch := list(islice(remaining, size)):
         for point in batch:
-            require_dimension(len(point.vector), dimension, place)
+            require_dimension(len(point.vector), dimension, location)
         yield batch
 
 
-def require_dimension(got: int, dimension: int, place: str) -> None:
+def require_dimension(got: int, dimension: int, location: str) -> None:
     """Raise StoreError where a vector does not fit the collection."""
     if got != dimension:
         raise StoreError(
-            f"{place}: holds vectors of {dimension} values, got one of {got}; it was made with another descriptor, "
+            f"{location}: holds vectors of {dimension} values, got one of {got}; it was made with another descriptor, "
             "so index again under another qdrant.collection, or drop it first"
         )
 
@@ -69,14 +69,14 @@ def plain_metadata(metadata: Mapping[str, Any], dimension: int = 1) -> dict[str,
     return plain
 
 
-def query_vector(vector: np.ndarray, limit: int, dimension: int, place: str) -> list[float]:
+def query_vector(vector: np.ndarray, limit: int, dimension: int, location: str) -> list[float]:
     """What an engine searches for, checked. Raises StoreError for another length, ValueError for a value not finite."""
     if limit < 1:
         raise ValueError(f"limit: expected a whole number from 1, got {limit}")
     flat = np.asarray(vector, dtype=np.float32)
     if flat.ndim != 1 or not np.isfinite(flat).all():
         raise ValueError(f"vector: expected finite values of shape (d,), got shape {flat.shape}")
-    require_dimension(len(flat), dimension, place)
+    require_dimension(len(flat), dimension, location)
     return [float(value) for value in flat]
 
 

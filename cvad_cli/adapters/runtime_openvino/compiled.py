@@ -91,23 +91,23 @@ class CompiledNetwork:
         """uint8 (h, w, 3) each to float32 (b, ...), in order."""
         answers = np.empty((len(images), *self._shape), np.float32)
         if len(images) == 1 or self._streams == 1:
-            for place, image in enumerate(images):
+            for index, image in enumerate(images):
                 self._alone.infer({0: np.ascontiguousarray(image)[None]}, share_inputs=True)
-                answers[place] = self._alone.get_output_tensor(0).data[0]
+                answers[index] = self._alone.get_output_tensor(0).data[0]
             return answers
         if self._queue is None:
             self._queue = self._open_queue()
         failures: list[BaseException] = []
 
-        def keep(request: Any, place: int) -> None:
+        def keep(request: Any, index: int) -> None:
             try:
-                answers[place] = request.get_output_tensor(0).data[0]
+                answers[index] = request.get_output_tensor(0).data[0]
             except BaseException as error:  # noqa: BLE001  # raised below, where the caller sees it
                 failures.append(error)
 
         self._queue.set_callback(keep)
-        for place, image in enumerate(images):
-            self._queue.start_async({0: np.ascontiguousarray(image)[None]}, place)
+        for index, image in enumerate(images):
+            self._queue.start_async({0: np.ascontiguousarray(image)[None]}, index)
         self._queue.wait_all()
         if failures:
             raise failures[0]

@@ -38,16 +38,16 @@ class OpenvinoPatchcore:
         search: PatchSearch,
         *,
         grid: tuple[int, int],
-        spread: Enlargement,
+        enlargement: Enlargement,
         correction: QuantizationCorrection,
     ) -> None:
         self._network = network
         self._search = search
         self._correction = correction
         self._grid = grid
-        self._spread = spread
+        self._enlargement = enlargement
         self._blas = ThreadpoolController()
-        self.image_size = (len(spread.rows), len(spread.columns))
+        self.image_size = (len(enlargement.rows), len(enlargement.columns))
         self.last_split: Mapping[str, float] = {}
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -61,7 +61,7 @@ class OpenvinoPatchcore:
             distances = self._correction.distances(rounded)
             scores = scores * distances.max(axis=1) / np.maximum(rounded.max(axis=1), np.finfo(np.float32).tiny)
             searched = time.perf_counter()
-            maps = self._spread(distances.reshape(len(images), *self._grid))
+            maps = self._enlargement(distances.reshape(len(images), *self._grid))
         found = [Prediction(float(score), image) for score, image in zip(scores, maps, strict=True)]
         self.last_split = {
             "network": described - started,
@@ -75,12 +75,12 @@ class OpenvinoPatchcore:
 class OpenvinoEfficientAd:
     """A `Detector`: teacher, student and autoencoder as one compiled network that ends in two coarse maps."""
 
-    def __init__(self, network: Network, *, scale: MapScale, spread: Enlargement) -> None:
+    def __init__(self, network: Network, *, scale: MapScale, enlargement: Enlargement) -> None:
         self._network = network
         self._scale = scale
-        self._spread = spread
+        self._enlargement = enlargement
         self._blas = ThreadpoolController()
-        self.image_size = (len(spread.rows), len(spread.columns))
+        self.image_size = (len(enlargement.rows), len(enlargement.columns))
         self.last_split: Mapping[str, float] = {}
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -91,7 +91,7 @@ class OpenvinoEfficientAd:
         scale = self._scale
         combined = scale.student * coarse[:, 0] + scale.autoencoder * coarse[:, 1]
         with self._blas.limit(**ALONE):
-            maps = self._spread(combined) + np.float32(scale.offset)
+            maps = self._enlargement(combined) + np.float32(scale.offset)
         found = [Prediction(float(image.max()), image) for image in maps]
         self.last_split = {"network": judged - started, "post-processing": time.perf_counter() - judged}
         return found

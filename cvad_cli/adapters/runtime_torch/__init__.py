@@ -84,8 +84,8 @@ class TorchPatchcore(_TorchDetector):
         self.network = network
         self.image_size = (image_size, image_size)
         with torch.inference_mode():
-            probe = network.eval().cpu()(torch.zeros(1, 3, image_size, image_size))[0]
-        self.grid = (int(probe.shape[-2]), int(probe.shape[-1]))
+            first_layer = network.eval().cpu()(torch.zeros(1, 3, image_size, image_size))[0]
+        self.grid = (int(first_layer.shape[-2]), int(first_layer.shape[-1]))
         embedding = PatchEmbedding(network, torch_dtype(precision))
         rows, enlarged = torch.as_tensor(bank).cpu(), smoothed(self.grid, self.image_size)
         scores = PatchcoreScores(embedding, rows, num_neighbors, enlarged)

@@ -105,8 +105,8 @@ class Runner:
         """The images as one tensor (b, h, w, 3), in page-locked memory where a GPU fetches it."""
         batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self._cuda)
         view = batch.numpy()
-        for place, image in enumerate(images):
-            view[place] = image
+        for index, image in enumerate(images):
+            view[index] = image
         return batch
 
 

@@ -66,7 +66,9 @@ class PatchcoreScores(nn.Module):
     rows: torch.Tensor
     columns: torch.Tensor
 
-    def __init__(self, embedding: PatchEmbedding, bank: torch.Tensor, num_neighbors: int, spread: Enlargement) -> None:
+    def __init__(
+        self, embedding: PatchEmbedding, bank: torch.Tensor, num_neighbors: int, enlargement: Enlargement
+    ) -> None:
         super().__init__()
         self.embedding = embedding
         self._neighbors = min(num_neighbors, len(bank))
@@ -77,8 +79,8 @@ class PatchcoreScores(nn.Module):
             "offset": offset,
             "products": -2.0 * centred.T,
             "squares": (centred * centred).sum(1),
-            "rows": torch.from_numpy(spread.rows.copy()),
-            "columns": torch.from_numpy(spread.columns.copy()),
+            "rows": torch.from_numpy(enlargement.rows.copy()),
+            "columns": torch.from_numpy(enlargement.columns.copy()),
         }.items():
             self.register_buffer(name, values.float().contiguous(), persistent=False)
 
@@ -87,12 +89,12 @@ class PatchcoreScores(nn.Module):
         patches = self.embedding(images)
         distances, nearest = self.nearest(patches.flatten(0, 1))
         distances, nearest = distances.view(len(patches), -1), nearest.view(len(patches), -1)
-        scores, strangest = distances.max(dim=1)
+        scores, highest = distances.max(dim=1)
         if self._neighbors > 1:
-            places = strangest[:, None, None].expand(-1, 1, patches.shape[-1])
-            odd = patches.gather(1, places)[:, 0]
-            support = self.support(nearest.gather(1, strangest[:, None])[:, 0])
-            scores = cast(torch.Tensor, reweighted(scores, odd, support))
+            indices = highest[:, None, None].expand(-1, 1, patches.shape[-1])
+            chosen = patches.gather(1, indices)[:, 0]
+            support = self.support(nearest.gather(1, highest[:, None])[:, 0])
+            scores = cast(torch.Tensor, reweighted(scores, chosen, support))
         coarse = distances.view(len(patches), self.rows.shape[1], self.columns.shape[1])
         return scores, self.rows @ coarse @ self.columns.T
 
@@ -147,11 +149,11 @@ class StudentTeacherMaps(_FromImages):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (b, h, w, 3) to mean squared distances (b, 2, r, c): student to teacher, student to autoencoder."""
         inside = self.normalised(images)
-        taught = (describe(self.teacher, inside).float() - self.teacher_mean) / self.teacher_std
-        said = describe(self.student, inside).float()
-        rebuilt = self.ae.decoder(self.ae.encoder(inside), inside.shape[-2:]).float()
-        to_teacher = taught - said[:, : self._channels]
-        to_rebuilt = rebuilt - said[:, self._channels :]
+        teacher_features = (describe(self.teacher, inside).float() - self.teacher_mean) / self.teacher_std
+        student_features = describe(self.student, inside).float()
+        autoencoder_features = self.ae.decoder(self.ae.encoder(inside), inside.shape[-2:]).float()
+        to_teacher = teacher_features - student_features[:, : self._channels]
+        to_rebuilt = autoencoder_features - student_features[:, self._channels :]
         return torch.stack([(to_teacher**2).mean(dim=1), (to_rebuilt**2).mean(dim=1)], dim=1)
 
 
@@ -162,12 +164,12 @@ class EfficientAdScores(nn.Module):
     rows: torch.Tensor
     columns: torch.Tensor
 
-    def __init__(self, maps: StudentTeacherMaps, scale: MapScale, spread: Enlargement) -> None:
+    def __init__(self, maps: StudentTeacherMaps, scale: MapScale, enlargement: Enlargement) -> None:
         super().__init__()
         self.maps = maps
         self._scale = scale
-        self.register_buffer("rows", torch.from_numpy(spread.rows.copy()), persistent=False)
-        self.register_buffer("columns", torch.from_numpy(spread.columns.copy()), persistent=False)
+        self.register_buffer("rows", torch.from_numpy(enlargement.rows.copy()), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(enlargement.columns.copy()), persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (b, h, w, 3) to scores (b,) and maps (b, h, w)."""

@@ -32,9 +32,9 @@ def describe(pdn: Any, inside: torch.Tensor) -> torch.Tensor:
     """
     convolutions = [module for name, module in pdn.named_children() if name.startswith("conv")]
     pools = {0: pdn.avgpool1, 1: pdn.avgpool2}
-    for place, convolution in enumerate(convolutions[:-1]):
+    for index, convolution in enumerate(convolutions[:-1]):
         inside = functional.relu(convolution(inside))
-        if place in pools:
-            inside = pools[place](inside)
+        if index in pools:
+            inside = pools[index](inside)
     answer: torch.Tensor = convolutions[-1](inside)
     return answer

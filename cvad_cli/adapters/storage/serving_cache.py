@@ -51,15 +51,15 @@ class ServingCache:
         self._fingerprint = fingerprint
         self._key = {"format": FORMAT, "bundle": fingerprint, **identity}
         name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
-        self._places = [root / name for root in (bundle / FOLDER, user_cache_folder() / fingerprint[:16])]
+        self._folders = [root / name for root in (bundle / FOLDER, user_cache_folder() / fingerprint[:16])]
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[CacheEntry]:
         """The entry, from where it is kept or built now; read what is needed before the block ends."""
-        for place in self._places:
-            facts = self._verified(place)
+        for folder in self._folders:
+            facts = self._verified(folder)
             if facts is not None:
-                yield CacheEntry(place, facts, kept=True)
+                yield CacheEntry(folder, facts, kept=True)
                 return
         with tempfile.TemporaryDirectory(prefix="cvad-", ignore_cleanup_errors=True) as temporary:
             made = Path(temporary)
@@ -67,13 +67,13 @@ class ServingCache:
             kept = self._keep(made, facts)
             yield CacheEntry(made if kept is None else kept, facts, kept=kept is not None)
 
-    def _verified(self, place: Path) -> Mapping[str, Any] | None:
+    def _verified(self, folder: Path) -> Mapping[str, Any] | None:
         """The facts of an entry that is whole and made from just this; else None."""
-        recover(place)
+        recover(folder)
         try:
-            entry = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))
+            entry = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))
             whole = entry["key"] == self._key and all(
-                Path(name).name == name and file_sha256(place / name) == digest
+                Path(name).name == name and file_sha256(folder / name) == digest
                 for name, digest in entry["files"].items()
             )
             return dict(entry["facts"]) if whole else None
@@ -83,26 +83,26 @@ class ServingCache:
     def _keep(self, made: Path, facts: Mapping[str, Any]) -> Path | None:
         """Copy what was built to the first place that takes it; None where none does."""
         files = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
-        for place in self._places:
-            if self._verified(place) is not None:  # another process was quicker, and may be reading
-                return place
+        for folder in self._folders:
+            if self._verified(folder) is not None:  # another process was quicker, and may be reading
+                return folder
             try:
-                with replacing_folder(place) as staged:
+                with replacing_folder(folder) as staged:
                     shutil.copytree(made, staged, dirs_exist_ok=True)
                     entry = {"key": self._key, "facts": facts, "files": files}
                     (staged / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
             except ResourceError:
-                if self._verified(place) is not None:  # another process put it there in the same moment
-                    return place
+                if self._verified(folder) is not None:  # another process put it there in the same moment
+                    return folder
                 continue  # read-only, or full: the next one may do
-            self._remove_stale(place)
-            return place
+            self._remove_stale(folder)
+            return folder
         return None
 
-    def _remove_stale(self, place: Path) -> None:
+    def _remove_stale(self, folder: Path) -> None:
         """Entries of a bundle that lay here before, and of other versions of the engine on this processor."""
-        for other in place.parent.iterdir():
-            if other == place or not (other / ENTRY_FILE).is_file():
+        for other in folder.parent.iterdir():
+            if other == folder or not (other / ENTRY_FILE).is_file():
                 continue
             key = self._key_of(other)
             same_use = all(key.get(name) == self._key.get(name) for name in ("processor", "precision"))
@@ -110,9 +110,9 @@ class ServingCache:
                 shutil.rmtree(other, ignore_errors=True)
 
     @staticmethod
-    def _key_of(place: Path) -> Mapping[str, Any]:
+    def _key_of(folder: Path) -> Mapping[str, Any]:
         try:
-            key = json.loads((place / ENTRY_FILE).read_text(encoding="utf-8"))["key"]
+            key = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))["key"]
             return dict(key)
         except (OSError, ValueError, KeyError, TypeError):
             return {}

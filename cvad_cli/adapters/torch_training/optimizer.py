@@ -23,12 +23,12 @@ def annealed_schedule(steps: int) -> Callable[[Any], Any]:
     The function returned takes the module; student and autoencoder learn.
     """
 
-    def schedule(module: Any) -> dict[str, Any]:
+    def learning_rate_schedule(module: Any) -> dict[str, Any]:
         optimiser = Muon(module.learning(), kernel_rate=STUDENT_RATE, bias_rate=BIAS_RATE)
         rates = LambdaLR(optimiser, lambda step: learning_share(min(step, steps - 1), steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
-    return schedule
+    return learning_rate_schedule
 
 
 @final

@@ -19,8 +19,8 @@ from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import patchcore_network
 from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.assembly.serving.open_bundle import open_detector
-from cvad_cli.assembly.training.agreement_probes import ROLE as SAMPLES
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples, read_agreement_samples, with_spoilt
+from cvad_cli.assembly.training.agreement_samples import ROLE as SAMPLES
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples, read_agreement_samples, with_spoilt
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import OutputConfig, RunConfig
 from cvad_cli.errors import DataError

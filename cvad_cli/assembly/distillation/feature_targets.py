@@ -62,18 +62,19 @@ def load_sources(sources: Sequence[SourceBackbone], weights: Sequence[str], *, s
     """
     if not sources:
         raise ConfigError("--backbone: name at least one backbone to distil")
-    places: list[str | None] = [*weights] if weights else [None] * len(sources)
+    chosen_weights: list[str | None] = [*weights] if weights else [None] * len(sources)
     if list(weights) == [RANDOM_WEIGHTS]:
-        places = [RANDOM_WEIGHTS] * len(sources)
-    if len(places) != len(sources):
+        chosen_weights = [RANDOM_WEIGHTS] * len(sources)
+    if len(chosen_weights) != len(sources):
         raise ConfigError(
-            f"--weights: {len(places)} given for {len(sources)} backbones; give one for each, in their order, or none"
+            f"--weights: {len(chosen_weights)} given for {len(sources)} backbones; give one for each, in "
+            "their order, or none"
         )
     loaded = []
-    for source, place in zip(sources, places, strict=True):
+    for source, own_weights in zip(sources, chosen_weights, strict=True):
         feature_indices(BackboneSpec(source.name, ()))  # an unknown name ends here, with its remedy
         layers = source.layers or layers_with_strides(source.name, USUAL_STRIDES)
-        loaded.append(load_backbone(source.name, layers, place, seed=seed))
+        loaded.append(load_backbone(source.name, layers, own_weights, seed=seed))
     return tuple(loaded)
 
 

@@ -111,11 +111,11 @@ class ImageSource:
 
     def batch(self, stream: Stream, step: int, count: int) -> np.ndarray:
         """uint8 RGB (count, s, s, 3) with s = `IMAGE_SIDE`. Raises DataError where hardly an image can be read."""
-        return np.stack([self.image(stream, step, place) for place in range(count)])
+        return np.stack([self.image(stream, step, index) for index in range(count)])
 
-    def image(self, stream: Stream, step: int, place: int) -> np.ndarray:
+    def image(self, stream: Stream, step: int, index: int) -> np.ndarray:
         """One image of a batch: uint8 RGB (s, s, 3)."""
-        rng = np.random.default_rng([self._seed, _STREAM_NUMBERS[stream], step, place])
+        rng = np.random.default_rng([self._seed, _STREAM_NUMBERS[stream], step, index])
         if rng.random() < self._generated_share:
             return dead_leaves(IMAGE_SIDE, rng=rng)
         paths = self._real.held_out if stream == "held_out" else self._real.training

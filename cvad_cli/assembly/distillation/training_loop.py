@@ -48,7 +48,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointPlace:
+class CheckpointLocation:
     """Where a run's state is kept, how often it is written, and what it must agree with."""
 
     path: Path
@@ -72,20 +72,20 @@ def distil(
     plan: TrainingPlan,
     source: ImageSource,
     features: GridFeatures,
-    place: CheckpointPlace,
+    location: CheckpointLocation,
     reporter: Reporter,
 ) -> Distilled:
     """Train a teacher to the end of the plan, from the checkpoint where there is one.
 
     Raises ConfigError where the checkpoint belongs to other settings, ModelError where the loss is no number.
     """
-    saved = read_checkpoint(place.path, place.settings)
+    saved = read_checkpoint(location.path, location.settings)
     affine = _saved_targets(saved) if saved else _estimate(plan, source, features, reporter)
     run = _Run(plan, features, affine)
     if saved is not None:
-        _require_same_course(saved, plan.steps, place.path)
+        _require_same_schedule(saved, plan.steps, location.path)
         run.restore(saved)
-        reporter.note(f"going on from step {saved.step} of {plan.steps}: {place.path.name}")
+        reporter.note(f"going on from step {saved.step} of {plan.steps}: {location.path.name}")
     held_out = run.held_out_images(source)
     steps = range(run.step, plan.steps)
     images = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
@@ -93,10 +93,10 @@ def distil(
         for batch in images:
             run.learn(batch)
             advance(1)
-            if run.step % place.every == 0 or run.step == plan.steps:
+            if run.step % location.every == 0 or run.step == plan.steps:
                 loss = run.measure(held_out)
                 reporter.note(f"step {run.step} of {plan.steps}: held-out loss {loss:.4f}")
-                write_checkpoint(place.path, run.state(), place.settings)
+                write_checkpoint(location.path, run.state(), location.settings)
     return Distilled(run.network, len(affine.bias), tuple(run.curve), saved.step if saved else 0)
 
 
@@ -112,7 +112,7 @@ def _estimate(plan: TrainingPlan, source: ImageSource, features: GridFeatures, r
         )
 
 
-def _require_same_course(saved: Checkpoint, steps: int, path: Path) -> None:
+def _require_same_schedule(saved: Checkpoint, steps: int, path: Path) -> None:
     """Another number of steps is welcome as long as the rate has not begun to fall towards the former one."""
     former = int(saved.notes["steps"])
     if steps != former and saved.step > fall_begins(min(former, steps)):

@@ -49,7 +49,7 @@ def run_job(
         yield from executor.map(job, items, shard=shard_size(settings))
 
 
-def is_spread(settings: RunConfig) -> bool:
+def is_distributed(settings: RunConfig) -> bool:
     """Whether work is done elsewhere than in the command's own process."""
     return settings.executor.kind == "ray" or (settings.executor.workers or 1) > 1
 
@@ -65,7 +65,7 @@ def keeping_threads(task: Callable[Given, Made]) -> Callable[Given, Made]:
     @wraps(task)
     def kept(*arguments: Given.args, **named: Given.kwargs) -> Made:
         (settings,) = (given for given in (*arguments, *named.values()) if isinstance(given, RunConfig))
-        with limited_threads(None if is_spread(settings) else settings.executor.threads):
+        with limited_threads(None if is_distributed(settings) else settings.executor.threads):
             return task(*arguments, **named)
 
     return kept

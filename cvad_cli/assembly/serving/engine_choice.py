@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples
 from cvad_cli.config.schema import RuntimeConfig
 from cvad_cli.core.agreement import Agreement
 from cvad_cli.errors import ConfigError, ModelError
@@ -96,10 +96,10 @@ class EngineChoice:
 
     def serving(self, plan: Plan) -> Serving:
         """What is told of it."""
-        return Serving(plan.engine, plan.device, self.precision, agreement=self.proof, note=self.note)
+        return Serving(plan.engine, plan.device, self.precision, agreement=self.agreement_facts, note=self.note)
 
     @property
-    def proof(self) -> dict[str, Any] | None:
+    def agreement_facts(self) -> dict[str, Any] | None:
         """The agreement, JSON-ready."""
         return None if self.agreement is None else asdict(self.agreement)
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from cvad_cli.assembly.data.images import open_dataset, read_image
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples, drawn
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples, drawn
 from cvad_cli.config.schema import DataConfig
 from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction

@@ -13,7 +13,7 @@ from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Serving, plan_serving, serve_with_torch, torch_alone
-from cvad_cli.assembly.training.agreement_probes import read_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import read_agreement_samples
 from cvad_cli.config.load import to_plain
 from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import BundleError

@@ -25,7 +25,7 @@ from cvad_cli.adapters.storage.tensor_files import read_arrays
 from cvad_cli.assembly.serving.bundle_networks import efficient_ad_model, patchcore_network
 from cvad_cli.assembly.serving.engine_choice import Candidate, EngineChoice, Plan, Serving, choose_engine
 from cvad_cli.assembly.serving.int8_images import Int8Images
-from cvad_cli.assembly.training.agreement_probes import AgreementSamples
+from cvad_cli.assembly.training.agreement_samples import AgreementSamples
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.maps import MapScale, interpolated, smoothed
 from cvad_cli.core.quantization import QuantizationCorrection
@@ -79,7 +79,12 @@ def serve_with_openvino(
         candidate = choice.candidate
         candidate.save(folder)
         made.append(candidate.detector)
-        return {"precision": choice.precision, "agreement": choice.proof, "note": choice.note, **candidate.facts}
+        return {
+            "precision": choice.precision,
+            "agreement": choice.agreement_facts,
+            "note": choice.note,
+            **candidate.facts,
+        }
 
     cache = ServingCache(bundle.folder, bundle.fingerprint, _identity(plan))
     with cache.opened(build) as entry:
@@ -154,8 +159,8 @@ class _Patchcore:
 
     def assembled(self, network: CompiledNetwork, search: Any, correction: QuantizationCorrection) -> Detector:
         rows, columns = (int(cells) for cells in self.bundle.manifest["model"]["grid"])
-        spread = smoothed((rows, columns), (self.side, self.side))
-        return OpenvinoPatchcore(network, search, grid=(rows, columns), spread=spread, correction=correction)
+        enlargement = smoothed((rows, columns), (self.side, self.side))
+        return OpenvinoPatchcore(network, search, grid=(rows, columns), enlargement=enlargement, correction=correction)
 
 
 @final
@@ -210,8 +215,8 @@ class _EfficientAd:
         return CompiledNetwork(folder / NETWORK_FILE, precision, max_at_once=self.max_at_once)
 
     def assembled(self, network: CompiledNetwork, maps: Mapping[str, Any]) -> Detector:
-        spread = interpolated((maps["grid"][0], maps["grid"][1]), (self.side, self.side), maps["border"])
-        return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), spread=spread)
+        enlargement = interpolated((maps["grid"][0], maps["grid"][1]), (self.side, self.side), maps["border"])
+        return OpenvinoEfficientAd(network, scale=MapScale(**maps["scale"]), enlargement=enlargement)
 
 
 @final

@@ -165,15 +165,15 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
     from cvad_cli.adapters.anomalib_models.seeding import seeded
 
     learning, held_out = _split(images, seed=run.settings.seed)
-    course = _course(run, learning, held_out, label)
-    done = steps_done(course)
+    training_schedule = _training_schedule(run, learning, held_out, label)
+    done = steps_done(training_schedule)
     # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
     with seeded(run.settings.seed + done, run.device):
-        return _train(run, course, (learning, held_out), done)
+        return _train(run, training_schedule, (learning, held_out), done)
 
 
 def _train(
-    run: _Run, course: TrainingSchedule, parts: tuple[np.ndarray, np.ndarray], done: int
+    run: _Run, training_schedule: TrainingSchedule, parts: tuple[np.ndarray, np.ndarray], done: int
 ) -> tuple[Any, dict[str, Any]]:
     """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning
@@ -187,22 +187,24 @@ def _train(
     if not done:  # a checkpoint holds it
         _measure_teacher(run, model, learning)
     else:
-        run.reporter.note(f"going on from step {done} of {course.steps}: {course.checkpoint.name}")
-    schedule = (
-        annealed_schedule(course.steps)
+        run.reporter.note(
+            f"going on from step {done} of {training_schedule.steps}: {training_schedule.checkpoint.name}"
+        )
+    learning_rate_schedule = (
+        annealed_schedule(training_schedule.steps)
         if settings.trainer.preset == "quick"
         else efficient_ad_training.as_published(
-            course.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
+            training_schedule.steps, rate=run.options.lr, weight_decay=run.options.weight_decay
         )
     )
-    penalty = _penalty_images(run, range(done, course.steps))
-    module = efficient_ad.LocalEfficientAd.around(model, penalty, schedule)
+    penalty = _penalty_images(run, range(done, training_schedule.steps))
+    module = efficient_ad.LocalEfficientAd.around(model, penalty, learning_rate_schedule)
     options = lightning.where_and_how(
         dataclasses.replace(settings.trainer, precision=_precision(settings.trainer.precision, run.device)), run.device
     )
-    with run.reporter.stage("Training efficient_ad", course.steps - done) as advance, closing(penalty):
+    with run.reporter.stage("Training efficient_ad", training_schedule.steps - done) as advance, closing(penalty):
         steps = efficient_ad_training.train_steps(
-            module, course, options, (_subset(run, learning), _subset(run, held_out)), advance, first=done
+            module, training_schedule, options, (_subset(run, learning), _subset(run, held_out)), advance, first=done
         )
     model = model.to(run.device).eval()
     _take_quantiles(run, model, held_out)
@@ -237,7 +239,7 @@ def _unseen(final: np.ndarray, images: int, *, seed: int) -> np.ndarray:
     return held_out if len(held_out) else _split(final, seed=seed)[1]
 
 
-def _course(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> TrainingSchedule:
+def _training_schedule(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> TrainingSchedule:
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import TrainingSchedule
 
     trainer, preset = run.settings.trainer, PRESETS[run.settings.trainer.preset]

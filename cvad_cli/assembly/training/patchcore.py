@@ -19,7 +19,7 @@ from cvad_cli.adapters.runtime_torch import TorchPatchcore, on_device, to_tensor
 from cvad_cli.adapters.storage.tensor_files import write_tensors
 from cvad_cli.assembly.data.images import ImageStream
 from cvad_cli.assembly.run_folders import bundle_folder
-from cvad_cli.assembly.training.agreement_probes import Judge
+from cvad_cli.assembly.training.agreement_samples import Judge
 from cvad_cli.assembly.training.calibration import CalibrationPlan, plan_calibration
 from cvad_cli.assembly.training.fitted_model import FittedModel
 from cvad_cli.assembly.training.pdn_teachers import PDN_BACKBONES, patchcore_backbone
@@ -256,10 +256,10 @@ class HeldOutJudge:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Image scores and map peaks, (k,) each, of the images with these indices."""
         scores, peaks = np.empty(len(images)), np.empty(len(images))
-        for place, image in enumerate(images):
+        for index, image in enumerate(images):
             found = self._memory.score(on_device(np.asarray(features.values[image]), self._device))
-            scores[place] = found.image_score
-            peaks[place] = anomaly_map(found.distances, features.grid, self._image_size).max()
+            scores[index] = found.image_score
+            peaks[index] = anomaly_map(found.distances, features.grid, self._image_size).max()
             advance(1)
         return scores, peaks
 

@@ -89,8 +89,8 @@ class Space:
         """For each point, a bound on its squared distance to the nearest dual, and which one that is."""
         squared = self._ladder[0].squared(points, duals)
         which = self.xp.argmin(squared, axis=1)
-        least = self.xp.take_along_axis(squared, which[:, None], axis=1)[:, 0]
-        return _on_host(least) + self.error, _on_host(which)
+        smallest = self.xp.take_along_axis(squared, which[:, None], axis=1)[:, 0]
+        return _on_host(smallest) + self.error, _on_host(which)
 
     def apart(self, features: Float[Array, "m d"], centres: Float[Array, "m d"]) -> Float[np.ndarray, " m"]:
         """Squared distance of each row to its own centre, by differences."""
@@ -172,7 +172,7 @@ def require_features(name: str, features: Float[Array, "n d"], chunk: int) -> No
     for start in range(0, features.shape[0], chunk):
         finite = xp.isfinite(features[start : start + chunk])
         if not xp.all(finite):
-            row, column = (int(place[0]) for place in np.nonzero(~_on_host(finite)))
+            row, column = (int(indices[0]) for indices in np.nonzero(~_on_host(finite)))
             value = float(features[start + row, column])
             raise ValueError(f"{name}: expected finite numbers, got {value} in row {start + row}, column {column}")
 

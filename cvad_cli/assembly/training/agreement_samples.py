@@ -51,9 +51,9 @@ class AgreementSamples:
     """float32 (n,)."""
     peaks: np.ndarray
     """float32 (n,): the maps' largest values."""
-    spread: float
+    good_std: float
     """Standard deviation of the held-out good image scores."""
-    peak_spread: float
+    peak_std: float
     """The same of the map peaks."""
     keys: tuple[str, ...]
     """The good images' names in the data set."""
@@ -65,8 +65,8 @@ class AgreementSamples:
         found = [prediction for batch in batched(self.images, 4) for prediction in judge(batch)]
         scores, peaks = scores_and_peaks(found)
         both = (
-            agreement(self.scores, scores, self.good, spread=self.spread),
-            agreement(self.peaks, peaks, self.good, spread=self.peak_spread),
+            agreement(self.scores, scores, self.good, good_std=self.good_std),
+            agreement(self.peaks, peaks, self.good, good_std=self.peak_std),
         )
         return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
 
@@ -89,7 +89,7 @@ class AgreementSamples:
     def save(self, path: Path) -> None:
         """Write as safetensors."""
         tensors = {"images": self.images, "good": self.good, "scores": self.scores, "peaks": self.peaks}
-        header = {"spread": self.spread, "peak_spread": self.peak_spread, "keys": self.keys, "unseen": self.unseen}
+        header = {"spread": self.good_std, "peak_spread": self.peak_std, "keys": self.keys, "unseen": self.unseen}
         write_tensors(path, tensors, {ROLE: json.dumps(header)})
 
     @property
@@ -121,8 +121,8 @@ def make_agreement_samples(
         good=unspoilt,
         scores=own_scores.astype(np.float32),
         peaks=own_peaks.astype(np.float32),
-        spread=_spread(scores),
-        peak_spread=_spread(peaks),
+        good_std=_standard_deviation(scores),
+        peak_std=_standard_deviation(peaks),
         keys=tuple(each.record.key for each in chosen),
         unseen=fitted.unseen,
     )
@@ -171,8 +171,8 @@ def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
         tensors = read_arrays(path)
         return AgreementSamples(
             **{name: tensors[name] for name in ("images", "good", "scores", "peaks")},
-            spread=float(header["spread"]),
-            peak_spread=float(header["peak_spread"]),
+            good_std=float(header["spread"]),
+            peak_std=float(header["peak_spread"]),
             keys=tuple(header["keys"]),
             unseen=tuple(header.get("unseen", ())),  # an earlier cvad did not write it
         )
@@ -182,6 +182,6 @@ def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
         ) from error
 
 
-def _spread(scores: np.ndarray) -> float:
+def _standard_deviation(scores: np.ndarray) -> float:
     """Never 0, also where all good images score alike."""
     return float(max(np.std(scores, dtype=np.float64), 1e-6 * np.abs(scores).max(), 1e-12))
