@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store_contract import DIMENSION, METADATA, point, points
+from defect_points import DIMENSION, METADATA, point, points
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.assembly.defect_types.open_store import open_store

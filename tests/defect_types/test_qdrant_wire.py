@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from defect_points import DIMENSION, METADATA, point, points
 from grpc import StatusCode
 from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import LoopbackQdrant, loopback_qdrant
-from test_store_contract import DIMENSION, METADATA, point, points
 
 from cvad_cli.adapters.qdrant.retries import RetryingClient
 from cvad_cli.adapters.qdrant.server import CollectionOptions, ServerStore, connect

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from defect_points import DIMENSION, METADATA, point, points
 from loopback_grpc import grpc_store, loopback_grpc
 from loopback_qdrant import loopback_qdrant
 
@@ -26,8 +27,6 @@ from cvad_cli.errors import StoreError
 from cvad_cli.ports import DefectStore
 from cvad_cli.records import DefectPoint, IndexInfo
 
-DIMENSION = 8
-METADATA = {"bundle": "3f1c", "descriptor": {"version": 2, "mean": [0.5, -1.25]}, "note": "größer \u2028 «x»"}
 ODD_LABELS = [
     'crack "deep"',
     "slash/back\\slash",
@@ -86,16 +85,6 @@ def filled(store: DefectStore) -> DefectStore:
     store.create(DIMENSION, METADATA)
     assert store.upsert(points(20)) == 20
     return store
-
-
-def point(number: int, **payload: object) -> DefectPoint:
-    vector = np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
-    standard = {"defect_type": ("cut", "hole", "thread")[number % 3], "category": "grid", "source": f"{number}.png"}
-    return DefectPoint(str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))), vector, {**standard, **payload})
-
-
-def points(count: int) -> list[DefectPoint]:
-    return [point(number) for number in range(count)]
 
 
 def assert_same(store: DefectStore, expected: list[DefectPoint]) -> None:

@@ -296,6 +296,9 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path: Path) -> None:
         read_checkpoint(path, {})
     write_checkpoint(path, Checkpoint(4, {"a": torch.arange(3.0)}, {"curve": [[1, 0.5]]}), {"seed": 1})
     found = read_checkpoint(path, {"seed": 1})
+    former = tmp_path / "former.safetensors"
+    write_checkpoint(former, Checkpoint(4, {"a": torch.arange(3.0)}, {}), {"real_pictures": "f00d"})
+    assert read_checkpoint(former, {"real_images": "f00d"}) is not None, "a setting's name of an earlier release"
     assert found is not None
     assert (found.step, found.tensors["a"].tolist(), found.notes["curve"]) == (4, [0.0, 1.0, 2.0], [[1, 0.5]])
 

@@ -140,7 +140,7 @@ def _rewrite(folder: Path, manifest: dict, without: str = "") -> None:
 def test_a_bundle_of_an_earlier_cvad_is_served_exactly_and_says_so(served: RunConfig, tmp_path: Path) -> None:
     copy = tmp_path / "small" / "bundle"
     shutil.copytree(bundle_folder(served), copy, ignore=shutil.ignore_patterns("cache"))
-    _rewrite(copy, dict(read_bundle(copy).manifest), without="probes")
+    _rewrite(copy, dict(read_bundle(copy).manifest), without="agreement_samples")
     settings = replace(served, output=replace(served.output, root=str(tmp_path)))
     serving = opened(settings, "auto").serving
     assert (serving.precision, serving.agreement) == ("f32", None)
@@ -158,8 +158,8 @@ def test_probes_that_are_none_are_a_damaged_bundle(served: RunConfig, tmp_path: 
     copy = tmp_path / "bundle"
     shutil.copytree(bundle_folder(served), copy, ignore=shutil.ignore_patterns("cache"))
     bundle = read_bundle(copy)
-    safetensors.numpy.save_file({"images": np.zeros(1, np.uint8)}, bundle.file("probes"))
-    with pytest.raises(BundleError, match="holds no probes that this cvad can read"):
+    safetensors.numpy.save_file({"images": np.zeros(1, np.uint8)}, bundle.file("agreement_samples"))
+    with pytest.raises(BundleError, match="holds no agreement samples that this cvad can read"):
         read_agreement_samples(bundle)
 
 

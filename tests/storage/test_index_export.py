@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store_contract import DIMENSION, METADATA, point, points
+from defect_points import DIMENSION, METADATA, point, points
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
 from cvad_cli.adapters.storage.index_export import export_index, import_index

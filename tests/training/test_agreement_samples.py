@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cvad_cli.adapters.storage.bundles import read_bundle
+from cvad_cli.adapters.storage.bundles import read_bundle, write_bundle
+from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, write_tensors
 from cvad_cli.assembly.data.images import open_dataset, read_image
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.serving.engine_choice import as_reference
 from cvad_cli.assembly.serving.open_bundle import open_detector
-from cvad_cli.assembly.training.agreement_samples import AgreementSamples, drawn, read_agreement_samples
+from cvad_cli.assembly.training.agreement_samples import ROLE, AgreementSamples, drawn, read_agreement_samples
 from cvad_cli.assembly.training.calibration import plan_calibration
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
@@ -22,7 +25,7 @@ from cvad_cli.records import GOOD, ImageRecord
 SPLIT = ("calibration.method=split_conformal", "calibration.fraction=0.5")
 
 
-def probes_of(settings: RunConfig) -> AgreementSamples:
+def samples_of(settings: RunConfig) -> AgreementSamples:
     found = read_agreement_samples(read_bundle(bundle_folder(settings)))
     assert found is not None
     return found
@@ -48,7 +51,7 @@ def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -
     records = open_dataset(split.data).train
     fitted = {records[index].key for index in plan_calibration(split.calibration, len(records), seed=split.seed).final}
     by_key = {record.key: record for record in records}
-    samples = probes_of(split)
+    samples = samples_of(split)
     held_out = [key for key in samples.keys if key not in fitted]
     assert sorted(held_out) == sorted(by_key.keys() - fitted), "each of them, before any other image"
     assert samples.keys[: len(held_out)] == tuple(held_out)
@@ -57,7 +60,7 @@ def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -
 
 
 def test_where_the_bank_holds_every_good_image_no_probe_is_one_of_them(cross: RunConfig) -> None:
-    samples, reference = probes_of(cross), replace(cross, runtime=as_reference(cross.runtime))
+    samples, reference = samples_of(cross), replace(cross, runtime=as_reference(cross.runtime))
     images = [read_image(record.path, cross.data) for record in open_dataset(cross.data).train]
     known = {image.tobytes() for image in images}
     assert not [image for image in samples.images if image.tobytes() in known]
@@ -66,6 +69,37 @@ def test_where_the_bank_holds_every_good_image_no_probe_is_one_of_them(cross: Ru
     assert samples.scores[samples.good].mean() > of_the_bank + 0.2 * samples.good_std, (
         "the bank does not know them by heart"
     )
+
+
+def test_a_bundle_with_the_names_of_earlier_releases_opens(cross: RunConfig, tmp_path: Path) -> None:
+    former = tmp_path / cross.name / "bundle"
+    shutil.copytree(bundle_folder(cross), former, ignore=shutil.ignore_patterns("cache"))
+    rename_as_before(former)
+    settings = replace(cross, output=replace(cross.output, root=str(tmp_path)))
+    found, now = samples_of(settings), samples_of(cross)
+    assert {path.name.split("-")[0] for path in former.glob("*.safetensors")} >= {"probes", "memory_bank"}
+    assert (found.good_std, found.peak_std, found.keys, found.unseen) == (
+        now.good_std,
+        now.peak_std,
+        now.keys,
+        now.unseen,
+    )
+    for name in ("images", "good", "scores", "peaks"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(now, name))
+    serving = open_detector(settings, "cpu").serving
+    assert serving.agreement is None or serving.agreement["samples"] == len(now.scores)
+
+
+def rename_as_before(folder: Path) -> None:
+    """Rewrite a bundle's agreement samples under the names that they had in earlier releases."""
+    bundle = read_bundle(folder)
+    arrays, header = read_arrays(bundle.file(ROLE)), read_header(bundle.file(ROLE))
+    arrays["pictures"] = arrays.pop("images")
+    writers = {role: (".safetensors", partial(shutil.copyfile, bundle.file(role))) for role in bundle.roles}
+    del writers[ROLE]
+    writers["probes"] = (".safetensors", lambda path: write_tensors(path, arrays, {"probes": header[ROLE]}))
+    made_by_cvad = ("schema_version", "cvad_version", "created", "versions", "files", "fingerprint")
+    write_bundle(folder, {key: value for key, value in bundle.manifest.items() if key not in made_by_cvad}, writers)
 
 
 NAMES = [f"train/good/{number:03d}.png" for number in range(60)]

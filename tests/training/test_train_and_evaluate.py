@@ -31,7 +31,7 @@ def test_a_bundle_holds_data_and_no_code(trained: Path) -> None:
     bundle = read_bundle(bundle_of(trained))
     names = sorted(path.suffix for path in bundle.folder.iterdir() if path.is_file())
     assert names == [".json", *[".safetensors"] * 4]
-    assert sorted(bundle.manifest["files"]) == ["backbone", "describer", "memory_bank", "probes"]
+    assert sorted(bundle.manifest["files"]) == ["agreement_samples", "backbone", "describer", "memory_bank"]
     bank = load_file(bundle.file("memory_bank"))["features"]
     assert list(bank.shape) == bundle.manifest["training"]["memory_bank"]
     assert len(bank) == int(12 * 16 * 16 * 0.05)

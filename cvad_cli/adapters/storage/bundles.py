@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cvad_cli import __version__
+from cvad_cli.config.old_names import OLD_FILE_ROLES
 from cvad_cli.errors import BundleError, ResourceError
 from cvad_cli.files import LockedError, recover, replacing, scratch_folder, sync_file, sync_folder, taking_turns
 from cvad_cli.files.digests import file_sha256
@@ -40,12 +41,21 @@ class Bundle:
         """Hash over the data files and what is done with them: equal for equal detectors."""
         return str(self.manifest["fingerprint"])
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the data files, such as 'memory_bank', by their present names."""
+        return tuple(self._files)
+
     def file(self, role: str) -> Path:
-        """Path of the data file in the part `role`, such as 'memory_bank'."""
-        files = self.manifest["files"]
+        """Path of the data file with this role. Raises BundleError where there is none."""
+        files = self._files
         if role not in files:
             raise BundleError(f"{self.folder / MANIFEST_NAME}: names no {role!r} file; it holds {', '.join(files)}")
         return self.folder / str(files[role]["name"])
+
+    @property
+    def _files(self) -> dict[str, Any]:
+        return {OLD_FILE_ROLES.get(role, role): entry for role, entry in self.manifest["files"].items()}
 
 
 def write_bundle(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvad_cli.adapters.storage.tensor_files import write_tensors
+from cvad_cli.config.old_names import OLD_CHECKPOINT_SETTINGS
 from cvad_cli.errors import ModelError, require_same_settings
 from cvad_cli.files import replacing
 
@@ -53,8 +54,8 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint | Non
                 {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
                 header["notes"],
             )
-            former = header["settings"]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            former = {OLD_CHECKPOINT_SETTINGS.get(name, name): value for name, value in header["settings"].items()}
+    except (SafetensorError, OSError, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ModelError(
             f"{path}: is no checkpoint of cvad ({error}); remove it, or begin anew with --restart"
         ) from error

@@ -23,7 +23,7 @@ from cvad_cli.files.digests import file_sha256
 from cvad_cli.files.user_folders import user_cache_folder
 
 ENTRY_FILE: Final = "entry.json"
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Raised when what is kept, or how the engines are built from it, changes."""
 
 FOLDER: Final = "cache"

@@ -78,7 +78,7 @@ def _write(bundle: Bundle, settings: RunConfig, bank: FileWriter | None, samples
         "settings": to_plain(settings),
     }
     writers: dict[str, tuple[str, FileWriter]] = {
-        role: (bundle.file(role).suffix, partial(shutil.copyfile, bundle.file(role))) for role in manifest["files"]
+        role: (bundle.file(role).suffix, partial(shutil.copyfile, bundle.file(role))) for role in bundle.roles
     }
     if bank is not None:
         writers[BANK] = (".safetensors", bank)

@@ -140,7 +140,7 @@ class _Patchcore:
     def reopen(self, entry: CacheEntry) -> Detector:
         from cvad_cli.adapters.neighbours import BankSearch
 
-        stored = entry.facts["rounding"]
+        stored = entry.facts["correction"]
         correction = QuantizationCorrection(np.array(stored["bias"], np.float32), stored["floor"])
         search = BankSearch.load(entry.folder, self.bank, entry.facts["search"])
         return self.assembled(self.network(entry.folder, entry.facts["precision"]), search, correction)
@@ -181,7 +181,7 @@ class _ConvertedPatchcore:
             self.model.assembled(network, self.search, correction),
             {
                 "search": asdict(self.search.facts),
-                "rounding": {"bias": correction.bias.tolist(), "floor": correction.floor},
+                "correction": {"bias": correction.bias.tolist(), "floor": correction.floor},
             },
             self.search.save,
         )

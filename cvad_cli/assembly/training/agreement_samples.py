@@ -23,14 +23,15 @@ from cvad_cli.adapters.storage.tensor_files import read_arrays, read_header, wri
 from cvad_cli.assembly.data.images import read_image, read_part
 from cvad_cli.assembly.training.calibration import scores_and_peaks
 from cvad_cli.assembly.training.fitted_model import FittedModel
+from cvad_cli.config.old_names import OLD_FILE_ROLES, OLD_TENSOR_NAMES
 from cvad_cli.config.schema import DataConfig, RunConfig
 from cvad_cli.core.agreement import Agreement, agreement, cropped, spoilt
 from cvad_cli.errors import BundleError
 from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord, Prediction
 
-ROLE: Final = "probes"
-"""The bundle's file that holds them."""
+ROLE: Final = "agreement_samples"
+"""The role of the bundle's file that holds them."""
 
 GOOD_SAMPLES: Final = 10
 MAX_BYTES: Final = 16 << 20
@@ -162,13 +163,13 @@ def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tupl
 
 
 def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
-    """The probes of a bundle; None in one of an earlier cvad. Raises BundleError where they cannot be read."""
-    if ROLE not in bundle.manifest["files"]:
+    """The agreement samples of a bundle; None where it holds none. Raises BundleError where they cannot be read."""
+    if ROLE not in bundle.roles:
         return None
     path = bundle.file(ROLE)
     try:
-        header = json.loads(read_header(path)[ROLE])
-        tensors = read_arrays(path)
+        header = json.loads({OLD_FILE_ROLES.get(name, name): text for name, text in read_header(path).items()}[ROLE])
+        tensors = {OLD_TENSOR_NAMES.get(name, name): each for name, each in read_arrays(path).items()}
         return AgreementSamples(
             **{name: tensors[name] for name in ("images", "good", "scores", "peaks")},
             good_std=float(header["spread"]),
@@ -178,7 +179,7 @@ def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BundleError(
-            f"{path}: holds no probes that this cvad can read ({error}); run `cvad train` again"
+            f"{path}: holds no agreement samples that this cvad can read ({error}); run `cvad train` again"
         ) from error
 
 
