@@ -157,37 +157,37 @@ def _abnormal_images(root: Path, folder: str) -> Iterator[_Found]:
 
 def _labelled(root: Path, rows: Mapping[str, dict[str, str]], known: Mapping[str, _Found]) -> Iterator[_Found]:
     """The images that the rows of the label file name, as the rows say."""
-    places: dict[str, str] = {}
-    for place, row in rows.items():
-        key = _listed_file(root, row["path"], place)
-        if key in places:
-            raise DataError(f"{place}: {key} is listed again, first in {places[key]}; remove one of the two rows")
-        places[key] = place
-        yield _from_row(root, key, row, known.get(key), place)
+    locations: dict[str, str] = {}
+    for location, row in rows.items():
+        key = _listed_file(root, row["path"], location)
+        if key in locations:
+            raise DataError(f"{location}: {key} is listed again, first in {locations[key]}; remove one of the two rows")
+        locations[key] = location
+        yield _from_row(root, key, row, known.get(key), location)
 
 
-def _from_row(root: Path, key: str, row: Mapping[str, str], known: _Found | None, place: str) -> _Found:
+def _from_row(root: Path, key: str, row: Mapping[str, str], known: _Found | None, location: str) -> _Found:
     kind = _kind(row["label"])
     split = row["split"].lower()
     if not kind:
-        raise DataError(f"{place}: the label is empty; write {GOOD!r} or the name of the defect type")
+        raise DataError(f"{location}: the label is empty; write {GOOD!r} or the name of the defect type")
     if split not in {"", "train", "test"}:
-        raise DataError(f"{place}: split is {row['split']!r}; write train or test, or leave it empty")
+        raise DataError(f"{location}: split is {row['split']!r}; write train or test, or leave it empty")
     if kind != GOOD and split == "train":
-        raise DataError(f"{place}: {key} is {kind!r} in split train; training takes {GOOD!r} images only")
+        raise DataError(f"{location}: {key} is {kind!r} in split train; training takes {GOOD!r} images only")
     if not split:
         split = "test" if kind != GOOD else known.split if known else "train"
     name = PurePosixPath(key).stem
     names = (*(known.mask_names if known else ()), _stem(key), f"{kind}/{name}", name)
-    mask = root / _listed_file(root, row["mask"], place) if row["mask"] else None
+    mask = root / _listed_file(root, row["mask"], location) if row["mask"] else None
     return _Found(key, kind, split, names, mask)
 
 
-def _listed_file(root: Path, text: str, place: str) -> str:
+def _listed_file(root: Path, text: str, location: str) -> str:
     """The key of a file that a row names."""
-    key = _relative(text.replace("\\", "/"), f"{place}: {text!r}")
+    key = _relative(text.replace("\\", "/"), f"{location}: {text!r}")
     if not os.path.isfile(root / key):  # noqa: PTH113  Path.is_file raises for a name that is too long
-        raise DataError(f"{place}: no file {root / key}; paths are relative to {root}")
+        raise DataError(f"{location}: no file {root / key}; paths are relative to {root}")
     _require_inside(root, root / key)
     return key
 
@@ -201,12 +201,14 @@ def _rows(labels: Path) -> dict[str, dict[str, str]]:
     try:
         columns = _columns(next(reader, []), labels)
         for cells in reader:
-            place = f"{labels}, line {reader.line_num}"
+            location = f"{labels}, line {reader.line_num}"
             if any(cell.strip() for cell in cells):
                 if len(cells) != len(columns):
-                    raise DataError(f"{place}: {len(cells)} cells in {len(columns)} columns; quote a name with commas")
+                    raise DataError(
+                        f"{location}: {len(cells)} cells in {len(columns)} columns; quote a name with commas"
+                    )
                 stripped = dict(zip(columns, map(str.strip, cells), strict=True))
-                rows[place] = dict.fromkeys(LABEL_COLUMNS, "") | stripped
+                rows[location] = dict.fromkeys(LABEL_COLUMNS, "") | stripped
     except csv.Error as error:
         raise DataError(f"{labels}, line {reader.line_num}: is not CSV ({error}); check the quotes") from error
     return rows
@@ -332,11 +334,11 @@ def _entries(folder: Path) -> list[Path]:
         raise _unlistable(error) from error
 
 
-def _relative(text: str, place: str) -> str:
+def _relative(text: str, location: str) -> str:
     """A path below the data set's root, with forward slashes; a DataError for one that leads out of it."""
     path = PurePosixPath(text)
     if ".." in path.parts or path.is_absolute() or PureWindowsPath(text).anchor:
-        raise DataError(f"{place}: leads out of the data set; give a path below data.root, without '..'")
+        raise DataError(f"{location}: leads out of the data set; give a path below data.root, without '..'")
     return path.as_posix()
 
 

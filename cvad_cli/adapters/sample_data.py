@@ -37,8 +37,8 @@ class _Plan:
         """What makes the plan impossible, if anything does."""
         if self.category not in TEXTURES:
             return f"no look-alike of {self.category!r}; there are {', '.join(TEXTURES)}"
-        least = {"size": SMALLEST_PX, "train": 1, "test_good": 0, "per_defect": 0, "seed": 0}
-        for name, bound in least.items():
+        minimums = {"size": SMALLEST_PX, "train": 1, "test_good": 0, "per_defect": 0, "seed": 0}
+        for name, bound in minimums.items():
             value = getattr(self, name)
             if type(value) is not int or value < bound:
                 return f"{name}: expected a whole number of at least {bound}, got {value!r}"

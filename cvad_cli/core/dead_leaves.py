@@ -165,8 +165,8 @@ def _speckle(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) ->
     del columns
     side, grain = rows.size, int(rng.integers(1, 6))
     spots = (rng.random((side, side), np.float32) < rng.uniform(0.002, 0.15) / grain).astype(np.float32)
-    spread = spots if grain == 1 else uniform_filter(spots, grain) * grain
-    return np.asarray(np.minimum(spread * 2, 1) * np.float32(rng.choice([-1, 1])))
+    widened = spots if grain == 1 else uniform_filter(spots, grain) * grain
+    return np.asarray(np.minimum(widened * 2, 1) * np.float32(rng.choice([-1, 1])))
 
 
 def _ramp(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -181,9 +181,9 @@ TEXTURES: Final[tuple[Texture, ...]] = (_cloud, _cloud, _stripes, _weave, _speck
 def _painted(labels: np.ndarray, leaves: int, textures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """float32 (h, w, 3), about 0..1: each leaf's colour, its texture at an offset of its own, its shading."""
     side = labels.shape[0]
-    spread = rng.uniform(0.03, 0.35)
+    contrast = rng.uniform(0.03, 0.35)
     colour = rng.uniform(0.25, 0.75) + rng.normal(0, 0.12, 3)
-    colour = colour + spread * (0.8 * rng.standard_normal((leaves, 1)) + 0.6 * rng.standard_normal((leaves, 3)))
+    colour = colour + contrast * (0.8 * rng.standard_normal((leaves, 1)) + 0.6 * rng.standard_normal((leaves, 3)))
     tint = rng.uniform(0.0, 0.4) * rng.random((leaves, 1)) * (1 + 0.4 * rng.standard_normal((leaves, 3)))
     shade = rng.normal(0, 0.15, (leaves, 2)) / side
     kind, down, across = (rng.integers(0, limit, leaves) for limit in (len(textures), side, side))

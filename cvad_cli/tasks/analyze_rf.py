@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cvad_cli import __version__
-from cvad_cli.adapters.charts.receptive_field import coverage_curves, field_heat, nested_fields
+from cvad_cli.adapters.charts.receptive_field import coverage_curves, effective_field_chart, nested_fields
 from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.assembly.execution.executors import keeping_threads
 from cvad_cli.assembly.receptive_field.advice import advise, layer_views, parse_defect, require_fitting
@@ -114,11 +114,11 @@ def _draw(folder: Path, name: str, found: Findings, images: FieldImages, network
         title = f"{name}: what one cell sees, layer by layer ({network})"
         nested_fields(folder / f"fields-{stem}.png", images.images[0], _worth_drawing(found, networks), title=title)
         yield f"fields-{stem}.png"
-    for place, effective in found.effective.items():
-        suffix = "" if place == CENTRE else "-edge"
-        where = "" if place == CENTRE else f", cell at the {place}"
+    for position, effective in found.effective.items():
+        suffix = "" if position == CENTRE else "-edge"
+        where = "" if position == CENTRE else f", cell at the {position}"
         title = f"{name}: theoretical and effective field ({network}{where})"
-        field_heat(folder / f"heat-{stem}{suffix}.png", effective, found.box(place), title=title)
+        effective_field_chart(folder / f"heat-{stem}{suffix}.png", effective, found.box(position), title=title)
         yield f"heat-{stem}{suffix}.png"
 
 

@@ -28,7 +28,9 @@ CHARTS = {
     "confusion": lambda path, title: evaluation.confusion_chart(path, np.eye(2, dtype=int), ["a", "b"], title=title),
     "reliability": lambda path, title: evaluation.reliability_chart(path, RELIABILITY, title=title),
     "nested fields": lambda path, title: receptive_field.nested_fields(path, gray_image(), fields(SMALL), title=title),
-    "heat": lambda path, title: receptive_field.field_heat(path, energy(), Box(30, 30, 62, 62), title=title),
+    "effective field": lambda path, title: receptive_field.effective_field_chart(
+        path, energy(), Box(30, 30, 62, 62), title=title
+    ),
     "coverage": lambda path, title: receptive_field.coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title=title
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvad_cli.adapters.charts.receptive_field import MAX_BOXES, coverage_curves, field_heat, nested_fields
+from cvad_cli.adapters.charts.receptive_field import MAX_BOXES, coverage_curves, effective_field_chart, nested_fields
 from cvad_cli.core.receptive_field.coverage import View
 from cvad_cli.core.receptive_field.effective import EffectiveField
 from cvad_cli.core.receptive_field.graph import Box, Edge, Graph, Layer, LayerField, analyse
@@ -38,8 +38,8 @@ LARGE = [Window(7, 2, 3), *[Window(3, padding=1)] * 30]
 CHARTS = {
     "small fields": lambda path: nested_fields(path, gray_image(), fields(SMALL), title="small"),
     "fields beyond the image": lambda path: nested_fields(path, gray_image(), fields(LARGE), title="large"),
-    "heat": lambda path: field_heat(path, energy(), Box(30, 30, 62, 62), title="heat"),
-    "heat of all of the image": lambda path: field_heat(path, energy(), Box(0, 0, 95, 95), title="heat"),
+    "heat": lambda path: effective_field_chart(path, energy(), Box(30, 30, 62, 62), title="heat"),
+    "heat of all of the image": lambda path: effective_field_chart(path, energy(), Box(0, 0, 95, 95), title="heat"),
     "coverage in px": lambda path: coverage_curves(path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title="px"),
     "coverage in mm": lambda path: coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 768), 0.05), title="mm", defect=40.0

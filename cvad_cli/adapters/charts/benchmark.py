@@ -22,11 +22,11 @@ def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title
     figure = new_figure(9.0, 1.4 + 0.5 * len(stages))
     axes = figure.subplots()
     whole = stages["whole"]["mean_ms"]
-    for place, (name, row) in enumerate(stages.items()):
-        axes.barh(place, row["mean_ms"], color=PALE if name == "whole" else BLUE, height=0.62)
-        axes.plot([row["p95_ms"]] * 2, [place - 0.36, place + 0.36], color=VERMILLION, linewidth=2.5)
+    for position, (name, row) in enumerate(stages.items()):
+        axes.barh(position, row["mean_ms"], color=PALE if name == "whole" else BLUE, height=0.62)
+        axes.plot([row["p95_ms"]] * 2, [position - 0.36, position + 0.36], color=VERMILLION, linewidth=2.5)
         text = f"{row['mean_ms']:.3g} ms, {row['mean_ms'] / whole:.0%} (p95 {row['p95_ms']:.3g})"
-        _beside(axes, max(row["mean_ms"], row["p95_ms"]), place, text)
+        _beside(axes, max(row["mean_ms"], row["p95_ms"]), position, text)
     _rows(axes, list(stages))
     axes.set_xlim(left=0, right=1.5 * max(max(row["mean_ms"], row["p95_ms"]) for row in stages.values()))
     axes.set_xlabel("milliseconds: mean (bar), 95th percentile (line)", fontsize=11, color=INK)

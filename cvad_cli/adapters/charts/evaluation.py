@@ -133,10 +133,10 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
         if counts[row, column]:
             colour = "white" if shares[row, column] > 0.6 else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=12, color=colour)
-    places = np.arange(shown)
-    axes.set_xticks(places, labels, rotation=35, ha="right", rotation_mode="anchor", **text_style(11))
+    ticks = np.arange(shown)
+    axes.set_xticks(ticks, labels, rotation=35, ha="right", rotation_mode="anchor", **text_style(11))
     axes.set_yticks(
-        places, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **text_style(11)
+        ticks, [f"{name} ({total})" for name, total in zip(labels, table.sum(1), strict=False)], **text_style(11)
     )
     axes.set_xlabel("named", **text_style(12))
     axes.set_ylabel("true type (images)", **text_style(12))

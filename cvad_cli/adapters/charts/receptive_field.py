@@ -80,7 +80,7 @@ def nested_fields(path: Path, image: np.ndarray, fields: Mapping[str, LayerField
     save_figure(path, figure)
 
 
-def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -> None:
+def effective_field_chart(path: Path, effective: EffectiveField, box: Box, *, title: str) -> None:
     """A cell's gradient on the image beside its profile: what it could see (`box`) against what moves it.
 
     Raises ResourceError where the file cannot be written.
@@ -88,23 +88,25 @@ def field_heat(path: Path, effective: EffectiveField, box: Box, *, title: str) -
     from matplotlib.colors import LogNorm
 
     figure = new_figure(11.6, 5.6)
-    heat, profile = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
+    colormap, profile = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
     gradient = np.sqrt(effective.energy)
     relative = np.maximum(gradient / gradient.max(), FLOOR)
-    drawn = heat.imshow(relative, cmap="viridis", norm=LogNorm(FLOOR, 1.0), interpolation="nearest")
-    bar = figure.colorbar(drawn, ax=heat, shrink=0.8)
+    drawn = colormap.imshow(relative, cmap="viridis", norm=LogNorm(FLOOR, 1.0), interpolation="nearest")
+    bar = figure.colorbar(drawn, ax=colormap, shrink=0.8)
     bar.set_label(f"RMS gradient, share of its peak (cut at {FLOOR:g})", color=INK)
     sides = box.bottom - box.top + 1, box.right - box.left + 1
     cut = ", to the borders" if sides == effective.energy.shape else ""
-    _outline(heat, _edges(box), "white", label=f"theory: {_times(*sides)} px{cut}", halo=INK)
+    _outline(colormap, _edges(box), "white", label=f"theory: {_times(*sides)} px{cut}", halo=INK)
     row, col = (round(at) for at in effective.centre)
     for share, colour in zip(SHARES, SHARE_COLOURS, strict=True):
         reach = effective.side(share) / 2
         span = (row - reach, col - reach, row + reach, col + reach)
-        _outline(heat, span, colour, label=f"{share:.0%} of the energy: {_times(2 * reach, 2 * reach)} px", halo=INK)
-    _zoom(heat, box, effective.energy.shape)
-    _name_pixels(heat)
-    heat.set_title(
+        _outline(
+            colormap, span, colour, label=f"{share:.0%} of the energy: {_times(2 * reach, 2 * reach)} px", halo=INK
+        )
+    _zoom(colormap, box, effective.energy.shape)
+    _name_pixels(colormap)
+    colormap.set_title(
         f"cell {effective.cell}, mean of {_counted(effective.images, 'image')}", fontsize=11, color=INK, loc="left"
     )
     _draw_profiles(profile, effective, box)
@@ -134,8 +136,8 @@ def coverage_curves(path: Path, view: View, *, title: str, defect: float | None 
     ]
     marks += [(defect, "-", "defect in question")] if defect else []
     for side, style, label in marks:
-        said = f"{label}: {side * unit:.4g} {'mm' if view.pixel_size_mm else 'px'}" if side else f"{label}: none"
-        for axes, shown in ((shares, None), (counts, said)):
+        text = f"{label}: {side * unit:.4g} {'mm' if view.pixel_size_mm else 'px'}" if side else f"{label}: none"
+        for axes, shown in ((shares, None), (counts, text)):
             axes.axvline(side * unit, color=INK, linestyle=style, linewidth=1.4, label=shown)
     for axes in (shares, counts):
         show_grid(axes)

@@ -61,7 +61,7 @@ def anomaly_panel(
     above = scores > threshold
     cells = [
         _cell("image", part),
-        _cell("anomaly map", _heat(part, scores, threshold), _colour_bar(scores, threshold, height)),
+        _cell("anomaly map", _colormap(part, scores, threshold), _colour_bar(scores, threshold, height)),
         _truth_cell(mask, width, height),
         _cell(f"above the threshold: {above.mean():.1%}" if above.any() else "nothing above", _outlined(part, above)),
     ]
@@ -84,7 +84,7 @@ def _tile_size(width: int, height: int) -> tuple[int, int]:
     return max(round(width * scale), 40), max(round(height * scale), 40)
 
 
-def _heat(part: Pixels, scores: NDArray[np.float32], threshold: float) -> Pixels:
+def _colormap(part: Pixels, scores: NDArray[np.float32], threshold: float) -> Pixels:
     return _tinted(levels(scores, threshold), part)
 
 

@@ -98,12 +98,12 @@ def _tagged(canvas: Pixels, mark: Mark, scale: float, taken: list[tuple[int, int
     width = min(length(mark.caption, TEXT_PX) + 12, canvas.shape[1])
     column = max(0, min(left, canvas.shape[1] - width))
     rows = (top - TAG_PX, bottom + 1, top + 1, bottom - TAG_PX, *range(0, canvas.shape[0] - TAG_PX, TAG_PX))
-    places = [(row, column, row + TAG_PX, column + width) for row in rows if 0 <= row <= canvas.shape[0] - TAG_PX]
-    place = next((place for place in places if not any(_meet(place, other) for other in taken)), None)
-    if place is None:
+    candidates = [(row, column, row + TAG_PX, column + width) for row in rows if 0 <= row <= canvas.shape[0] - TAG_PX]
+    tag = next((tag for tag in candidates if not any(_meet(tag, other) for other in taken)), None)
+    if tag is None:
         return canvas
-    taken.append(place)
-    row = place[0]
+    taken.append(tag)
+    row = tag[0]
     canvas[row : row + TAG_PX, column : column + width] = mark.colour
     ink = (255, 255, 255) if np.dot(mark.colour, (0.299, 0.587, 0.114)) < 110 else (0, 0, 0)
     return written(canvas, [(column + 6, row + TAG_PX // 2, mark.caption, TEXT_PX)], ink)

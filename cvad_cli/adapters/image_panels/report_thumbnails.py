@@ -19,8 +19,8 @@ from cvad_cli.core.masks import covered
 
 PHOTO_PX: Final = 480  # side of a square photo; others have as many pixels
 PHOTO_BYTES: Final = 64_000
-HEAT_PX: Final = 160
-HEAT_BYTES: Final = 4_000
+COLORMAP_PX: Final = 160
+COLORMAP_BYTES: Final = 4_000
 PATH_CHARACTERS: Final = 2_500
 UNITS: Final = 512  # longer side of the image in the units of paths
 
@@ -37,7 +37,7 @@ class Thumbnail:
 
     photo: bytes
     """JPEG of the part."""
-    heat: bytes
+    colormap: bytes
     """JPEG of the anomaly map's colours, stretched over the photo."""
     width: int
     """Of the image, in the units of the paths."""
@@ -86,10 +86,10 @@ def thumbnail(
     scores = resized(anomaly_map.astype(np.float32), width, height, cv2.INTER_LINEAR)
     above = scores > threshold
     side = int(np.clip((photo_bytes / _BYTES_PER_PIXEL) ** 0.5, _SMALLEST_PX, PHOTO_PX))
-    heat = shrunk(colours(levels(scores, threshold)), side=HEAT_PX)
+    colormap = shrunk(colours(levels(scores, threshold)), side=COLORMAP_PX)
     return Thumbnail(
         photo=_jpeg(shrunk(image, side=side), photo_bytes),
-        heat=_jpeg(heat, HEAT_BYTES),
+        colormap=_jpeg(colormap, COLORMAP_BYTES),
         width=width,
         height=height,
         outline=_path(above),
@@ -133,15 +133,15 @@ def _loop(corners: list[list[int]]) -> str:
     return text + " ".join(steps).replace(" -", "-") + "z"
 
 
-def _jpeg(pixels: Pixels, most: int) -> bytes:
-    """A JPEG of at most `most` bytes: at a lower quality, then smaller, until it fits or is as small as can be."""
+def _jpeg(pixels: Pixels, max_bytes: int) -> bytes:
+    """A JPEG of at most `max_bytes` bytes: at a lower quality, then smaller, until it fits or is as small as can be."""
     import cv2
 
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     while True:
         for quality in _QUALITIES:
             _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-            if encoded.nbytes <= most:
+            if encoded.nbytes <= max_bytes:
                 return bytes(encoded.tobytes())
         height, width = bgr.shape[:2]
         if max(height, width) <= _SMALLEST_PX:

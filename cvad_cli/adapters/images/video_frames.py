@@ -13,7 +13,7 @@ from cvad_cli.errors import DataError
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
 
-def read_frames(place: Path | int, *, max_megapixels: float = 100.0) -> Iterator[np.ndarray]:
+def read_frames(source: Path | int, *, max_megapixels: float = 100.0) -> Iterator[np.ndarray]:
     """Yield each frame of a video file, or of the camera of that number, as uint8 RGB (h, w, 3).
 
     A camera is asked to hold back one frame at most, so that what is judged is what is there now. Raises DataError
@@ -21,12 +21,12 @@ def read_frames(place: Path | int, *, max_megapixels: float = 100.0) -> Iterator
     """
     import cv2
 
-    name = f"camera:{place}" if isinstance(place, int) else str(place)
-    capture = _opened(place, name)
+    name = f"camera:{source}" if isinstance(source, int) else str(source)
+    capture = _opened(source, name)
     count = 0
     try:
         _require_bounded(capture, name, max_megapixels)
-        if isinstance(place, int):
+        if isinstance(source, int):
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         while True:
             given, frame = capture.read()
@@ -36,26 +36,26 @@ def read_frames(place: Path | int, *, max_megapixels: float = 100.0) -> Iterator
             yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB if frame.ndim == 3 else cv2.COLOR_GRAY2RGB))
     finally:
         capture.release()
-    if isinstance(place, int):
+    if isinstance(source, int):
         raise DataError(f"{name}: gives no more images after {count}; is it still plugged in?")
     if not count:
         raise DataError(f"{name}: no frame can be decoded; convert it, to H.264 in MP4 for example")
 
 
-def _opened(place: Path | int, name: str) -> Any:
+def _opened(source: Path | int, name: str) -> Any:
     import cv2
 
-    if isinstance(place, Path) and not place.is_file():
+    if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{name}: no such file; check the path")
     logging = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved it there
     before = logging.setLogLevel(0)
     try:
-        capture = cv2.VideoCapture(place if isinstance(place, int) else str(place))
+        capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     finally:
         logging.setLogLevel(before)
     if not capture.isOpened():
         what = (
-            "no such camera, or another program has it" if isinstance(place, int) else "is no video that OpenCV reads"
+            "no such camera, or another program has it" if isinstance(source, int) else "is no video that OpenCV reads"
         )
         raise DataError(f"{name}: cannot be opened: {what}")
     return capture

@@ -57,10 +57,10 @@ def in_fresh_process(function: Callable[..., Answer], *arguments: Any) -> Answer
 def _without_answer(name: str, status: int) -> Exception:
     if status >= 0:
         return RuntimeError(f"the process for {name} ended with status {status} and no answer")
-    said = f"the process for {name} was ended by {_signal_name(-status)} and gave no answer"
+    message = f"the process for {name} was ended by {_signal_name(-status)} and gave no answer"
     if -status in OUT_OF_MEMORY_SIGNALS:
-        said += "; if the machine is out of memory, use a smaller data.image_size or runtime.batch_size"
-    return ResourceError(said)
+        message += "; if the machine is out of memory, use a smaller data.image_size or runtime.batch_size"
+    return ResourceError(message)
 
 
 def _signal_name(number: int) -> str:

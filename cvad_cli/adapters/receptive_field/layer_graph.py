@@ -111,14 +111,14 @@ def _call(node: Node, maps: Mapping[Node, Map], found: Trace, layers: Layers) ->
 
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr] # noqa: SLF001
     arguments = dict(zip(names, map_arg(node.args, known), strict=False)) | map_arg(dict(node.kwargs), known)
-    place = found.modules.get(node, "")
+    submodule = found.modules.get(node, "")
     return Call(
         op=_base(node),
         args=arguments,
         maps=tuple(maps[source] for source in node.all_input_nodes if source in maps),
         shape=_shape(node),
-        place=place,
-        leaf=place in found.leaves,
+        submodule=submodule,
+        leaf=submodule in found.leaves,
         lone=len(node.users) == 1,
         layers=layers,
     )

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-LONGEST_PROBE: Final = 512
+MAX_MEASURED_SIDE: Final = 512
 """Pixels: a network is run on no larger image than this to probe it."""
 
-ROOMY_PROBE: Final = 128
+MIN_MEASURED_SIDE: Final = 128
 """Pixels: small fields are probed on an image of three fields or this, with cells far from all borders."""
 
 NOTHING: Final = 1e-6
@@ -77,7 +77,7 @@ def bounded(image_size: tuple[int, int], field: tuple[int, int]) -> tuple[int, i
     Layers must be read at this size too: borders lie elsewhere, and dynamic padding and interpolation depend on it.
     """
     sides = zip(image_size, field, strict=True)
-    h, w = (min(side, LONGEST_PROBE, max(ROOMY_PROBE, 3 * size)) for side, size in sides)
+    h, w = (min(side, MAX_MEASURED_SIDE, max(MIN_MEASURED_SIDE, 3 * size)) for side, size in sides)
     return h, w
 
 

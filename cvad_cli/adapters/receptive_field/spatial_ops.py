@@ -37,11 +37,13 @@ def joined(call: Call, axes: Axes) -> Map:
     sources = {m.layer: m for m in call.maps}
     if len(sources) == 1 and call.first.size == size:
         return call.passed(axes)
-    edges = [Edge(name, (_spread(s.size[0], size[0]), _spread(s.size[1], size[1]))) for name, s in sources.items()]
+    edges = [
+        Edge(name, (_broadcast(s.size[0], size[0]), _broadcast(s.size[1], size[1]))) for name, s in sources.items()
+    ]
     return call.made(call.op, edges, axes)
 
 
-def _spread(n: int, m: int) -> Step:
+def _broadcast(n: int, m: int) -> Step:
     return SAME if n == m else everything(n, m)
 
 

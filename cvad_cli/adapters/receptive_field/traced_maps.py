@@ -67,7 +67,7 @@ class Call:
     maps: tuple[Map, ...]
     shape: tuple[int, ...]
     """Of the (first) tensor that comes out."""
-    place: str
+    submodule: str
     """Dotted name of the submodule; empty for the module itself."""
     leaf: bool
     lone: bool
@@ -86,7 +86,11 @@ class Call:
 
     def made(self, kind: str, edges: Sequence[Edge], axes: Axes) -> Map:
         """A new layer."""
-        label = self.place if self.leaf and self.place else ".".join(part for part in (self.place, kind) if part)
+        label = (
+            self.submodule
+            if self.leaf and self.submodule
+            else ".".join(part for part in (self.submodule, kind) if part)
+        )
         size = (1, 1) if axes is None else (self.shape[axes[0]], self.shape[axes[1]])
         name = self.layers.add(label.replace(" ", "_"), kind, size, edges)
         return Map(name, self.shape, axes, self.lone)
@@ -99,7 +103,7 @@ class Call:
             if size == (1, 1):
                 return replace(source, axes=(rank - 2, rank - 1))
             edge = Edge(source.layer, (everything(1, size[0]), everything(1, size[1])))
-            name = self.layers.add(f"{source.layer}.spread", "spread", size, [edge])
+            name = self.layers.add(f"{source.layer}.broadcast", "broadcast", size, [edge])
             return Map(name, source.shape, (rank - 2, rank - 1), only_here=False)
         if source.axes != (rank - 2, rank - 1):
             self.refuse(f"its rows and columns are axes {source.axes} of {rank}, not the last two")
@@ -123,8 +127,8 @@ class Call:
     def refuse(self, why: str) -> NoReturn:
         """Raise ModelError naming the submodule and the operator."""
         raise ModelError(
-            f"{self.place or 'the module itself'}: operator {self.op} has no receptive field that could be worked out: "
-            f"{why}. Analyse the part of the network before it, or name earlier layers"
+            f"{self.submodule or 'the module itself'}: operator {self.op} has no receptive field that could be "
+            f"worked out: {why}. Analyse the part of the network before it, or name earlier layers"
         )
 
 

@@ -103,9 +103,9 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int, argument
 
 def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], error: Exception) -> str:
     where = f"in submodule {running[-1]}" if running and running[-1] else "in its own forward"
-    said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    message = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return (
-        f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {said}. The image may be "
+        f"{type(model).__name__}: stopped {where} at {image_size[0]} x {image_size[1]} px: {message}. The image may be "
         "too small for it, or its control flow may depend on pixel values: analyse the part before that"
     )
 

@@ -52,7 +52,7 @@ class ReportImages:
         number = len(self.rows) + 1
         photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
         (self.folder / photo).write_bytes(drawn.photo)
-        (self.folder / heat).write_bytes(drawn.heat)
+        (self.folder / heat).write_bytes(drawn.colormap)
         self.rows.append(
             ImageRow(
                 record=record,

@@ -128,7 +128,7 @@ def _both(sides: float | Sequence[float]) -> str:
 def _of_defect(defect: Mapping[str, Any], *, beyond: bool) -> str:
     on_it, whole = defect["cells_with_centre_on_it"], defect["cells_that_see_it_whole"]
     centres = "the centre of 1 cell" if on_it == 1 else f"the centres of {on_it} cells"
-    said = f"A defect of {length_text(defect)} " + (
+    text = f"A defect of {length_text(defect)} " + (
         f"is sure to lie on {centres}" if on_it else "may fall between the centres of all cells"
     )
     if not beyond:
@@ -138,13 +138,13 @@ def _of_defect(defect: Mapping[str, Any], *, beyond: bool) -> str:
             else "no cell is sure to see it whole"
         )
         seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
-        said += (
+        text += (
             f", and {seen_by}, wherever it lies; the best-placed cell sees {seen} of it, and it fills {filled} of that "
             "cell's field"
         )
     if defect["share_of_bulk_filled"]:
-        said += f"; it fills {_range(defect['share_of_bulk_filled'])} of the square that moves the cell"
-    return f"{said}."
+        text += f"; it fills {_range(defect['share_of_bulk_filled'])} of the square that moves the cell"
+    return f"{text}."
 
 
 def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:

@@ -28,10 +28,10 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class MeasuredCell:
     """What one cell depends on, by theory and measured."""
 
-    place: str
+    position: str
     cell: Cell
     theory: Box
     measured: Box
@@ -60,8 +60,8 @@ class Findings:
     stages: Mapping[str, str]
     """Module name to the name of the map that it returns."""
     formulas: tuple[Formula, ...]
-    probe_size: tuple[int, int]
-    samples: tuple[Probe, ...]
+    measured_size: tuple[int, int]
+    cells: tuple[MeasuredCell, ...]
     effective: Mapping[str, EffectiveField]
     """By the cell's place; empty where no gradient comes through."""
     no_gradient_because: str = ""
@@ -74,20 +74,20 @@ class Findings:
     @property
     def agrees(self) -> bool:
         """Whether recursion and closed form agree, and theory and measurement do at every cell that was probed."""
-        return all(f.recursion == f.closed for f in self.formulas) and all(p.theory == p.measured for p in self.samples)
+        return all(f.recursion == f.closed for f in self.formulas) and all(p.theory == p.measured for p in self.cells)
 
     @property
     def measured_stride(self) -> tuple[int, int] | None:
         """How far the measured box moves from the middle cell to its neighbour; None where a border cuts one."""
-        boxes = {probe.place: probe.measured for probe in self.samples}
+        boxes = {each.position: each.measured for each in self.cells}
         first, second = boxes.get(CENTRE), boxes.get(NEIGHBOUR)
-        if first is None or second is None or _cut(first, self.probe_size) or _cut(second, self.probe_size):
+        if first is None or second is None or _cut(first, self.measured_size) or _cut(second, self.measured_size):
             return None
         return second.top - first.top, second.left - first.left
 
-    def box(self, place: str) -> Box:
+    def box(self, position: str) -> Box:
         """What theory says of a probed cell."""
-        return next(probe.theory for probe in self.samples if probe.place == place)
+        return next(each.theory for each in self.cells if each.position == position)
 
 
 def analyse_network(
@@ -101,19 +101,19 @@ def analyse_network(
     graph = _read(network, image_size)
     fields = analyse(graph)
     found = fields[graph.outputs[0]]
-    probe_size = bounded(image_size, (found.h.size, found.w.size))
-    probed = found if probe_size == image_size else _probed_field(network, probe_size)
-    analysed = AnalysedNetwork(network.module, arguments=network.arguments(probe_size))
-    samples = _probe(analysed, probed, probe_size)
-    effective, why = _effective(network, analysed, probed, images, probe_size, rng=rng)
+    measured_size = bounded(image_size, (found.h.size, found.w.size))
+    at_size = found if measured_size == image_size else _field_at(network, measured_size)
+    analysed = AnalysedNetwork(network.module, arguments=network.arguments(measured_size))
+    cells = _measure(analysed, at_size, measured_size)
+    effective, why = _effective(network, analysed, at_size, images, measured_size, rng=rng)
     return Findings(
         network=network,
         fields=fields,
         output=graph.outputs[0],
         stages=graph.stages,
         formulas=tuple(_formulas(network, graph, fields)),
-        probe_size=probe_size,
-        samples=tuple(samples),
+        measured_size=measured_size,
+        cells=tuple(cells),
         effective=effective,
         no_gradient_because=why,
     )
@@ -126,7 +126,7 @@ def _read(network: Network, size: tuple[int, int]) -> Graph:
         raise ModelError(f"{network.name}: {error}") from error
 
 
-def _probed_field(network: Network, size: tuple[int, int]) -> LayerField:
+def _field_at(network: Network, size: tuple[int, int]) -> LayerField:
     graph = _read(network, size)
     return analyse(graph)[graph.outputs[0]]
 
@@ -144,28 +144,28 @@ def _formulas(network: Network, graph: Graph, fields: Mapping[str, LayerField]) 
     return formulas
 
 
-def _probe(analysed: AnalysedNetwork, probed: LayerField, size: tuple[int, int]) -> list[Probe]:
-    rows, cols = probed.layer.size
-    row, col = probed.centre
+def _measure(analysed: AnalysedNetwork, at_size: LayerField, size: tuple[int, int]) -> list[MeasuredCell]:
+    rows, cols = at_size.layer.size
+    row, col = at_size.centre
     cells: dict[str, Cell] = {CENTRE: (row, col)}
     if row + 1 < rows and col + 1 < cols:
         cells[NEIGHBOUR] = (row + 1, col + 1)
     cells |= {EDGE: (row, 0), "first": (0, 0), "last": (rows - 1, cols - 1)}
-    theory = [probed.box(*cell) for cell in cells.values()]
+    theory = [at_size.box(*cell) for cell in cells.values()]
     measured = exact_support(analysed, size, list(cells.values()), expected=theory)
-    return [Probe(*found) for found in zip(cells, cells.values(), theory, measured, strict=True)]
+    return [MeasuredCell(*found) for found in zip(cells, cells.values(), theory, measured, strict=True)]
 
 
 def _effective(
     network: Network,
     analysed: AnalysedNetwork,
-    probed: LayerField,
+    at_size: LayerField,
     images: Sequence[np.ndarray],
     size: tuple[int, int],
     *,
     rng: np.random.Generator,
 ) -> tuple[dict[str, EffectiveField], str]:
-    row, col = probed.centre
+    row, col = at_size.centre
     cells = {CENTRE: (row, col), EDGE: (row, 0)}
     prepared = _prepared(images, size, normalised=network.normalised)
     try:
@@ -239,22 +239,22 @@ def _three(field: Field) -> dict[str, float]:
 
 
 def _support(findings: Findings) -> dict[str, Any]:
-    centre = next(probe.measured for probe in findings.samples if probe.place == CENTRE)
-    whole = not _cut(centre, findings.probe_size)
+    centre = next(each.measured for each in findings.cells if each.position == CENTRE)
+    whole = not _cut(centre, findings.measured_size)
     return {
-        "image": list(findings.probe_size),
+        "image": list(findings.measured_size),
         "field": [centre.bottom - centre.top + 1, centre.right - centre.left + 1],
         "cut_by_the_border": not whole,
         "stride": findings.measured_stride,
         "cells": [
             {
-                "place": probe.place,
-                "cell": list(probe.cell),
-                "theory": _sides(probe.theory),
-                "measured": _sides(probe.measured),
-                "agrees": probe.theory == probe.measured,
+                "place": each.position,
+                "cell": list(each.cell),
+                "theory": _sides(each.theory),
+                "measured": _sides(each.measured),
+                "agrees": each.theory == each.measured,
             }
-            for probe in findings.samples
+            for each in findings.cells
         ],
     }
 
@@ -266,7 +266,7 @@ def _sides(box: Box) -> list[int]:
 def _gradients(findings: Findings) -> dict[str, Any]:
     cells = [
         {
-            "place": place,
+            "place": position,
             "cell": list(field.cell),
             "sides": {f"{share:g}": field.side(share) for share in SHARES},
             "areas": {f"{share:g}": field.area(share) for share in SHARES},
@@ -275,7 +275,7 @@ def _gradients(findings: Findings) -> dict[str, Any]:
                 {"sigma": round(bell.sigma, 3), "r_squared": round(bell.explained, 4)} for bell in field.gaussian()
             ],
         }
-        for place, field in findings.effective.items()
+        for position, field in findings.effective.items()
     ]
     images = next((field.images for field in findings.effective.values()), 0)
     return {"images": images, "cells": cells, "unavailable": findings.no_gradient_because or None}

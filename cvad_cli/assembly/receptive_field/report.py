@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cvad_cli.assembly.receptive_field.advice import sentences
 
-PLACES: Final = {"first": "first cell", "last": "last cell"}
+POSITIONS: Final = {"first": "first cell", "last": "last cell"}
 
 HOW: Final = r"""Along one axis, a layer with kernel $k_l$, stride $s_l$, padding $p_l$ and dilation $d_l$ turns the
 field $r$, the jump $j$ (pixels between neighbouring cells) and the offset $o$ (centre of the first cell) of the map
@@ -127,13 +127,13 @@ def _formula(formula: Mapping[str, Any]) -> str:
 
 
 def _support(network: Mapping[str, Any]) -> str:
-    said = (
+    text = (
         "Exact support: parts of an image are painted with NaN, which every layer hands on; a cell is NaN if and only "
         "if it depends on a painted pixel. Boxes are top, left, bottom, right.\n\n"
     )
     rows = [
         [
-            PLACES.get(cell["place"], cell["place"]),
+            POSITIONS.get(cell["place"], cell["place"]),
             _listed(cell["cell"]),
             _listed(cell["theory"]),
             _listed(cell["measured"]),
@@ -141,7 +141,7 @@ def _support(network: Mapping[str, Any]) -> str:
         ]
         for cell in network["support"]["cells"]
     ]
-    return said + _table(["cell", "row, column", "theory", "measured", "agree"], rows)
+    return text + _table(["cell", "row, column", "theory", "measured", "agree"], rows)
 
 
 def _effective(network: Mapping[str, Any]) -> str:
@@ -154,12 +154,12 @@ def _effective(network: Mapping[str, Any]) -> str:
         bells = ", ".join(f"{bell['sigma']:.1f} ({bell['r_squared']:.2f})" for bell in cell["gaussian"])
         rows.append([cell["place"], *sides, bells])
     shares = [f"{float(share):.0%} of the energy (px)" for share in effective["cells"][0]["sides"]]
-    said = (
+    text = (
         "Effective field (Luo et al., NIPS 2016): the squared gradient of a cell with respect to the image, averaged "
         f"over {effective['images']} image{'s' if effective['images'] > 1 else ''}: the side of the square round its "
         "centre of mass that holds a share of it, and the sigma and R² of a Gaussian fitted along rows and columns.\n\n"
     )
-    return said + _table(["cell", *shares, "sigma (R²), rows and columns"], rows)
+    return text + _table(["cell", *shares, "sigma (R²), rows and columns"], rows)
 
 
 def _layers(network: Mapping[str, Any]) -> str:

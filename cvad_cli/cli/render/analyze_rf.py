@@ -62,8 +62,8 @@ def _layers(network: Mapping[str, Any], names: str) -> Table:
         windows = [layer["kernel"], layer["stride"], padding, layer["dilation"]]
         window = " / ".join(_pair(each) for each in windows) if layer["kernel"] else "-"
         star = "*" if layer["whole_image_because"] else ""
-        places = _pair(layer["jump"]), _pair(layer["field"]) + star, _pair(layer["offset"]), _pair(layer["map"])
-        table.add_row(layer["name"], window, *places)
+        columns = _pair(layer["jump"]), _pair(layer["field"]) + star, _pair(layer["offset"]), _pair(layer["map"])
+        table.add_row(layer["name"], window, *columns)
     return table
 
 

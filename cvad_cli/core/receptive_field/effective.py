@@ -70,7 +70,7 @@ def fit_gaussian(profile: np.ndarray) -> Gaussian:
 
     at, total = np.arange(len(profile)), float(profile.sum())
     centre = float(profile @ at) / total
-    spread = max(float(np.sqrt(profile @ (at - centre) ** 2 / total)), 0.3)
+    deviation = max(float(np.sqrt(profile @ (at - centre) ** 2 / total)), 0.3)
     scaled = profile / profile.max()
 
     def missed(guess: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def fit_gaussian(profile: np.ndarray) -> Gaussian:
         bell = height * np.exp(-((at - middle) ** 2) / (2 * np.exp(2 * log_sigma)))
         return np.asarray(bell - scaled)
 
-    found = least_squares(missed, [1.0, centre, np.log(spread)])
+    found = least_squares(missed, [1.0, centre, np.log(deviation)])
     variance = float(((scaled - scaled.mean()) ** 2).sum())
     explained = 1.0 - 2.0 * float(found.cost) / variance if variance > 0 else 1.0
     return Gaussian(float(found.x[1]), float(np.exp(found.x[2])), explained)

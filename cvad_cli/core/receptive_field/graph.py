@@ -235,8 +235,8 @@ def _along(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> d
             endless[layer.name] = _hull(pulled, int(cells[0]))
         seen = [bordered[e.parent].pull(e.steps[axis], own, sizes[e.parent]) for e in layer.edges]
         bordered[layer.name] = _hull(seen, 0)
-        spread = [int((last - first)[len(cells) // 2]) for first, last in pulled]
-        widest = edges[int(np.argmax(spread))] if edges else None
+        extents = [int((last - first)[len(cells) // 2]) for first, last in pulled]
+        widest = edges[int(np.argmax(extents))] if edges else None
         field = _summary(endless.get(layer.name), jumps[layer.name], len(own), len(pixels))
         cut = np.stack([bordered[layer.name].first, bordered[layer.name].last], axis=1)
         along[layer.name] = _Along(field, widest, cut)

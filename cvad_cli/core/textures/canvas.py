@@ -66,16 +66,17 @@ class Canvas:
         return right * math.cos(angle) + down * math.sin(angle), down * math.cos(angle) - right * math.sin(angle)
 
 
-def _blur(lattice: np.ndarray, places: np.ndarray, grain: float) -> np.ndarray:
-    """Values (n, m) at rows of `grain` units, the first at -`_REACH`, seen through a Gaussian at `places` (h,): (h, m).
+def _blur(lattice: np.ndarray, positions: np.ndarray, grain: float) -> np.ndarray:
+    """Blur the values (n, m) of a lattice with a Gaussian and read them at `positions` (h,): float32 (h, m).
 
-    Tap by tap and not as one matrix product: an image is too small for BLAS's threads to pay for their start.
+    Lattice rows are `grain` units apart and start at -`_REACH` rows. The Gaussian is applied tap by tap, not as one
+    matrix product: images are too small for starting BLAS's threads to pay off.
     """
-    below = np.floor(places / grain)
+    below = np.floor(positions / grain)
     taps = np.arange(2 * _REACH + 2, dtype=np.float32)
-    weights = np.exp(-0.5 * ((places / grain - below)[:, None] + _REACH - taps) ** 2)
+    weights = np.exp(-0.5 * ((positions / grain - below)[:, None] + _REACH - taps) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    seen = np.zeros((places.size, lattice.shape[1]), np.float32)
+    seen = np.zeros((positions.size, lattice.shape[1]), np.float32)
     for tap, weight in enumerate(weights.T):
         seen += weight[:, None] * lattice[below.astype(np.intp) + tap]
     return seen
@@ -175,13 +176,13 @@ def stroke(x: np.ndarray, y: np.ndarray, points: np.ndarray, *, reach: float) ->
     distance = np.sqrt(best)
     distance[distance > reach] = FAR
     return Stroke(
-        _spread(distance, near, shape, FAR),
-        _spread(progress, near, shape, 0.0),
-        _spread(distance * sign, near, shape, FAR),
+        _filled(distance, near, shape, FAR),
+        _filled(progress, near, shape, 0.0),
+        _filled(distance * sign, near, shape, FAR),
     )
 
 
-def _spread(values: np.ndarray, where: np.ndarray, shape: tuple[int, ...], rest: float) -> np.ndarray:
+def _filled(values: np.ndarray, where: np.ndarray, shape: tuple[int, ...], rest: float) -> np.ndarray:
     full = np.full(math.prod(shape), rest, np.float32)
     full[where] = values
     return full.reshape(shape)

@@ -43,7 +43,7 @@ class Mesh:
         """Such that the crests of two neighbours overlap by a third of a wire."""
         return 0.5 * (self.pitch - 1.35 * self.thickness)
 
-    def course(self, wire: np.ndarray | int, u: np.ndarray | float) -> np.ndarray:
+    def centre_line(self, wire: np.ndarray | int, u: np.ndarray | float) -> np.ndarray:
         """The v of a wire's centre line at `u`."""
         swing = self.amplitude * (1.0 - 2.0 * (np.asarray(wire) % 2))
         phase = (2.0 * math.pi / self.wavelength) * np.asarray(u)
@@ -68,7 +68,7 @@ class Mesh:
     def _distance(self, wire: np.ndarray, gaps: tuple[Gap, ...]) -> np.ndarray:
         phase = (2.0 * math.pi / self.wavelength) * self.u
         steep = (self.amplitude * 2.0 * math.pi / self.wavelength) * (np.cos(phase) + 0.09 * np.cos(3.0 * phase))
-        distance: np.ndarray = np.abs(self.v - self.course(wire, self.u)) / np.sqrt(1.0 + steep * steep)
+        distance: np.ndarray = np.abs(self.v - self.centre_line(wire, self.u)) / np.sqrt(1.0 + steep * steep)
         for gap in gaps:
             inside = np.maximum(gap.half_length - np.abs(self.u - gap.middle), 0.0)
             distance = np.where(wire == gap.wire, np.hypot(distance, inside), distance)
@@ -106,13 +106,13 @@ def _gap(part: Mesh, rng: np.random.Generator, *, torn: bool) -> Gap:
     """A span between two crests, somewhere well inside the image."""
     x, y = somewhere(rng, margin=28.0)
     canvas = part.canvas
-    row, column = (min(int(place / canvas.pixel), canvas.size - 1) for place in (y, x))
+    row, column = (min(int(units / canvas.pixel), canvas.size - 1) for units in (y, x))
     u, v = float(part.u[row, column]), float(part.v[row, column])
     wire = round(v / part.pitch)
     # Wires touch at odd quarters of the wavelength: halves lie midway between.
     middle = 0.5 * part.wavelength * round(2.0 * u / part.wavelength)
     half = part.wavelength * rng.uniform(0.14, 0.22)
-    ends = [np.array([end, float(part.course(wire, end))]) for end in (middle - half, middle + half)]
+    ends = [np.array([end, float(part.centre_line(wire, end))]) for end in (middle - half, middle + half)]
     pieces = _stubs(ends, rng) if torn else (_detour(ends, rng),)
     return Gap(wire, middle, half, pieces)
 
@@ -163,14 +163,14 @@ def glue(part: Mesh, rng: np.random.Generator) -> Surface:
 def metal_contamination(part: Mesh, rng: np.random.Generator) -> Surface:
     """A curl of swarf or a chip of bright metal lies on the mesh."""
     canvas, clean = part.canvas, part.surface()
-    place = somewhere(rng, margin=24.0)
+    centre = somewhere(rng, margin=24.0)
     if rng.random() < 0.6:
-        path = centred(wander(place, any_angle(rng), rng.uniform(14.0, 38.0), 0.9, rng), place)
+        path = centred(wander(centre, any_angle(rng), rng.uniform(14.0, 38.0), 0.9, rng), centre)
         width = rng.uniform(1.8, 3.2)
         depth = width - stroke(canvas.x, canvas.y, path, reach=8.0).distance
     else:
         width = rng.uniform(4.5, 8.0)
-        depth = Outline(place, width, rng.uniform(1.0, 2.2), any_angle(rng), 0.22).depth(canvas, rng)
+        depth = Outline(centre, width, rng.uniform(1.0, 2.2), any_angle(rng), 0.22).depth(canvas, rng)
     cover = canvas.edge(depth, 1.3)
     shine = rng.uniform(95.0, 165.0) * (1.0 + 0.38 * canvas.noise(2.5, rng))
     round_back = 2.2 * np.sqrt(np.clip(depth / width, 0.0, 1.0))
@@ -181,16 +181,16 @@ def metal_contamination(part: Mesh, rng: np.random.Generator) -> Surface:
 def thread(part: Mesh, rng: np.random.Generator) -> Surface:
     """Fibres caught in the mesh: one long one, or a dark tangle with loose ends."""
     canvas, surface = part.canvas, part.surface()
-    place = somewhere(rng, margin=34.0)
+    centre = somewhere(rng, margin=34.0)
     tone = rng.uniform(35.0, 75.0)
     tangled = rng.random() < 0.6
     if tangled:
-        fluff = Outline(place, rng.uniform(6.0, 10.0), rng.uniform(1.0, 2.0), any_angle(rng), 0.2).depth(canvas, rng)
+        fluff = Outline(centre, rng.uniform(6.0, 10.0), rng.uniform(1.0, 2.0), any_angle(rng), 0.2).depth(canvas, rng)
         lint = step(fluff, 6.0) * np.clip(0.62 + 0.25 * canvas.noise(2.0, rng), 0.0, 1.0)
         surface = surface.painted(lint, (tone,))
     for _ in range(int(rng.integers(6, 12)) if tangled else 1):
         length = rng.uniform(18.0, 45.0) if tangled else rng.uniform(60.0, 110.0)
-        path = centred(wander(place, any_angle(rng), length, rng.uniform(0.5, 1.1) if tangled else 0.4, rng), place)
+        path = centred(wander(centre, any_angle(rng), length, rng.uniform(0.5, 1.1) if tangled else 0.4, rng), centre)
         path = path + rng.normal(0.0, 4.0, 2) * tangled
         width = rng.uniform(0.45, 0.9) if tangled else rng.uniform(1.0, 1.6)
         distance = stroke(canvas.x, canvas.y, path, reach=4.0).distance

@@ -58,8 +58,8 @@ def color(part: Surface, rng: np.random.Generator) -> Surface:
 def cut(part: Surface, rng: np.random.Generator) -> Surface:
     """A slit by a blade: a dark gap between raised lips, pale fibres where it is widest."""
     canvas = part.canvas
-    place = somewhere(rng, margin=45.0)
-    path = centred(wander(place, any_angle(rng), rng.uniform(28.0, 75.0), 0.10, rng), place)
+    centre = somewhere(rng, margin=45.0)
+    path = centred(wander(centre, any_angle(rng), rng.uniform(28.0, 75.0), 0.10, rng), centre)
     curve = stroke(canvas.x, canvas.y, path, reach=14.0)
     open_at = rng.uniform(0.3, 0.8)
     width = rng.uniform(0.8, 2.6) * (0.35 + 0.65 * np.exp(-(((curve.progress - open_at) / 0.22) ** 2)))
@@ -75,10 +75,10 @@ def cut(part: Surface, rng: np.random.Generator) -> Surface:
 def fold(part: Surface, rng: np.random.Generator) -> Surface:
     """A ridge that a fold has left, with small wrinkles along it."""
     canvas = part.canvas
-    place = somewhere(rng, margin=70.0)
+    centre = somewhere(rng, margin=70.0)
     # A ridge along the light would cast no shade.
     heading = math.radians(rng.uniform(-90.0, 10.0))
-    path = centred(wander(place, heading, rng.uniform(70.0, 150.0), 0.08, rng), place)
+    path = centred(wander(centre, heading, rng.uniform(70.0, 150.0), 0.08, rng), centre)
     curve = stroke(canvas.x, canvas.y, path, reach=40.0)
     taper = np.clip(4.0 * curve.progress * (1.0 - curve.progress), 0.0, 1.0) ** 0.7
     width = rng.uniform(4.5, 9.0)

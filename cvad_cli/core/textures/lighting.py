@@ -75,8 +75,8 @@ class Lamp:
         right, down = math.cos(self.azimuth), math.sin(self.azimuth)
         slope_y, slope_x = np.gradient(surface.height, canvas.pixel)
         facing = -(slope_x * right + slope_y * down)
-        place = (canvas.x / SIDE - 0.5) * right + (canvas.y / SIDE - 0.5) * down
-        light = (1.0 + self.falloff * (place - 0.3)) * np.clip(1.0 + self.relief * facing, 0.25, 2.2)
+        position = (canvas.x / SIDE - 0.5) * right + (canvas.y / SIDE - 0.5) * down
+        light = (1.0 + self.falloff * (position - 0.3)) * np.clip(1.0 + self.relief * facing, 0.25, 2.2)
         image = surface.albedo * (self.exposure * light)[..., None]
         if surface.gloss is not None:
             miss = (slope_x + 0.45 * right) ** 2 + (slope_y + 0.45 * down) ** 2

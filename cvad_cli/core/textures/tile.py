@@ -28,9 +28,9 @@ def stone(canvas: Canvas, rng: np.random.Generator) -> Surface:
 def crack(part: Surface, rng: np.random.Generator) -> Surface:
     """A jagged crack, with a branch in half of the cases."""
     canvas = part.canvas
-    place = somewhere(rng, margin=60.0)
+    centre = somewhere(rng, margin=60.0)
     heading = any_angle(rng)
-    trunk = centred(wander(place, heading, rng.uniform(60.0, 150.0), 0.4, rng), place)
+    trunk = centred(wander(centre, heading, rng.uniform(60.0, 150.0), 0.4, rng), centre)
     trunk = trunk + rng.normal(0.0, 0.9, trunk.shape)
     paths = [trunk]
     if rng.random() < 0.5:
@@ -64,8 +64,8 @@ def glue_strip(part: Surface, rng: np.random.Generator) -> Surface:
 def gray_stroke(part: Surface, rng: np.random.Generator) -> Surface:
     """One stroke of a brush with bluish gray paint, streaked along its way."""
     canvas = part.canvas
-    place = somewhere(rng, margin=60.0)
-    path = centred(wander(place, any_angle(rng), rng.uniform(50.0, 110.0), 0.12, rng), place)
+    centre = somewhere(rng, margin=60.0)
+    path = centred(wander(centre, any_angle(rng), rng.uniform(50.0, 110.0), 0.12, rng), centre)
     curve = stroke(canvas.x, canvas.y, path, reach=30.0)
     width = rng.uniform(6.0, 13.0)
     handles = np.linspace(-1.0, 1.0, 24)
