@@ -179,16 +179,16 @@ def latency(judge: Judge, images: Sequence[np.ndarray], count: int) -> dict[str,
     for image in images[:10]:
         judge([image])
     taken = []
-    for place in range(count):
+    for index in range(count):
         started = time.perf_counter()
-        judge([images[place % len(images)]])
+        judge([images[index % len(images)]])
         taken.append(1e3 * (time.perf_counter() - started))
     return {name: float(np.percentile(taken, share)) for name, share in (("p50", 50), ("p95", 95), ("p99", 99))}
 
 
 def throughput(judge: Judge, images: Sequence[np.ndarray], size: int, seconds: float) -> float:
     """Median images/s over batches of `size`, after two to warm up."""
-    batch = [images[place % len(images)] for place in range(size)]
+    batch = [images[index % len(images)] for index in range(size)]
     rates = []
     for _ in range(2):
         judge(batch)
@@ -205,7 +205,7 @@ def end_to_end(
 ) -> float:
     """Images/s from files: threads decode and resize ahead, the network takes the largest batch."""
     size = max(options.batches)
-    wanted = [paths[place % len(paths)] for place in range(max(len(paths), 8 * size))]
+    wanted = [paths[index % len(paths)] for index in range(max(len(paths), 8 * size))]
     started = time.perf_counter()
     for batch in batched(prefetch(wanted, read, ahead=4 * size, workers=options.threads), size):
         judge(batch)

@@ -55,11 +55,11 @@ def simulated_rate(
     needs = rng.choice(np.asarray(shard_seconds, dtype=np.float64), shards)
     idle = [0.0] * workers
     collected = np.zeros(shards)
-    for place in range(shards):
-        window = collected[place - AHEAD * workers] if place >= AHEAD * workers else 0.0
-        done = max(heapq.heappop(idle), window) + needs[place]
+    for index in range(shards):
+        window = collected[index - AHEAD * workers] if index >= AHEAD * workers else 0.0
+        done = max(heapq.heappop(idle), window) + needs[index]
         heapq.heappush(idle, done)
-        collected[place] = max(done, collected[place - 1] if place else 0.0) + shard * collect_seconds
+        collected[index] = max(done, collected[index - 1] if index else 0.0) + shard * collect_seconds
     return shards * shard / float(collected[-1])
 
 
@@ -120,8 +120,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from cvad_cli.config.load import load_config
     from cvad_cli.tasks.train import TrainRequest, train
 
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
         write_sample_dataset(root / "data", "grid", size=options.side, train=24, test_good=8, per_defect=4, seed=1)
         config = root / "scaling.yaml"
         config.write_text(
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         settings = load_config(config)
         train(settings, TrainRequest(describe=False), QuietReporter())
         test = open_dataset(settings.data).test
-        records = [test[place % len(test)] for place in range(options.images)]
+        records = [test[index % len(test)] for index in range(options.images)]
         opened = open_detector(settings, "cpu")
         step = EvaluationStep(None, frozenset())
         job = ImageJob(settings, opened.bundle.folder, step, opened)
@@ -142,9 +142,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         measured: dict[str, dict[int, float]] = {}
         for kind in options.executors:
             for workers in options.workers:
-                spread = load_config(config, [f"executor.kind={kind}", f"executor.workers={workers}"])
-                job = ImageJob(spread, bundle_folder(spread), step)
-                with open_executor(spread, warnings.warn) as executor:
+                distributed = load_config(config, [f"executor.kind={kind}", f"executor.workers={workers}"])
+                job = ImageJob(distributed, bundle_folder(distributed), step)
+                with open_executor(distributed, warnings.warn) as executor:
                     measured.setdefault(kind, {})[workers] = measure(executor, job, records, options.shard)
     return {
         "machine": {

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SPREAD = ("executor.workers=2", "executor.threads=1")
+DISTRIBUTED = ("executor.workers=2", "executor.threads=1")
 FIGURES = ("image", "pixel", "decision", "defect_types", "counts")
 
 
@@ -56,7 +56,7 @@ def run_batch(verb: str, kind: str, options: argparse.Namespace, root: Path, *, 
     command = [sys.executable, "-m", "cvad_cli", verb, "--json", "--force"]
     for config in options.configs:
         command += ["--config", str(config)]
-    for setting in (*options.set, *SPREAD, f"executor.kind={kind}", f"output.root={root}", "device=cpu"):
+    for setting in (*options.set, *DISTRIBUTED, f"executor.kind={kind}", f"output.root={root}", "device=cpu"):
         command += ["--set", setting]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         if kill_after is not None:
@@ -81,12 +81,12 @@ def kill_a_worker(process: subprocess.Popen[str], after: float) -> None:
     print(f"killed Ray's worker {victims[0]}, {after:g} s into its work", file=sys.stderr)
 
 
-def differences(one: Any, other: Any, place: str = "") -> list[str]:
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
     """Dotted places at which two documents differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted(one.keys() | other.keys())
-        return [found for key in keys for found in differences(one.get(key), other.get(key), f"{place}.{key}")]
-    return [] if one == other else [f"{place.lstrip('.')}: {one!r} is not {other!r}"]
+        return [found for key in keys for found in differences(one.get(key), other.get(key), f"{path}.{key}")]
+    return [] if one == other else [f"{path.lstrip('.')}: {one!r} is not {other!r}"]
 
 
 def main() -> None:
@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--kill-after", type=float, default=2.0, help="seconds into a worker's work")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         documents = {}
         for kind in ("local", "ray"):
             kill_after = options.kill_after if kind == "ray" else None
             for verb in ("train", "evaluate"):
                 started = time.monotonic()
-                documents[kind, verb] = run_batch(verb, kind, options, Path(place, kind), kill_after=kill_after)
+                documents[kind, verb] = run_batch(verb, kind, options, Path(folder, kind), kill_after=kill_after)
                 print(f"{verb}, {kind}: {time.monotonic() - started:.1f} s", file=sys.stderr)
         differing = []
         for local, ray in zip(

@@ -48,8 +48,8 @@ def lower_limits(lost: np.ndarray, rng: np.random.Generator) -> dict[str, float]
     means = (of_columns * drawn_columns).sum(axis=1) / GOOD
     errors = np.sqrt(np.maximum(variance(drawn_rows, of_rows) + variance(drawn_columns, of_columns), 1e-12))
     influence = np.concatenate([(rows - mean) / DEFECTIVE, (columns - mean) / GOOD])
-    spread = (influence**2).sum() ** 1.5
-    acceleration = (influence**3).sum() / (6 * spread) if spread else 0.0
+    squares = (influence**2).sum() ** 1.5
+    acceleration = (influence**3).sum() / (6 * squares) if squares else 0.0
     bias = norm.ppf(np.clip(np.mean(means < mean) + np.mean(means == mean) / 2, 1e-3, 1 - 1e-3))
     shifted = bias + norm.ppf(0.05)
     return {

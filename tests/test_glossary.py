@@ -43,7 +43,7 @@ def identifiers_of(tree: ast.AST) -> Iterator[str]:
 
 def offenders(path: Path, words: set[str], allowed: set[str]) -> set[str]:
     names = {*identifiers_of(ast.parse(path.read_text(encoding="utf-8"))), path.stem, path.parent.name}
-    plain = {name for name in names if not any(exempt in name.lower() for exempt in allowed)}
+    plain = {name for name in names if not any(exempt.lower() in name.lower() for exempt in allowed)}
     return {f"{path.relative_to(REPOSITORY)}: {name}" for name in plain if words & set(words_of(name))}
 
 

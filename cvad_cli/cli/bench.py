@@ -25,7 +25,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     images: Images = None,
     repeats: Repeats = 3,
     scaling: Scaling = False,
-    peers: ComparisonOption = False,
+    comparison: ComparisonOption = False,
     device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -35,7 +35,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
     Writes <output.root>/<name>/bench/: bench.json, bench.md and charts.
     """
-    if peers:
+    if comparison:
         raise typer.BadParameter(COMPARISON_MOVED)
     from cvad_cli.cli.render.bench import show_bench
 

@@ -37,24 +37,24 @@ class RootGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except CvadError as error:
-            raise _leave(ctx, f"error: {error}", error.exit_code) from None
+            raise _exit_with_status(ctx, f"error: {error}", error.exit_code) from None
         except KeyboardInterrupt:
-            raise _leave(ctx, "interrupted; nothing was left half-written", INTERRUPT_STATUS) from None
+            raise _exit_with_status(ctx, "interrupted; nothing was left half-written", INTERRUPT_STATUS) from None
         except MemoryError:
             message = (
                 "error: the machine is out of memory; lower train.max_memory, data.image_size or runtime.batch_size"
             )
-            raise _leave(ctx, message, 7) from None
+            raise _exit_with_status(ctx, message, 7) from None
         except BrokenPipeError:
             # Whoever read our output has gone (`cvad ... | head`): not an error, and no one to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                raise _leave(
+                raise _exit_with_status(
                     ctx, f"bug: {type(error).__name__}: {error}\nRun again with --debug.", BUG_STATUS
                 ) from None
-            raise _leave(
+            raise _exit_with_status(
                 ctx, "error: no space left where the output goes; free some, or send it elsewhere", 7
             ) from None
         except Exception as error:
@@ -63,13 +63,13 @@ class RootGroup(TyperGroup):
             message = (
                 f"bug: {type(error).__name__}: {error}\nThis is a fault in cvad. Run again with --debug and report it."
             )
-            raise _leave(ctx, message, BUG_STATUS) from None
+            raise _exit_with_status(ctx, message, BUG_STATUS) from None
         finally:
             if former is not None:
                 signal.signal(signal.SIGTERM, former)
 
 
-def _leave(ctx: typer.Context, message: str, status: int) -> typer.Exit:
+def _exit_with_status(ctx: typer.Context, message: str, status: int) -> typer.Exit:
     if ctx.meta.get(DEBUG_KEY, False) and status != INTERRUPT_STATUS:
         traceback.print_exc()
     with contextlib.suppress(OSError):  # standard error may be gone as well

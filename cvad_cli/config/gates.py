@@ -209,12 +209,12 @@ def _section(label: str, name: str, values: Mapping[str, Any]) -> Mapping[str, A
     return section
 
 
-def _rules(label: str, place: str, rules: object) -> Rules:
+def _rules(label: str, section: str, rules: object) -> Rules:
     if rules is None:
         return {}
     if not isinstance(rules, dict):
-        raise ConfigError(f"{label}: {place}: expected lines such as `image.auroc: {{min: 0.98}}`, got {rules!r}")
-    return {str(metric): _rule(f"{label}: {place}", str(metric), keys) for metric, keys in rules.items()}
+        raise ConfigError(f"{label}: {section}: expected lines such as `image.auroc: {{min: 0.98}}`, got {rules!r}")
+    return {str(metric): _rule(f"{label}: {section}", str(metric), keys) for metric, keys in rules.items()}
 
 
 def _rule(label: str, metric: str, keys: object) -> dict[str, Any]:

@@ -146,8 +146,8 @@ def read_yaml(path: Path, asked_by: Path | None = None) -> dict[str, Any]:
         # OmegaConf's loader refuses duplicate keys, which plain YAML lets the last one win in silence.
         loaded = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
     except yaml.MarkedYAMLError as error:
-        place = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: is not valid YAML{place}: {error.problem}") from error
+        line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: is not valid YAML{line}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {_first_line(error)}") from error
     except OmegaConfBaseException as error:

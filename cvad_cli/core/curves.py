@@ -53,11 +53,11 @@ def precision_recall(scores: ArrayLike, defective: ArrayLike) -> Curve:
     return Curve(np.repeat(x, 2)[1:-1], np.repeat(y[1:], 2))
 
 
-def thinned(curve: Curve, most: int = MAX_POINTS) -> Curve:
-    """At most `most` (from 2) of the curve's own points, evenly spread along it, both ends among them."""
-    if curve.x.size <= most:
+def thinned(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
+    """At most `max_points` (from 2) of the curve's own points, evenly spread along it, both ends among them."""
+    if curve.x.size <= max_points:
         return curve
     along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(curve.x), np.diff(curve.y)))])
-    chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)).clip(0, curve.x.size - 1))
+    chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], max_points)).clip(0, curve.x.size - 1))
     chosen[0], chosen[-1] = 0, curve.x.size - 1
     return Curve(curve.x[chosen], curve.y[chosen])

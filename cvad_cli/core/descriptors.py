@@ -92,7 +92,8 @@ def view_box(centre: tuple[float, float], image_size: tuple[int, int]) -> ViewBo
     """The view about `centre` (y, x in native pixels) of an image (rows, columns), moved until it lies inside."""
     side = view_side(image_size)
     top, left = (
-        min(max(round(place - side / 2), 0), length - side) for place, length in zip(centre, image_size, strict=True)
+        min(max(round(position - side / 2), 0), length - side)
+        for position, length in zip(centre, image_size, strict=True)
     )
     return ViewBox(top, left, side)
 

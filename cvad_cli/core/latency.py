@@ -26,7 +26,7 @@ _BUCKETS: Final = math.ceil(math.log(MAX_S / MIN_S) / _LOG_GROWTH) + 1
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class LatencySummary:
     """How long something took, over many times, in milliseconds."""
 
     count: int
@@ -36,13 +36,13 @@ class Spread:
     p99_ms: float
 
 
-def spread_of(seconds: Sequence[float]) -> Spread:
+def latency_summary(seconds: Sequence[float]) -> LatencySummary:
     """Exact percentiles (linear interpolation) of times that are all at hand, at least one."""
     if not len(seconds):
         raise ValueError("seconds: expected at least one time, got none")
     times = np.asarray(seconds, dtype=np.float64) * 1e3
     p50, p95, p99 = (float(value) for value in np.percentile(times, [50, 95, 99]))
-    return Spread(len(times), float(times.mean()), p50, p95, p99)
+    return LatencySummary(len(times), float(times.mean()), p50, p95, p99)
 
 
 @final
@@ -68,14 +68,14 @@ class Durations:
         if not self.count:
             return 0.0
         rank = int(share * (self.count - 1))
-        place = int(np.searchsorted(np.cumsum(self._counts), rank, side="right"))
-        return float(MIN_S * _GROWTH**place * 2 / (1 + _GROWTH))
+        bucket = int(np.searchsorted(np.cumsum(self._counts), rank, side="right"))
+        return float(MIN_S * _GROWTH**bucket * 2 / (1 + _GROWTH))
 
-    def spread(self) -> Spread:
+    def summary(self) -> LatencySummary:
         """Mean and percentiles so far."""
         mean = self.total_s / self.count if self.count else 0.0
         p50, p95, p99 = (1e3 * self.quantile(share) for share in (0.5, 0.95, 0.99))
-        return Spread(self.count, 1e3 * mean, p50, p95, p99)
+        return LatencySummary(self.count, 1e3 * mean, p50, p95, p99)
 
 
 @final
@@ -93,9 +93,9 @@ class StageTimes:
             self._stages.setdefault(name, Durations()).add(seconds)
 
     @property
-    def stages(self) -> dict[str, Spread]:
+    def stages(self) -> dict[str, LatencySummary]:
         """Mean and percentiles by stage, in the order in which the stages were first seen."""
-        return {name: times.spread() for name, times in self._stages.items()}
+        return {name: times.summary() for name, times in self._stages.items()}
 
     @property
     def explained(self) -> float:

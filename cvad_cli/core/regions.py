@@ -41,14 +41,14 @@ class RegionRule:
     """The same in square millimetres; needs `pixel_size_mm`."""
     pixel_size_mm: float | None = None
     """Side of one pixel of the original image."""
-    most: int = 4
+    max_regions: int = 4
     """At most this many regions, those of most mass."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.seed) and np.isfinite(self.floor) and self.floor <= self.seed):
             raise ValueError(f"grow: expected a number up to seed = {self.seed}, got {self.grow}")
-        if self.bridge_px < 0 or self.most < 1 or self.min_area_px < 0 or self.min_area_mm2 < 0:
-            raise ValueError("region rule: bridge_px and minimum areas start at 0, most at 1")
+        if self.bridge_px < 0 or self.max_regions < 1 or self.min_area_px < 0 or self.min_area_mm2 < 0:
+            raise ValueError("region rule: bridge_px and minimum areas start at 0, max_regions at 1")
         if self.pixel_size_mm is not None and not (np.isfinite(self.pixel_size_mm) and self.pixel_size_mm > 0):
             raise ValueError(f"pixel_size_mm: expected a size above 0, got {self.pixel_size_mm}")
         if self.min_area_mm2 > 0 and self.pixel_size_mm is None:
@@ -105,7 +105,7 @@ def find_regions(
         labels = _bridged(values >= floor, rule.bridge_px)
         kept = _strongest(labels, values - floor, 0.0)[:1]
     return tuple(
-        _measure(values, labels == label, image_size, floor, rule.pixel_size_mm) for label in kept[: rule.most]
+        _measure(values, labels == label, image_size, floor, rule.pixel_size_mm) for label in kept[: rule.max_regions]
     )
 
 
@@ -189,18 +189,18 @@ def _measure(
 ) -> Region:
     """What is known of the region `mask` (h, w), which holds a pixel."""
     scale = np.asarray(image_size) / np.asarray(values.shape)
-    places, scores = np.argwhere(mask), values[mask]
+    pixels, scores = np.argwhere(mask), values[mask]
     excess = scores - floor
     weights = excess if excess.sum() > 0 else np.ones_like(excess)
     # In whole numbers: a corner that falls on a pixel's edge must not be rounded past it.
     (top, bottom), (left, right) = (
         (first * size // length, -(-(last + 1) * size // length))
         for first, last, size, length in zip(
-            places.min(0).tolist(), places.max(0).tolist(), image_size, values.shape, strict=True
+            pixels.min(0).tolist(), pixels.max(0).tolist(), image_size, values.shape, strict=True
         )
     )
-    centre = ((places + 0.5) * weights[:, None]).sum(0) / weights.sum() * scale
-    area = len(places) * float(scale.prod())
+    centre = ((pixels + 0.5) * weights[:, None]).sum(0) / weights.sum() * scale
+    area = len(pixels) * float(scale.prod())
     return Region(
         box=(top, left, bottom, right),
         centre=(float(centre[0]), float(centre[1])),
@@ -242,14 +242,14 @@ def _edges(mask: np.ndarray) -> np.ndarray:
 
 def _walk(edges: np.ndarray, start: tuple[int, int], left_to_walk: set[tuple[int, int]]) -> np.ndarray:
     """The loop that leaves `start` to the right, its corners alone; what it passes is taken off `left_to_walk`."""
-    corners, place, heading = [], start, 0
+    corners, corner, heading = [], start, 0
     while True:
         if heading == 0:
-            left_to_walk.discard(place)
-        place = (place[0] + STEPS[heading][0], place[1] + STEPS[heading][1])
-        turned = next(way % 4 for way in (heading - 1, heading, heading + 1) if edges[way % 4][place])
+            left_to_walk.discard(corner)
+        corner = (corner[0] + STEPS[heading][0], corner[1] + STEPS[heading][1])
+        turned = next(way % 4 for way in (heading - 1, heading, heading + 1) if edges[way % 4][corner])
         if turned != heading:
-            corners.append(place)
+            corners.append(corner)
         heading = turned
-        if place == start and heading == 0:
+        if corner == start and heading == 0:
             return np.asarray(corners, dtype=np.float64)

@@ -42,7 +42,7 @@ UNCALIBRATED: Final = 0.2
 LOWEST_LOG: Final = math.log(1e-12)
 """Of a confidence while the temperature is fitted: one type that was left out must not outweigh all the others."""
 
-MIN_SPREAD: Final = 1e-3
+MIN_TYPE_SCALE: Final = 1e-3
 """Copies of one image do not make a type of no spread: distances between unit vectors, 0..2."""
 
 
@@ -82,16 +82,16 @@ class LabelledRegions:
         return centres
 
     @cached_property
-    def spreads(self) -> Float[np.ndarray, " C"]:
+    def type_scales(self) -> Float[np.ndarray, " C"]:
         """Median distance, within each type, of a region to its nearest mate from another image."""
         mates = _gaps(self.centres, self.views)
         mates[self.images[:, None] == self.images] = np.inf
         mates[self.types[:, None] != self.types] = np.inf
         nearest = mates.min(1)
-        spreads = np.asarray([np.median(nearest[self.types == kind]) for kind in range(self.count)])
-        measured = np.isfinite(spreads)
-        spreads[~measured] = np.median(spreads[measured]) if measured.any() else 1.0
-        return np.asarray(np.maximum(spreads, MIN_SPREAD))
+        type_scales = np.asarray([np.median(nearest[self.types == kind]) for kind in range(self.count)])
+        measured = np.isfinite(type_scales)
+        type_scales[~measured] = np.median(type_scales[measured]) if measured.any() else 1.0
+        return np.asarray(np.maximum(type_scales, MIN_TYPE_SCALE))
 
     @cached_property
     def has_mate(self) -> Bool[np.ndarray, " n"]:
@@ -176,9 +176,9 @@ def calibrate_temperature(scores: Float[np.ndarray, "n C"], types: Int[np.ndarra
     the true one of C types and 1 / (m + C) for the others (Laplace's rule): m regions that are all right do not make
     certainty. `UNCALIBRATED` where no region is left.
     """
-    told = np.isfinite(scores[np.arange(len(types)), types])
-    known, own = np.where(np.isfinite(scores[told]), scores[told], -1e9), types[told]
-    if not told.any() or scores.shape[1] < 2:
+    is_scored = np.isfinite(scores[np.arange(len(types)), types])
+    known, own = np.where(np.isfinite(scores[is_scored]), scores[is_scored], -1e9), types[is_scored]
+    if not is_scored.any() or scores.shape[1] < 2:
         return UNCALIBRATED
     m, count = known.shape
     target = np.where(own[:, None] == np.arange(count), (m + 1) / (m + count), 1 / (m + count))
@@ -206,9 +206,9 @@ def nonconformity(
     away = _gaps(queries, labelled.views)
     if query_images is not None:
         away[query_images[:, None] == labelled.images] = np.inf
-    ratio = [away[:, labelled.types == kind].min(1) / labelled.spreads[kind] for kind in range(labelled.count)]
-    least: np.ndarray = np.min(ratio, axis=0)
-    return least
+    ratio = [away[:, labelled.types == kind].min(1) / labelled.type_scales[kind] for kind in range(labelled.count)]
+    nearest: np.ndarray = np.min(ratio, axis=0)
+    return nearest
 
 
 def own_nonconformity(labelled: LabelledRegions) -> Float[np.ndarray, " n"]:
@@ -226,8 +226,8 @@ def conformal_p(own: Float[np.ndarray, " n"], queries: Float[np.ndarray, " q"]) 
     If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. They
     are nearly so (docs/derivations.md), hence the rate is an estimate. p is never under 1 / (n + 1).
     """
-    at_least = len(own) - np.searchsorted(np.sort(own), queries, side="left")
-    p: np.ndarray = (1 + at_least) / (len(own) + 1)
+    not_below = len(own) - np.searchsorted(np.sort(own), queries, side="left")
+    p: np.ndarray = (1 + not_below) / (len(own) + 1)
     return p
 
 

@@ -98,8 +98,8 @@ def _kept(run: PlannedRun, request: BatchRequest) -> RunOutcome | None:
 def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, reporter: Reporter) -> Iterator[RunOutcome]:
     """The outcome of each run, in order."""
 
-    def watch(place: int, outcome: RunOutcome | None) -> None:
-        request.watch(pending[place], outcome)
+    def watch(index: int, outcome: RunOutcome | None) -> None:
+        request.watch(pending[index], outcome)
 
     def lost(run: PlannedRun, reason: ResourceError) -> RunOutcome:
         return _failure(run, work.verb, 0.0, reason)
@@ -115,10 +115,10 @@ def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, reporter: Re
                 yield outcome if not elsewhere else _seen(outcome, pending, work.verb)
             return
     job = RunJob(work, request.reporter_of)
-    for place, run in enumerate(pending):
-        watch(place, None)
+    for index, run in enumerate(pending):
+        watch(index, None)
         (outcome,) = job([run])
-        watch(place, outcome)
+        watch(index, outcome)
         yield outcome
 
 

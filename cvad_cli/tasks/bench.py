@@ -89,7 +89,7 @@ def images_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord
     by_type: dict[str, list[ImageRecord]] = {}
     for record in dataset.test or dataset.train:
         by_type.setdefault(record.defect_type, []).append(record)
-    in_turn = [(place, kind, record) for kind, found in by_type.items() for place, record in enumerate(found)]
+    in_turn = [(turn, kind, record) for kind, found in by_type.items() for turn, record in enumerate(found)]
     chosen = tuple(record for *_, record in sorted(in_turn, key=lambda each: each[:2]))[:count]
     if not chosen:
         raise DataError(f"{settings.data.root}: {dataset.name} has no images to measure on")

@@ -14,7 +14,7 @@ import numpy as np
 from cvad_cli.adapters.image_panels.defect_overlay import NEUTRAL, PALETTE, Mark, defect_overlay
 from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.assembly.data.path_arguments import distinct_names, expand, with_suffix_added
-from cvad_cli.assembly.defect_types.classifier import Namer
+from cvad_cli.assembly.defect_types.classifier import DefectClassifier
 from cvad_cli.assembly.defect_types.index_points import index_name, open_index, require_fitting, require_index
 from cvad_cli.assembly.defect_types.inspector import Inspection, RegionInspector
 from cvad_cli.assembly.defect_types.jobs import ClassifyStep
@@ -80,7 +80,7 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
     if request.overlays is not None:
         require_writable(request.overlays)
     inspector = RegionInspector.open(settings, choose_device(settings.device))
-    place = index_name(settings)
+    location = index_name(settings)
     found = _Found([], [])
     step = ClassifyStep(inspector, with_images=request.overlays is not None)
     job = ImageJob(settings, inspector.opened.bundle.folder, step, inspector.opened)
@@ -88,14 +88,14 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
         ImageItem(ImageId(str(path), name), path) for name, path in zip(distinct_names(paths), paths, strict=True)
     ]
     with open_index(settings) as store, closing(run_job(settings, job, image_items, reporter.warn)) as outcomes:
-        require_fitting(require_index(store, place), inspector, place)
-        namer = Namer(store, settings, place)
-        for caveat in namer.caveats:
+        require_fitting(require_index(store, location), inspector, location)
+        classifier = DefectClassifier(store, settings, location)
+        for caveat in classifier.caveats:
             reporter.warn(caveat)
-        colours = _colours(namer.types)
+        colours = _colours(classifier.types)
         stops = settings.data.on_error == "stop"
         for image_item, inspection in _inspected(image_items, outcomes, found.skipped, reporter, stops=stops):
-            verdict = namer.verdict(image_item.image_id.image, inspection, inspector.threshold)
+            verdict = classifier.verdict(image_item.image_id.image, inspection, inspector.threshold)
             found.verdicts.append(verdict)
             request.on_result(verdict)
             if request.overlays is not None and inspection.image is not None:
@@ -107,12 +107,12 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
             _write_rows(file, found.verdicts)
     return ClassifySummary(
         name=settings.name,
-        index=place,
-        types=namer.types,
-        labelled_regions=namer.regions,
+        index=location,
+        types=classifier.types,
+        labelled_regions=classifier.regions,
         images=tuple(found.verdicts),
         skipped=tuple(found.skipped),
-        caveats=tuple(namer.caveats),
+        caveats=tuple(classifier.caveats),
     )
 
 
@@ -158,7 +158,7 @@ def _percent(share: float) -> str:
 
 
 def _colours(types: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(types)} | {UNKNOWN: NEUTRAL}
+    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(types)} | {UNKNOWN: NEUTRAL}
 
 
 def _draw(

@@ -113,9 +113,9 @@ def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter
     if request.restart:
         settings.checkpoint.unlink(missing_ok=True)
     source = ImageSource(real, generated_share=settings.generated_share, seed=settings.seed)
-    place = CheckpointLocation(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
+    location = CheckpointLocation(settings.checkpoint, settings.checkpoint_every, _deciding(settings, backbones, real))
     features = backbone_features(backbones, device)
-    distilled = distil(_plan(settings), source, features, place, reporter)
+    distilled = distil(_plan(settings), source, features, location, reporter)
     for line in source.skipped:
         reporter.warn(f"passed over: {line}")
     summary = _summary(settings, backbones, real, distilled, time.perf_counter() - started)

@@ -22,7 +22,7 @@ from cvad_cli.adapters.datasets import fingerprint
 from cvad_cli.adapters.images.masks import one_warning
 from cvad_cli.adapters.machine.devices import choose_device
 from cvad_cli.assembly.data.images import open_dataset, read_mask_of
-from cvad_cli.assembly.defect_types.evaluation import DescribedDefect, measure_naming
+from cvad_cli.assembly.defect_types.evaluation import DescribedDefect, measure_classification
 from cvad_cli.assembly.defect_types.inspector import RegionInspector
 from cvad_cli.assembly.evaluation.image_output import Drawer
 from cvad_cli.assembly.evaluation.job import EvaluatedImage, EvaluationStep, Evaluator
@@ -101,15 +101,17 @@ def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) 
         metrics = _measure(settings, opened, dataset, scored)
         metrics["counts"]["skipped"] = len(scored.skipped)
         metrics["skipped"] = [dataclasses.asdict(image) for image in scored.skipped]
-        naming = measure_naming(settings, scored.described, staged, reporter) if request.classification else None
-        if naming is not None:
-            metrics["classification"] = naming.metrics
+        classification = (
+            measure_classification(settings, scored.described, staged, reporter) if request.classification else None
+        )
+        if classification is not None:
+            metrics["classification"] = classification.metrics
         gates = gate_evaluator.judge(metrics, scored.records, scored.scores, staged) if gate_evaluator else ()
         (staged / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_rows(staged / "per_image.csv", scored, opened)
         _draw_curves(staged, dataset.name, scored, opened.calibration.threshold)
         if drawer.report is not None:
-            named = None if naming is None else naming.images
+            named = None if classification is None else classification.images
             manifest = opened.bundle.manifest
             found = Findings(metrics, manifest, opened.calibration, scored.pixels, gates, named)
             write_report(staged, found, drawer.report)
@@ -262,8 +264,8 @@ def _training_of(opened: OpenBundle) -> dict[str, Any]:
 
 def _serving_of(opened: OpenBundle) -> dict[str, Any]:
     """What judged the images, and how it was shown to judge as the trained model does."""
-    said = dataclasses.asdict(opened.serving)
-    return {key: value for key, value in said.items() if key != "cache"}
+    serving = dataclasses.asdict(opened.serving)
+    return {key: value for key, value in serving.items() if key != "cache"}
 
 
 def _counts(opened: OpenBundle, scored: _Scored) -> dict[str, Any]:

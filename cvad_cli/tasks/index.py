@@ -146,7 +146,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
     defects = _labelled_defects(dataset.test, settings)
     chosen = _draw(defects, request)
     labeller = Labeller.of(inspector, dataset.name, request.labelled_by)
-    place = index_name(settings)
+    location = index_name(settings)
     with open_index(settings) as store:
         info = store.info()
         if info is not None and request.rebuild:
@@ -155,7 +155,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
         if info is None:
             store.create(inspector.describer.dimension, metadata_for(inspector, dataset.name))
         else:
-            require_fitting(info, inspector, place)
+            require_fitting(info, inspector, location)
         before = _indexed_before(store, dataset.name, None if request.prune else [record.key for record in chosen])
         run = _Run(labeller, before)
         for record, (sha256, described) in _described(chosen, inspector, settings, run.skipped, reporter):
@@ -170,7 +170,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
         reporter.warn(f"skipped {image.key}: {image.reason}")
     if run.cautions:
         reporter.warn(one_warning(run.cautions))
-    return IndexSummary(place, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
+    return IndexSummary(location, _by_type(run.done), run.added, run.unchanged, removed, tuple(run.skipped), total)
 
 
 def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
@@ -238,9 +238,9 @@ class _Run:
 def index_listing(settings: RunConfig, request: ListingRequest, reporter: Reporter) -> IndexListing:
     """What the index of a config holds. Needs no trained bundle."""
     del reporter
-    place = index_name(settings)
+    location = index_name(settings)
     with open_index(settings) as store:
-        info = require_index(store, place)
+        info = require_index(store, location)
         points = list(store.scroll())
     labels = [(payload_text(point, "defect_type"), payload_text(point, "source")) for point in points]
     regions, images = Counter(kind for kind, _ in labels), Counter(kind for kind, _ in set(labels))
@@ -251,7 +251,7 @@ def index_listing(settings: RunConfig, request: ListingRequest, reporter: Report
     )
     held = info.metadata
     return IndexListing(
-        index=place,
+        index=location,
         bundle=str(held.get("bundle")),
         descriptor=held.get("descriptor"),
         dimension=info.dimension,
@@ -264,25 +264,25 @@ def index_listing(settings: RunConfig, request: ListingRequest, reporter: Report
 def delete_type(settings: RunConfig, request: DeleteTypeRequest, reporter: Reporter) -> IndexSummary:
     """Forget every region of a type. Raises StoreError, with the near names, where the index holds none."""
     del reporter
-    place, defect_type = index_name(settings), request.defect_type
+    location, defect_type = index_name(settings), request.defect_type
     with open_index(settings) as store:
-        require_index(store, place)
+        require_index(store, location)
         removed = store.delete(where={"defect_type": defect_type})
         if not removed:
             known = sorted({payload_text(point, "defect_type") for point in store.scroll()})
             hint = did_you_mean(defect_type, known) or f" Its types: {', '.join(known) or 'none'}."
-            raise StoreError(f"{place}: holds no region of type {defect_type!r}.{hint}")
+            raise StoreError(f"{location}: holds no region of type {defect_type!r}.{hint}")
         total = store.count()
-    return IndexSummary(place, {}, 0, 0, removed, (), total)
+    return IndexSummary(location, {}, 0, 0, removed, (), total)
 
 
 def export_index_to(settings: RunConfig, request: ExportRequest, reporter: Reporter) -> TransferSummary:
     """Write the whole index to one file, which any cvad with the same bundle can import."""
     del reporter
-    place, path = index_name(settings), request.path
+    location, path = index_name(settings), request.path
     with open_index(settings) as store:
-        require_index(store, place)
-        return TransferSummary(place, path, "exported", export_index(store, path), store.count())
+        require_index(store, location)
+        return TransferSummary(location, path, "exported", export_index(store, path), store.count())
 
 
 def import_index_from(settings: RunConfig, request: ImportRequest, reporter: Reporter) -> TransferSummary:
@@ -312,7 +312,7 @@ def _draw(records: Sequence[ImageRecord], request: IndexRequest) -> list[ImageRe
     chosen: set[str] = set()
     for kind in sorted({record.defect_type for record in records}):
         keys = [record.key for record in records if record.defect_type == kind]
-        chosen |= {keys[place] for place in rng.permutation(len(keys))[: request.shots]}
+        chosen |= {keys[number] for number in rng.permutation(len(keys))[: request.shots]}
     return [record for record in records if record.key in chosen]
 
 

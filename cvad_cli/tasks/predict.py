@@ -30,7 +30,7 @@ from cvad_cli.assembly.prediction.sources import (
 )
 from cvad_cli.assembly.serving.open_bundle import open_bundle, open_detector
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.latency import Spread
+from cvad_cli.core.latency import LatencySummary
 from cvad_cli.errors import ConfigError
 from cvad_cli.files import replacing, require_writable
 from cvad_cli.ports import Reporter
@@ -91,9 +91,9 @@ class PredictSummary:
     seconds: float
     """From the opened detector to the last result."""
     images_per_second: float
-    latency: Spread
+    latency: LatencySummary
     """From the moment that reading an image began until its result was ready, waiting included."""
-    stages: Mapping[str, Spread]
+    stages: Mapping[str, LatencySummary]
     explained: float
     """Share of the latency that the stages account for."""
     results: Path | None
@@ -109,9 +109,9 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
     _check(request)
     for folder in filter(None, (request.maps, request.overlays)):
         require_writable(folder)
-    spread = is_distributed(settings) and not request.is_endless
+    distributed = is_distributed(settings) and not request.is_endless
     ending = request.stop or threading.Event()
-    judge = _by_workers(settings, request, reporter) if spread else _by_this_process(settings, request, ending)
+    judge = _by_workers(settings, request, reporter) if distributed else _by_this_process(settings, request, ending)
     with contextlib.ExitStack() as stack:
         keep = stack.enter_context(_records(settings, request, reporter))
         feed = _feed(settings, request, reporter, keep.journal, ending)
@@ -204,7 +204,7 @@ class _Seen:
             skipped=tuple(self.skipped),
             seconds=tally.seconds,
             images_per_second=tally.rate,
-            latency=tally.times.whole.spread(),
+            latency=tally.times.whole.summary(),
             stages=tally.times.stages,
             explained=tally.times.explained,
             results=results,

@@ -5,7 +5,7 @@
   const section = byId("threshold");
   const [low, high, calibrated] = ["low", "high", "threshold"].map((name) => Number(section.dataset[name]));
   const STEPS = 1000;
-  const STRIP_MOST = 12;
+  const MAX_IN_STRIP = 12;
 
   const cards = [...document.querySelectorAll(".card")].map((element) => ({
     element,
@@ -27,14 +27,14 @@
   };
   const percent = (share) => `${(100 * share).toFixed(1).replace(/\.0$/, "")}\u00a0%`;
   const share = (part, whole) => (whole ? percent(part / whole) : "–");
-  const place = (score) => Math.min(Math.max((score - low) / (high - low), 0), 1);
+  const position = (score) => Math.min(Math.max((score - low) / (high - low), 0), 1);
   const make = (name, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(name), properties);
     element.append(...children);
     return element;
   };
 
-  const breakable = (path) => path.split(/(?<=\/)/).flatMap((part, place) => (place ? [make("wbr"), part] : [part]));
+  const breakable = (path) => path.split(/(?<=\/)/).flatMap((part, index) => (index ? [make("wbr"), part] : [part]));
 
   // --- What each image comes to at the threshold -------------------------------------------------------------------
   const OUTCOMES = {
@@ -65,7 +65,7 @@
 
   // --- The slider --------------------------------------------------------------------------------------------------
   const slider = byId("slider");
-  const atCalibrated = Math.round(STEPS * place(calibrated));
+  const atCalibrated = Math.round(STEPS * position(calibrated));
 
   function show(counts) {
     const { rejected: found, missed, "false alarm": alarms, passed } = counts;
@@ -80,8 +80,8 @@
       missed,
     };
     for (const [id, value] of Object.entries(text)) byId(id).textContent = value;
-    const said = `Threshold ${text.at}: recall ${text.recall}, ${missed} missed, ${alarms} false alarms.`;
-    slider.setAttribute("aria-valuetext", said);
+    const status = `Threshold ${text.at}: recall ${text.recall}, ${missed} missed, ${alarms} false alarms.`;
+    slider.setAttribute("aria-valuetext", status);
     byId("warning").hidden = threshold === calibrated;
     byId("reset").disabled = threshold === calibrated;
     byId("lower").disabled = !scores.some((score) => score <= threshold);
@@ -91,7 +91,7 @@
       rug.querySelector(".rug-above").textContent = above;
     }
     moveDots(counts);
-    tellLater(said);
+    announceLater(status);
   }
 
   function moveDots({ rejected: found, missed, "false alarm": alarms, passed }) {
@@ -109,14 +109,14 @@
     put("dot-precision", found / (found + missed), found / (found + alarms));
   }
 
-  let telling = 0;
-  function tellLater(said) {
-    clearTimeout(telling);
-    if (threshold !== calibrated || byId("told").textContent) telling = setTimeout(() => (byId("told").textContent = said), 400);
+  let announcing = 0;
+  function announceLater(status) {
+    clearTimeout(announcing);
+    if (threshold !== calibrated || byId("announcement").textContent) announcing = setTimeout(() => (byId("announcement").textContent = status), 400);
   }
 
   function moveLines() {
-    const x = 100 * place(threshold);
+    const x = 100 * position(threshold);
     for (const line of document.querySelectorAll(".cut")) {
       line.setAttribute("x1", `${x}%`);
       line.setAttribute("x2", `${x}%`);
@@ -127,7 +127,7 @@
 
   function setThreshold(value, { moveThumb = true } = {}) {
     threshold = value;
-    if (moveThumb) slider.value = Math.round(STEPS * place(value));
+    if (moveThumb) slider.value = Math.round(STEPS * position(value));
     moveLines();
     const counts = judge();
     show(counts);
@@ -143,10 +143,10 @@
     if (list.signature === signature) return; // a portable photo is not decoded anew while the slider moves
     list.signature = signature;
     byId(countId).textContent = chosen.length ? `(${chosen.length})` : "";
-    const shown = chosen.slice(0, STRIP_MOST).map((card) => stripItem(card, measured(card.score)));
+    const shown = chosen.slice(0, MAX_IN_STRIP).map((card) => stripItem(card, measured(card.score)));
     if (!chosen.length) shown.push(make("li", { className: "muted", textContent: "none at this threshold" }));
-    if (chosen.length > STRIP_MOST) {
-      const more = make("button", { type: "button", className: "more", textContent: `${chosen.length - STRIP_MOST} more` });
+    if (chosen.length > MAX_IN_STRIP) {
+      const more = make("button", { type: "button", className: "more", textContent: `${chosen.length - MAX_IN_STRIP} more` });
       more.addEventListener("click", () => {
         byId("outcome").value = outcome;
         byId("type").value = "";
@@ -251,14 +251,14 @@
   const NAMES = { photo: "Image", map: "Anomaly map", mask: "Mask", outline: "Outline of what is above the threshold" };
 
   function fill(card) {
-    const { heat, truth, peak, above } = card.element.dataset;
+    const { map, truth, peak, above } = card.element.dataset;
     const outline = card.element.querySelector(".outline").getAttribute("d");
     const unknown = truth === "unknown";
     const mask = overlay(card, ...(unknown ? [] : [path("truth", truth)]));
     mask.setAttribute("class", unknown ? "unknown" : "black");
     const panes = {
       photo: [photoOf(card)],
-      map: [photoOf(card, "gray"), make("img", { src: heat, alt: "", className: "heat" })],
+      map: [photoOf(card, "gray"), make("img", { src: map, alt: "", className: "colormap" })],
       mask: [mask],
       outline: [photoOf(card), overlay(card, path("seam", outline), path("outline", outline))],
     };
@@ -274,14 +274,14 @@
     byId("peak").textContent = `highest ${measured(Number(peak))}`;
     byId("truth-note").textContent = unknown ? "not known" : truth ? "" : card.defective ? "empty" : "no defect";
     byId("above").textContent = percent(Number(above));
-    fillNaming(card);
+    fillClassification(card);
   }
 
-  function fillNaming(card) {
+  function fillClassification(card) {
     const box = byId("named");
-    box.hidden = !card.element.dataset.naming;
+    box.hidden = !card.element.dataset.classification;
     if (box.hidden) return;
-    const { named, confidence, neighbours } = JSON.parse(card.element.dataset.naming);
+    const { named, confidence, neighbours } = JSON.parse(card.element.dataset.classification);
     const right = named === card.type;
     const verdict = make("span", { className: right ? "tag tag-good" : "tag tag-miss", textContent: right ? "right" : "wrong" });
     const near = neighbours.flatMap(({ key, similarity }) => {

@@ -171,7 +171,9 @@ def test_one_failure_stops_no_other_and_the_gravest_status_is_the_batchs(own_cop
     assert "small_leather: failed: " in text.stderr
 
 
-def test_a_bug_in_one_run_is_told_and_costs_no_other(own_copy: Path, cvad, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_one_run_is_reported_and_stops_no_other_run(
+    own_copy: Path, cvad, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(settings: RunConfig, request: Any, reporter: Any) -> Any:
         if settings.data.category == "grid":
             raise ZeroDivisionError("by zero")
@@ -184,11 +186,11 @@ def test_a_bug_in_one_run_is_told_and_costs_no_other(own_copy: Path, cvad, monke
     assert "ZeroDivisionError: by zero" in result.stdout
 
 
-def test_runs_spread_over_processes_give_the_figures_of_this_process_to_the_last_bit(
+def test_runs_in_several_processes_give_the_figures_of_this_process_to_the_last_bit(
     batch_config: Path, own_copy: Path, cvad
 ) -> None:
-    spread = ("--set", "executor.workers=2", "--force", "--json")
-    result = cvad("evaluate", "-c", own_copy, "--categories", BOTH, *spread)
+    distributed = ("--set", "executor.workers=2", "--force", "--json")
+    result = cvad("evaluate", "-c", own_copy, "--categories", BOTH, *distributed)
     assert result.exit_code == 0, result.output
     assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["done", "done"]
     for name in ("small_grid", "small_leather"):
@@ -196,14 +198,14 @@ def test_runs_spread_over_processes_give_the_figures_of_this_process_to_the_last
 
 
 @NEEDS_RAY
-def test_runs_and_images_spread_over_ray_give_the_figures_of_this_process_to_the_last_bit(
+def test_runs_and_images_on_ray_give_the_figures_of_this_process_to_the_last_bit(
     batch_config: Path, own_copy: Path, cvad
 ) -> None:
-    spread = ("--set", "executor.kind=ray", "--set", "executor.workers=2", "--force", "--json")
+    distributed = ("--set", "executor.kind=ray", "--set", "executor.workers=2", "--force", "--json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own start-up
-        trained = cvad("train", "-c", own_copy, "--categories", BOTH, *spread)
-        one = cvad("evaluate", "-c", own_copy, "--categories", "grid", *spread)
+        trained = cvad("train", "-c", own_copy, "--categories", BOTH, *distributed)
+        one = cvad("evaluate", "-c", own_copy, "--categories", "grid", *distributed)
     assert trained.exit_code == 0, trained.output
     assert [run["state"] for run in json.loads(trained.stdout)["runs"]] == ["done", "done"]
     for name in ("small_grid", "small_leather"):
@@ -217,7 +219,7 @@ def test_runs_and_images_spread_over_ray_give_the_figures_of_this_process_to_the
 def test_index_classify_and_predict_say_the_same_with_workers(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
-    said = {}
+    outputs = {}
     images = two_categories / "grid" / "test"
     for workers in (1, 2):
         here = ("--set", f"executor.workers={workers}", "--set", f"qdrant.path={tmp_path / str(workers)}")
@@ -227,13 +229,13 @@ def test_index_classify_and_predict_say_the_same_with_workers(
         assert classified.exit_code == 0, classified.output
         predicted = cvad("predict", images, "-c", own_copy, *here, "--jsonl")
         assert predicted.exit_code == 0, predicted.output
-        said[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)] + [
+        outputs[workers] = [{**json.loads(text.stdout), "index": None} for text in (indexed, classified)] + [
             {**json.loads(line), "latency_ms": None} for line in predicted.stdout.splitlines()
         ]
-        assert len(list((tmp_path / f"o{workers}").rglob("*.png"))) == len(said[workers][1]["images"])
-    assert said[1][0]["added"] > 0
-    assert len(said[1]) == 2 + len(said[1][1]["images"])
-    assert said[1] == said[2]
+        assert len(list((tmp_path / f"o{workers}").rglob("*.png"))) == len(outputs[workers][1]["images"])
+    assert outputs[1][0]["added"] > 0
+    assert len(outputs[1]) == 2 + len(outputs[1][1]["images"])
+    assert outputs[1] == outputs[2]
 
 
 def test_a_batch_that_was_killed_goes_on_where_it_was(tmp_path: Path, two_categories: Path, cvad) -> None:
@@ -326,7 +328,7 @@ def test_runs_of_one_name_are_refused_before_any_begins(own_copy: Path, cvad) ->
     assert "name of its own" in result.stderr
 
 
-def test_what_cannot_be_planned_is_said(own_copy: Path, tmp_path: Path, cvad) -> None:
+def test_what_cannot_be_planned_is_reported(own_copy: Path, tmp_path: Path, cvad) -> None:
     folders = cvad("train", "-c", own_copy, "--categories", "grid", "--set", "data.format=folders")
     assert folders.exit_code == 2
     assert "has no categories" in folders.stderr

@@ -115,7 +115,7 @@ def test_a_larger_bank_holds_the_own_rows_and_no_twins(trained: Path, tmp_path: 
     assert larger.fingerprint != bundle.fingerprint
 
 
-def test_another_image_size_has_probes_and_a_bank_that_know_such_images(trained: Path, tmp_path: Path) -> None:
+def test_another_image_size_has_its_own_agreement_samples_and_bank(trained: Path, tmp_path: Path) -> None:
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -138,7 +138,7 @@ def test_another_image_size_has_probes_and_a_bank_that_know_such_images(trained:
     assert reach(rows) < 0.9 * reach(own)  # strange images are searched at another pace
 
 
-def test_an_untrained_config_is_told_before_anything_is_measured(small_config: Path, cvad) -> None:
+def test_an_untrained_config_is_reported_before_anything_is_measured(small_config: Path, cvad) -> None:
     result = cvad("bench", "-c", small_config)
     assert result.exit_code == 5
     assert "run `cvad train`" in result.stderr
@@ -147,9 +147,9 @@ def test_an_untrained_config_is_told_before_anything_is_measured(small_config: P
 def test_the_option_that_moved_out_says_where_it_is(small_config: Path, cvad) -> None:
     result = cvad("bench", "-c", small_config, "--peers")
     assert result.exit_code == 2
-    told = " ".join(result.stderr.replace("│", " ").split())
-    assert "--peers was moved" in told
-    assert "python scripts/anomalib_comparison --bundle <output.root>/<name>/bundle" in told
+    message = " ".join(result.stderr.replace("│", " ").split())
+    assert "--peers was moved" in message
+    assert "python scripts/anomalib_comparison --bundle <output.root>/<name>/bundle" in message
     assert "--peers" not in cvad("bench", "--help").stdout
 
 

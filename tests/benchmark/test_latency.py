@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from cvad_cli.core.latency import ACCURACY, Durations, StageTimes, spread_of
+from cvad_cli.core.latency import ACCURACY, Durations, StageTimes, latency_summary
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_quantiles_are_within_one_per_cent_of_the_exact_ones(times: np.ndarray) 
         expected = exact[int(share * (len(exact) - 1))]
         assert durations.quantile(share) == pytest.approx(expected, rel=ACCURACY * 1.0001)
     assert durations.count == len(times)
-    assert durations.spread().mean_ms == pytest.approx(1e3 * times.mean())
+    assert durations.summary().mean_ms == pytest.approx(1e3 * times.mean())
 
 
 def test_memory_is_the_same_for_one_and_for_many() -> None:
@@ -55,7 +55,7 @@ def test_no_time_is_refused(wrong: float) -> None:
 
 
 def test_nothing_counted_is_zero_and_wholly_explained() -> None:
-    assert Durations().spread().p99_ms == 0
+    assert Durations().summary().p99_ms == 0
     assert StageTimes().explained == 1
 
 
@@ -68,10 +68,10 @@ def test_stages_explain_their_share_of_the_whole() -> None:
     assert times.stages["decode"].mean_ms == pytest.approx(8)
 
 
-def test_the_spread_of_times_at_hand_is_exact() -> None:
-    found = spread_of([value / 1000 for value in range(1, 101)])
+def test_the_summary_of_times_at_hand_is_exact() -> None:
+    found = latency_summary([value / 1000 for value in range(1, 101)])
     assert found.count == 100
     assert found.mean_ms == pytest.approx(50.5)
     assert [found.p50_ms, found.p95_ms, found.p99_ms] == pytest.approx([50.5, 95.05, 99.01])
     with pytest.raises(ValueError, match="at least one"):
-        spread_of([])
+        latency_summary([])

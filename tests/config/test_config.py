@@ -147,7 +147,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: bytes, mes
         load_config(path)
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a folder; give the YAML file inside it"):
         load_config(tmp_path)
 

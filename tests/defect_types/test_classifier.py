@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvad_cli.adapters.qdrant.embedded import EmbeddedStore
-from cvad_cli.assembly.defect_types.classifier import Namer, labelled_regions, thinned
+from cvad_cli.assembly.defect_types.classifier import DefectClassifier, labelled_regions, thinned
 from cvad_cli.config.schema import ClassifyConfig, RunConfig
 from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint
@@ -67,14 +67,14 @@ def caveats(folder: Path, indexed: Sequence[DefectPoint], rate: float, **limits:
     with EmbeddedStore(folder, "defects", batch_size=500) as store:
         store.create(4, {})
         store.upsert(indexed)
-        return Namer(store, settings, "small.yaml", **limits).caveats
+        return DefectClassifier(store, settings, "small.yaml", **limits).caveats
 
 
 def test_enough_labels_are_no_reason_to_warn(tmp_path: Path) -> None:
     assert caveats(tmp_path, points(bent=5, glue=4), 0.1) == []
 
 
-def test_too_few_labels_for_the_unknown_rate_are_told(tmp_path: Path) -> None:
+def test_too_few_labels_for_the_unknown_rate_are_reported(tmp_path: Path) -> None:
     (found,) = caveats(tmp_path, points(bent=4, glue=4), 0.1)
     assert found.startswith("no region can be called unknown at a rate of 0.1: 8 labelled regions allow 1/9 = 0.111")
     assert "label at least 9 regions of types that two or more images show" in found
@@ -89,7 +89,7 @@ def test_labels_that_are_not_learnt_from_do_not_count(tmp_path: Path) -> None:
     assert caveats(tmp_path / "whole", indexed, 0.02) == []
 
 
-def test_types_of_one_image_each_can_never_make_a_region_unknown_and_that_is_told(tmp_path: Path) -> None:
+def test_types_of_one_image_each_can_never_make_a_region_unknown_and_that_is_reported(tmp_path: Path) -> None:
     found = caveats(tmp_path, points(**{f"type{number}": 2 for number in range(12)}), 0.1)
     assert any("no region can be called unknown at a rate of 0.1: 0 labelled regions" in caveat for caveat in found)
 

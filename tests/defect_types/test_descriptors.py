@@ -127,9 +127,9 @@ def test_pixel_statistics_are_what_they_are_called() -> None:
     view = np.zeros((VIEW_PX, VIEW_PX, 3))
     view[..., 0] = np.arange(VIEW_PX)[:, None] / 1000  # red rises by 1/1000 a row, so grey by a third of that
     red = view[8:16, 0, 0]
-    mean, spread, high, low, red_green, blue_green, slope = pixel_statistics(view)[1, 5]
+    mean, deviation, high, low, red_green, blue_green, slope = pixel_statistics(view)[1, 5]
     assert mean == pytest.approx(red.mean() / 3)
-    assert spread == pytest.approx(red.std() / 3, rel=1e-4)
+    assert deviation == pytest.approx(red.std() / 3, rel=1e-4)
     assert (high, low) == (pytest.approx(red.max() / 3), pytest.approx(red.min() / 3))
     assert (red_green, blue_green) == (pytest.approx(red.mean()), 0)
     assert slope == pytest.approx(1 / 3000, rel=1e-3)
@@ -156,7 +156,7 @@ def test_full_shrinkage_scales_all_directions_alike() -> None:
     np.testing.assert_allclose(inverse_root(samples, shrinkage=1.0), np.eye(3) / np.sqrt(variance), rtol=1e-5)
 
 
-def test_more_dimensions_than_samples_and_no_spread_at_all_give_finite_roots() -> None:
+def test_more_dimensions_than_samples_and_constant_samples_give_finite_roots() -> None:
     for samples in (np.random.default_rng(0).normal(size=(3, 40)), np.ones((5, 4)), np.arange(6.0)[:, None]):
         for shrinkage in (0.0, 0.01):
             assert np.isfinite(inverse_root(samples, shrinkage)).all()

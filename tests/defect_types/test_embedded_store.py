@@ -95,8 +95,8 @@ def killed(writer: subprocess.Popen[str], acknowledged: int, chance: random.Rand
     assert writer.stdout is not None
     time.sleep(chance.uniform(0.0, 0.05))  # somewhere inside a batch that is not acknowledged yet
     os.kill(writer.pid, signal.SIGKILL)
-    told = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-    return int(told[-1]) if told else acknowledged
+    lines = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    return int(lines[-1]) if lines else acknowledged
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
@@ -137,7 +137,7 @@ def test_kill_9_while_replacing_leaves_every_point_whole(tmp_path: Path) -> None
         acknowledged = max(each.payload["version"] for each in held)
 
 
-def test_a_second_process_is_told_who_holds_the_index(tmp_path: Path) -> None:
+def test_a_second_process_learns_which_process_holds_the_index(tmp_path: Path) -> None:
     with EmbeddedStore(tmp_path, "defects") as store:
         store.create(DIMENSION, METADATA)
         store.upsert(points(3))
@@ -213,7 +213,7 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_makes_is_not(tm
         pytest.param(lambda folder: spoil(folder, "chunk_0.mmap"), "engine refused", id="spoilt vectors"),
     ],
 )
-def test_a_damaged_index_is_told_with_a_remedy(tmp_path: Path, damage: object, message: str) -> None:
+def test_a_damaged_index_is_reported_with_a_remedy(tmp_path: Path, damage: object, message: str) -> None:
     with EmbeddedStore(tmp_path, "defects") as store:
         store.create(DIMENSION, METADATA)
         store.upsert(points(30))
@@ -237,7 +237,7 @@ def spoil(folder: Path, name: str) -> None:
         path.write_bytes(b"spoilt")
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with EmbeddedStore(tmp_path / "file", "defects") as store, pytest.raises(StoreError, match="cannot be written"):
         store.create(DIMENSION, METADATA)
@@ -279,7 +279,7 @@ def test_ids_whose_halves_have_one_sum_are_two_points(tmp_path: Path) -> None:
         assert [each.id for each in store.scroll()] == ids[1:]
 
 
-def test_ids_are_told_apart_by_both_halves_and_must_be_uuids(tmp_path: Path) -> None:
+def test_ids_differ_by_both_halves_and_must_be_uuids(tmp_path: Path) -> None:
     ids = [str(uuid.UUID(int=high << 64 | low)) for high, low in ((1, 2), (1, 3), (2, 2), (0, 2))]
     with EmbeddedStore(tmp_path, "defects") as store:
         store.create(4, {})

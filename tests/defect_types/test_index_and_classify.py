@@ -221,7 +221,7 @@ def test_patterns_folders_and_repeated_names_give_each_image_once(
     ("name", "message"),
     [("nowhere.png", "no such file or folder"), ("nowhere/*.png", "matches no image"), ("", "no images in it")],
 )
-def test_a_name_that_means_nothing_is_told(at: tuple, tmp_path: Path, name: str, message: str, cvad) -> None:
+def test_a_meaningless_name_is_reported(at: tuple, tmp_path: Path, name: str, message: str, cvad) -> None:
     (tmp_path / "empty").mkdir()
     result = cvad("classify", tmp_path / (name or "empty"), *at, "-q")
     assert (result.exit_code, message in result.stderr) == (3, True), result.stderr
@@ -449,9 +449,7 @@ def test_naming_is_measured_with_nothing_tested_in_the_index(trained: Path, tmp_
         assert read_image(folder / name).shape[1] > 400
 
 
-def test_one_defect_type_leaves_nothing_to_be_told_apart(
-    trained: Path, sample_data: Path, tmp_path: Path, cvad
-) -> None:
+def test_one_defect_type_alone_cannot_be_classified(trained: Path, sample_data: Path, tmp_path: Path, cvad) -> None:
     shutil.copytree(sample_data, tmp_path / "data")
     for folder in (tmp_path / "data" / "leather" / "test").iterdir():
         if folder.name not in {"good", "cut"}:

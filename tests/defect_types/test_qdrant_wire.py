@@ -92,7 +92,7 @@ def test_a_connection_that_breaks_in_mid_batch_loses_and_doubles_nothing(
     assert [each.id for each in store.scroll()] == sorted(each.id for each in points(20))
 
 
-def test_a_batch_that_never_gets_through_is_told_and_the_ones_before_stay(
+def test_a_batch_that_never_gets_through_is_reported_and_the_ones_before_stay(
     server: LoopbackQdrant, open_at: Callable[..., ServerStore]
 ) -> None:
     store = open_at(server, retries=2)
@@ -131,13 +131,13 @@ def test_what_the_server_refuses_is_not_asked_again(
     assert pauses == []
 
 
-def test_an_answer_that_is_not_qdrants_is_told(server: LoopbackQdrant, open_at: Callable[..., ServerStore]) -> None:
+def test_an_answer_that_is_not_qdrants_is_reported(server: LoopbackQdrant, open_at: Callable[..., ServerStore]) -> None:
     server.faults.append("garbage")
     with pytest.raises(StoreError, match=r"an answer that is not Qdrant's.*check qdrant.url"):
         open_at(server).info()
 
 
-def test_a_server_that_is_not_there_is_told(server: LoopbackQdrant, open_at: Callable[..., ServerStore]) -> None:
+def test_a_missing_server_is_reported(server: LoopbackQdrant, open_at: Callable[..., ServerStore]) -> None:
     server.server_close()
     with pytest.raises(StoreError, match="after 4 attempts: ConnectError"):
         open_at(server).info()
@@ -210,7 +210,7 @@ def shown(error: BaseException) -> str:
         pytest.param("wrong-" + KEY, r"API key is refused \(403\)", id="a wrong key"),
     ],
 )
-def test_a_wrong_key_is_told_at_once_and_not_shown(
+def test_a_wrong_key_is_reported_at_once_and_not_shown(
     open_at: Callable[..., ServerStore], pauses: list[float], sent: str | None, message: str
 ) -> None:
     with loopback_qdrant(api_key=KEY) as server, pytest.raises(StoreError, match=message) as caught:
@@ -257,7 +257,7 @@ def test_grpc_failures_that_pass_are_waited_for(pauses: list[float], status: str
     assert pauses == [0.25, 0.5]
 
 
-def test_grpc_refusals_are_told_at_once(pauses: list[float]) -> None:
+def test_grpc_refusals_are_reported_at_once(pauses: list[float]) -> None:
     with loopback_grpc() as loopback, grpc_store(loopback, pauses=pauses) as store:
         loopback.faults.append(StatusCode.INVALID_ARGUMENT)
         with pytest.raises(StoreError, match=r"refuses: told to fail \(INVALID_ARGUMENT\)"):

@@ -47,10 +47,10 @@ def test_leather_defects_are_named_from_a_few_examples(cvad, tmp_path: Path, mon
     unseen = [path for path in defects if f"test/{path.parent.name}/{path.name}" not in shown]
     assert len(unseen) == 91 - 25
     named = json.loads(cvad("classify", *unseen, *run, "--json", "-q").stdout)
-    said = Counter(
+    unknown = Counter(
         "unknown" if image["defect_type"] == "unknown" else image["defect_type"] == Path(image["image"]).parent.name
         for image in named["images"]
         if image["rejected"]
     )
-    assert said[True] >= 0.75 * said.total()
-    assert said[False] <= 0.15 * said.total()
+    assert unknown[True] >= 0.75 * unknown.total()
+    assert unknown[False] <= 0.15 * unknown.total()

@@ -17,12 +17,12 @@ from cvad_cli.assembly.defect_types.trials import (
 from cvad_cli.core.voting import LabelledRegions
 
 
-def trials(*, spread: float, images: int = 8, types: int = 3, regions: int = 2, seed: int = 0) -> TrialSet:
-    """Images of several regions each: a region is its type's direction, plus its image's own of length `spread`."""
+def trials(*, scale: float, images: int = 8, types: int = 3, regions: int = 2, seed: int = 0) -> TrialSet:
+    """Images of several regions each: a region is its type's direction, plus its image's own of length `scale`."""
     rng = np.random.default_rng(seed)
     kinds = np.repeat(np.arange(types), images)
     own = rng.normal(size=(len(kinds), 40))
-    own *= spread / np.linalg.norm(own, axis=1, keepdims=True)
+    own *= scale / np.linalg.norm(own, axis=1, keepdims=True)
     vectors = np.repeat(np.eye(types, 40)[kinds] + own, regions, axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     numbers = np.repeat(np.arange(len(kinds)), regions)
@@ -31,7 +31,7 @@ def trials(*, spread: float, images: int = 8, types: int = 3, regions: int = 2, 
 
 
 def test_types_that_stand_apart_are_named_rightly() -> None:
-    clear = trials(spread=0.3)
+    clear = trials(scale=0.3)
     assert leave_one_out(clear).accuracy == 1
     shots = few_shots(clear, 1, rng=np.random.default_rng(0))
     assert shots is not None
@@ -41,7 +41,7 @@ def test_types_that_stand_apart_are_named_rightly() -> None:
 
 def test_a_image_is_never_named_after_itself() -> None:
     """Both regions of an image are the same vector: an index that held one would name the other."""
-    noise = trials(spread=1e6, images=20)
+    noise = trials(scale=1e6, images=20)
     assert leave_one_out(noise).accuracy < 0.6
     shots = few_shots(noise, 10, rng=np.random.default_rng(0))
     assert shots is not None
@@ -49,29 +49,29 @@ def test_a_image_is_never_named_after_itself() -> None:
     assert 0.3 < open_set(noise, rate=0.1).auroc.mean() < 0.7
 
 
-def test_shots_leave_something_to_test_or_are_not_measured() -> None:
-    assert few_shots(trials(spread=0.1, images=5), 5, rng=np.random.default_rng(0)) is None
-    four = few_shots(trials(spread=0.1, images=5), 4, rng=np.random.default_rng(0))
+def test_shots_that_would_use_up_all_images_are_not_measured() -> None:
+    assert few_shots(trials(scale=0.1, images=5), 5, rng=np.random.default_rng(0)) is None
+    four = few_shots(trials(scale=0.1, images=5), 4, rng=np.random.default_rng(0))
     assert four is not None
     assert sorted(four.truth.tolist()) == [0, 1, 2]
 
 
 def test_the_same_seed_draws_the_same_shots() -> None:
-    unclear = trials(spread=2.0, images=12)
+    unclear = trials(scale=2.0, images=12)
     first, second = (few_shots(unclear, 2, rng=np.random.default_rng(5)) for _ in range(2))
     assert first is not None
     assert second is not None
     assert (first.predicted == second.predicted).all()
 
 
-def test_known_images_are_called_unknown_at_the_given_rate_at_most() -> None:
-    result = open_set(trials(spread=0.8, images=30, regions=1), rate=0.1)
+def test_known_images_are_called_unknown_no_more_often_than_the_given_rate() -> None:
+    result = open_set(trials(scale=0.8, images=30, regions=1), rate=0.1)
     assert result.known_flagged <= 0.15
     assert result.unknown_flagged > result.known_flagged
 
 
-def test_each_left_out_image_is_told_with_its_number_however_many_there_are() -> None:
-    many = trials(spread=0.4, images=MAX_FOLDS // 2, regions=1)
+def test_each_left_out_image_comes_with_its_number_however_many_there_are() -> None:
+    many = trials(scale=0.4, images=MAX_FOLDS // 2, regions=1)
     outcome = leave_one_out(many)
     assert len(many.types) > MAX_FOLDS
     assert sorted(outcome.images) == list(range(len(many.types)))

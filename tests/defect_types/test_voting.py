@@ -32,14 +32,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def clusters(
-    *sizes: int, seed: int = 0, spread: float = 0.1, width: int = 12, orientations: int = 8
-) -> LabelledRegions:
+def clusters(*sizes: int, seed: int = 0, scale: float = 0.1, width: int = 12, orientations: int = 8) -> LabelledRegions:
     """Types of so many regions each, one region an image, about axes of their own."""
     rng = np.random.default_rng(seed)
     types = np.repeat(np.arange(len(sizes)), sizes)
-    regions = np.eye(width)[types] + spread * rng.normal(size=(len(types), width))
-    views = regions[:, None] + spread / 4 * rng.normal(size=(len(types), orientations, width))
+    regions = np.eye(width)[types] + scale * rng.normal(size=(len(types), width))
+    views = regions[:, None] + scale / 4 * rng.normal(size=(len(types), orientations, width))
     return LabelledRegions(unit(views), types, np.arange(len(types)))
 
 
@@ -61,7 +59,7 @@ def test_the_dual_ridge_is_the_primal_solution(seed: int, count: int, more: int,
 
 
 def test_a_type_with_a_hundred_samples_does_not_drown_one_with_a_single_sample() -> None:
-    labelled = clusters(100, 1, spread=0.05)
+    labelled = clusters(100, 1, scale=0.05)
     vectors = labelled.views.reshape(-1, 12)
     scores = ridge_scores(vectors, np.repeat(labelled.types, 8), np.eye(12)[:2])
     assert scores.argmax(1).tolist() == [0, 1]
@@ -164,14 +162,14 @@ def test_scores_that_say_nothing_give_the_softest_confidence() -> None:
     assert found > TEMPERATURES[1] / 3
 
 
-def test_a_region_of_a_known_type_is_less_strange_than_one_of_none() -> None:
+def test_a_region_of_a_known_type_has_a_lower_nonconformity_than_one_of_none() -> None:
     labelled = clusters(8, 8)
     found = nonconformity(np.eye(12)[[0, 1, 5]], labelled)
     assert found[2] > 3 * found[:2].max()
 
 
-def test_strangeness_is_in_units_of_each_types_own_spread() -> None:
-    tight, loose = clusters(10, seed=1, spread=0.02), clusters(10, seed=1, spread=0.2)
+def test_nonconformity_is_in_units_of_each_types_own_scale() -> None:
+    tight, loose = clusters(10, seed=1, scale=0.02), clusters(10, seed=1, scale=0.2)
     away = unit(np.eye(12)[[0]] + 0.3 * np.eye(12)[[7]])
     assert nonconformity(away, tight)[0] > 5 * nonconformity(away, loose)[0]
     turned = LabelledRegions(np.roll(loose.views, 1, axis=2), loose.types, loose.images)
@@ -181,18 +179,18 @@ def test_strangeness_is_in_units_of_each_types_own_spread() -> None:
     np.testing.assert_allclose(nonconformity(queries, both), alone)
 
 
-def test_a_type_of_one_image_borrows_the_others_spread() -> None:
+def test_a_type_of_one_image_borrows_the_scale_of_the_others() -> None:
     labelled = clusters(6, 6, 1)
     query = unit(np.eye(12)[[2]] + 0.2 * np.eye(12)[[9]])
     others = LabelledRegions(labelled.views[:12], labelled.types[:12], labelled.images[:12])
     gap = np.sqrt(2 - 2 * (labelled.views[12] @ query[0]).max())
-    spreads = []
+    scales = []
     for kind in (0, 1):
         members = np.flatnonzero(others.types == kind)
         likeness = np.einsum("id,jkd->ijk", others.centres[members], others.views[members]).max(2)
         np.fill_diagonal(likeness, -1)
-        spreads.append(np.median(np.sqrt(2 - 2 * likeness.max(1))))
-    assert nonconformity(query, labelled)[0] == pytest.approx(gap / np.median(spreads))
+        scales.append(np.median(np.sqrt(2 - 2 * likeness.max(1))))
+    assert nonconformity(query, labelled)[0] == pytest.approx(gap / np.median(scales))
 
 
 def test_regions_of_the_same_image_are_no_witnesses() -> None:
@@ -203,7 +201,7 @@ def test_regions_of_the_same_image_are_no_witnesses() -> None:
     np.testing.assert_allclose(own_nonconformity(twins)[:6], own_nonconformity(labelled), rtol=1e-6)
 
 
-def test_copies_of_one_region_do_not_make_everything_else_infinitely_strange() -> None:
+def test_copies_of_one_region_leave_every_other_nonconformity_finite() -> None:
     same = LabelledRegions(np.repeat(unit(np.ones((1, 8, 5))), 3, 0), np.zeros(3, int), np.arange(3))
     assert np.isfinite(nonconformity(unit(np.random.default_rng(0).normal(size=(4, 5))), same)).all()
     assert np.isfinite(own_nonconformity(same)).all()
@@ -211,7 +209,9 @@ def test_copies_of_one_region_do_not_make_everything_else_infinitely_strange() -
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(-1, 6), min_size=1, max_size=9))
-def test_the_p_value_counts_the_labelled_regions_that_are_as_strange(own: list[int], queries: list[int]) -> None:
+def test_the_p_value_counts_the_labelled_regions_of_at_least_that_nonconformity(
+    own: list[int], queries: list[int]
+) -> None:
     found = conformal_p(np.asarray(own, float), np.asarray(queries, float))
     expected = [(1 + sum(mine >= query for mine in own)) / (len(own) + 1) for query in queries]
     assert found.tolist() == pytest.approx(expected)
@@ -265,7 +265,7 @@ def test_a_p_value_at_the_rate_is_unknown() -> None:
     assert verdicts.unknown(0.1).tolist() == [True, True, False]
 
 
-def test_an_infinitely_strange_labelled_region_makes_nothing_unknown_by_mistake() -> None:
+def test_a_labelled_region_of_infinite_nonconformity_makes_nothing_unknown_by_mistake() -> None:
     assert conformal_p(np.asarray([np.inf, 1.0]), np.asarray([5.0, np.inf])).tolist() == [2 / 3, 2 / 3]
 
 

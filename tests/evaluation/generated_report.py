@@ -76,8 +76,8 @@ def drawn(
         shown = thumbnail(shrunk(image), anomaly_map, known, threshold=THRESHOLD, photo_bytes=bound)
         report_images.add(item, score, score, shown)
     metrics = as_metrics(records, scores, pixels, seed)
-    if "naming" in found:
-        metrics["classification"] = naming_metrics(records)
+    if "classification" in found:
+        metrics["classification"] = classification_metrics(records)
     calibration = Calibration(THRESHOLD, THRESHOLD, "cross_conformal", 0.02, 0.019, 264, "expected", 0.068)
     return Findings(metrics, MANIFEST, calibration, pixels, **found), report_images
 
@@ -140,11 +140,11 @@ def as_metrics(records: Sequence[ImageRecord], scores: list[float], pixels: Pixe
     }
 
 
-def naming_metrics(records: Sequence[ImageRecord]) -> dict:
+def classification_metrics(records: Sequence[ImageRecord]) -> dict:
     """Every image named after the first type."""
     kinds = [item.defect_type for item in records if not item.is_normal]
     types = sorted(set(kinds))
-    table = [[kinds.count(name) if place == 0 else 0 for place in range(len(types))] for name in types]
+    table = [[kinds.count(name) if index == 0 else 0 for index in range(len(types))] for name in types]
     return {
         "types": {name: kinds.count(name) for name in types},
         "images": len(kinds),
@@ -152,7 +152,7 @@ def naming_metrics(records: Sequence[ImageRecord]) -> dict:
         "leave_one_out": {
             "accuracy": 0.25,
             "macro_f1": 0.125,
-            "recall": {name: float(place == 0) for place, name in enumerate(types)},
+            "recall": {name: float(index == 0) for index, name in enumerate(types)},
             "confusion": {"types": types, "rows_are_true": table},
             "reliability": {"expected_calibration_error": 0.5, "bins": []},
         },
@@ -176,5 +176,5 @@ if __name__ == "__main__":
     wall, cpu = (clock() - start for clock, start in zip(clocks, began, strict=True))
     size = (target / REPORT_NAME).stat().st_size / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told = f"{wall:.1f} s ({cpu:.1f} s of CPU) with their generation, {size:.1f} MB, peak memory {peak:.0f} MB"
-    sys.stdout.write(f"{count} images: {told}\n")
+    figures = f"{wall:.1f} s ({cpu:.1f} s of CPU) with their generation, {size:.1f} MB, peak memory {peak:.0f} MB"
+    sys.stdout.write(f"{count} images: {figures}\n")

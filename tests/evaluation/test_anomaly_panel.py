@@ -45,10 +45,10 @@ def test_a_good_part_has_no_outline_and_does_not_glow(tmp_path):
     image, anomaly_map, mask = scene(peak=1.4)
     good = panel(tmp_path / "good.png", image, anomaly_map, mask)
     bad = panel(tmp_path / "bad.png", *scene())
-    heat = np.s_[100:300, 400:700]
+    coloured = np.s_[100:300, 400:700]
     assert not is_contour(good).any()
-    assert good[heat].max() < 140
-    assert bad[heat].max() > 180
+    assert good[coloured].max() < 140
+    assert bad[coloured].max() > 180
 
 
 def test_a_missing_mask_is_a_pale_tile_and_an_empty_one_is_black(tmp_path):

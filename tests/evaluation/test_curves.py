@@ -57,6 +57,6 @@ def test_a_thinned_curve_has_points_of_its_own_and_both_ends():
     assert thinned(few, 50) is few
 
 
-def test_a_curve_needs_as_many_places_across_as_up():
+def test_a_curve_needs_as_many_x_as_y_values():
     with pytest.raises(ValueError, match="one length"):
         Curve(np.zeros(3), np.zeros(2))

@@ -94,7 +94,7 @@ def test_false_alarm_interval_is_exact():
     assert high == pytest.approx(1 - 0.025 ** (1 / 21))
 
 
-def test_a_perfect_ranking_claims_no_interval_but_what_its_pairs_prove():
+def test_a_perfect_ranking_claims_no_narrower_interval_than_its_pairs_support():
     report = measure([0.1, 0.2, 0.3, 0.8, 0.9], ["good"] * 3 + ["bent"] * 2)
     assert report.image.auroc == 1.0
     assert report.image.auroc_interval is None

@@ -135,7 +135,7 @@ def test_without_both_classes_of_pixels_there_is_a_reason_instead(masks, reason)
     assert document["unavailable"] == {f"pixel.{name}": reason for name in ("auroc", "average_precision", "aupro")}
 
 
-def test_defects_without_a_mask_are_left_out_and_that_is_said():
+def test_defects_without_a_mask_are_left_out_and_that_is_reported():
     maps, masks = textured_set(5)
     scores = PixelScores()
     for anomaly_map, mask in zip(maps, masks, strict=True):

@@ -16,7 +16,7 @@ def test_patchcore_on_grid_reaches_its_figures(real_grid_evaluation: Path) -> No
     assert metrics["pixel"]["auroc"] >= 0.970
     low, high = metrics["decision"]["false_alarm_interval"]
     assert low <= metrics["decision"]["stated_false_alarm_rate"] <= high
-    naming = metrics["classification"]
-    assert naming["leave_one_out"]["accuracy"] >= 0.90
-    assert naming["shots"]["5"]["accuracy_mean"] >= 0.82
-    assert naming["open_set"]["auroc_mean"] >= 0.80
+    classification = metrics["classification"]
+    assert classification["leave_one_out"]["accuracy"] >= 0.90
+    assert classification["shots"]["5"]["accuracy_mean"] >= 0.82
+    assert classification["open_set"]["auroc_mean"] >= 0.80

@@ -58,10 +58,10 @@ class Page(HTMLParser):
 
 def at(metrics: dict, path: str):
     """The value of metrics.json that a figure of the page names."""
-    for suffix, place in (("_low", 0), ("_high", 1)):
+    for suffix, position in (("_low", 0), ("_high", 1)):
         if path.endswith(suffix):
             stem = path.removesuffix(suffix)
-            return at(metrics, f"{stem.removesuffix('_rate')}_interval")[place]
+            return at(metrics, f"{stem.removesuffix('_rate')}_interval")[position]
     value = metrics
     rest = path.split(".")
     while rest:
@@ -76,7 +76,7 @@ def usual_report(tmp_path_factory) -> Path:
     named = {
         item.key: {"named": "bent", "confidence": 0.5, "neighbours": []} for item in usual(24) if not item.is_normal
     }
-    generated(folder, usual(24), naming=named)
+    generated(folder, usual(24), classification=named)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_the_page_of_a_run_has_the_figures_and_images_of_that_run(trained: Path,
             assert {json.loads(exact) for exact, _ in shown if exact} <= {at(metrics, name)}, name
     cards = page.all("li", class_="card") + page.all("li", class_="card defective")
     assert len(cards) == metrics["counts"]["test"]
-    for address in [image["src"] for image in page.all("img")] + [card["data-heat"] for card in cards]:
+    for address in [image["src"] for image in page.all("img")] + [card["data-map"] for card in cards]:
         assert (folder / address).stat().st_size > 100, address
     rows = (folder / "per_image.csv").read_text("utf-8").splitlines()[1:]
     scores = {row.split(",")[0]: float(row.split(",")[2]) for row in rows}
@@ -129,7 +129,7 @@ def test_nothing_on_the_page_leads_to_a_network_and_its_policy_allows_its_own_sc
         for text in re.findall(f"<{tag}>(.*?)</{tag}>", page.source, re.DOTALL):
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
             assert f"'sha256-{digest}'" in policy
-    addresses = [one[name] for _, one in page.elements for name in ("src", "href", "data-heat") if name in one]
+    addresses = [one[name] for _, one in page.elements for name in ("src", "href", "data-map") if name in one]
     assert addresses
     assert all(re.match(r"#|data:|report_images/\d{5}(-map)?\.jpg$", address) for address in addresses)
     assert not [one for _, one in page.elements if "style" in one or any(name.startswith("on") for name in one)]
@@ -157,24 +157,24 @@ ODD_NAMES = [
 
 def test_names_from_a_data_set_are_text_and_nothing_else(tmp_path):
     records = [record(number, name.split("/", 1)[1].rsplit("/", 1)[0], name) for number, name in enumerate(ODD_NAMES)]
-    naming = {
+    classification = {
         item.key: {"named": "<b>bold</b>", "confidence": 0.5, "neighbours": [{"key": ODD_NAMES[1], "similarity": 0.9}]}
         for item in records
     }
-    found = generated(tmp_path, [*records, record(9, GOOD)], naming=naming)
+    found = generated(tmp_path, [*records, record(9, GOOD)], classification=classification)
     page = Page(tmp_path / "report.html")
     assert {card["data-key"] for _, card in page.elements if "data-key" in card} == {*ODD_NAMES, "test/good/009.png"}
     for name in ODD_NAMES:
         assert name in page.text
     assert len(page.all("script")) == 1
     assert not [one for _, one in page.elements if "onerror" in one]
-    told = [json.loads(card["data-naming"]) for _, card in page.elements if "data-naming" in card]
-    assert told[0]["named"] == "<b>bold</b>"
+    shown = [json.loads(card["data-classification"]) for _, card in page.elements if "data-classification" in card]
+    assert shown[0]["named"] == "<b>bold</b>"
     assert set(found["defect_types"]) == {item.defect_type for item in records}
 
 
 @pytest.mark.parametrize(
-    ("records", "masks", "said", "unsaid"),
+    ("records", "masks", "present", "absent"),
     [
         pytest.param(
             [record(n, GOOD) for n in range(5)],
@@ -195,11 +195,11 @@ def test_names_from_a_data_set_are_text_and_nothing_else(tmp_path):
         pytest.param([record(0, GOOD)], True, "1 image", "bent", id="one image"),
     ],
 )
-def test_a_page_of_what_is_there(tmp_path, records, masks, said, unsaid):
+def test_a_page_of_what_is_there(tmp_path, records, masks, present, absent):
     generated(tmp_path, records, masks=masks)
     page = Page(tmp_path / "report.html")
-    assert said in page.text
-    assert unsaid not in page.text
+    assert present in page.text
+    assert absent not in page.text
     assert len([one for _, one in page.elements if "data-key" in one]) == len(records)
     assert "None" not in page.text
     assert "nan" not in page.source.split("</style>")[-1].split("<script>")[0]
@@ -243,8 +243,8 @@ def test_few_far_scores_do_not_squeeze_the_axis():
     axis = score_axis(scores, threshold=1.8)
     assert axis.high < 3
     assert axis.past_end == 1
-    assert score_axis([1.0, 1.0], threshold=1.0).place(1.0) == 50.0
-    assert score_axis(np.linspace(1, 2, 50).tolist(), threshold=5.0).place(5.0) < 100
+    assert score_axis([1.0, 1.0], threshold=1.0).position(1.0) == 50.0
+    assert score_axis(np.linspace(1, 2, 50).tolist(), threshold=5.0).position(5.0) < 100
 
 
 def test_no_bar_straddles_the_threshold_and_each_half_sums_to_its_images():
@@ -252,7 +252,7 @@ def test_no_bar_straddles_the_threshold_and_each_half_sums_to_its_images():
     scores, defective = rng.normal(3, 1, 200).tolist(), (rng.random(200) < 0.4).tolist()
     axis = score_axis(scores, THRESHOLD)
     drawn = histogram(axis, scores, defective, THRESHOLD)
-    cut = axis.place(THRESHOLD)
+    cut = axis.position(THRESHOLD)
     for bars in drawn["bars"].values():
         assert all(bar["x"] + bar["width"] <= cut or bar["x"] >= cut - 1e-6 for bar in bars)
     rows = rugs(axis, scores, ["bent" if bad else GOOD for bad in defective], THRESHOLD)
@@ -272,7 +272,7 @@ def test_no_bar_straddles_the_threshold_and_each_half_sums_to_its_images():
         (0.0, "0.0000"),
     ],
 )
-def test_measured_values_are_written_to_four_places(value, text):
+def test_measured_values_are_written_to_four_decimals(value, text):
     assert measured(value) == text
 
 
@@ -285,7 +285,7 @@ def contrast(one: str, other: str) -> float:
     """WCAG 2.2, 1.4.3: from 1 to 21."""
 
     def luminance(colour: str) -> float:
-        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [int(colour[position : position + 2], 16) / 255 for position in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 

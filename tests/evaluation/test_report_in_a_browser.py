@@ -85,8 +85,8 @@ def test_at_first_the_slider_tells_the_figures_of_metrics_json(browser, folder):
         decision = seen.metrics["decision"]
         assert float(seen.text("#at")) == pytest.approx(decision["threshold"], abs=1e-4)
         assert seen.text("#state") == "calibrated"
-        told = {name: int(seen.text(f"#{name}")) for name in ("found", "alarms", "missed")}
-        assert told == {
+        shown = {name: int(seen.text(f"#{name}")) for name in ("found", "alarms", "missed")}
+        assert shown == {
             "found": decision["true_positives"],
             "alarms": decision["false_positives"],
             "missed": decision["false_negatives"],
@@ -112,7 +112,7 @@ def test_moving_the_slider_recounts_and_says_that_it_is_exploring(browser, folde
         assert (int(seen.text("#missed")), int(seen.text("#alarms"))) == (len(missed), len(alarms))
         assert {card["key"] for card in cards if card["outcome"] == "missed"} == {card["key"] for card in missed}
         assert seen.page.locator("#misses button:not(.more)").count() == min(len(missed), 12)
-        playwright.expect(seen.page.locator("#told")).to_contain_text(f"{len(missed)} missed")
+        playwright.expect(seen.page.locator("#announcement")).to_contain_text(f"{len(missed)} missed")
         seen.page.get_by_role("button", name="Back to the calibrated threshold").click()
         assert seen.text("#state") == "calibrated"
         assert int(seen.text("#missed")) == seen.metrics["decision"]["false_negatives"]

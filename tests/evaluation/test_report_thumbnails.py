@@ -77,7 +77,7 @@ def test_noise_keeps_every_bound(shape, photo_bytes):
         shrunk(image), anomaly_map, noise.random((128, 128)) > 0.5, threshold=0.5, photo_bytes=photo_bytes
     )
     assert len(drawn.photo) <= photo_bytes
-    assert len(drawn.colormap) <= thumbnails.COLORMAP_BYTES
+    assert len(drawn.map_image) <= thumbnails.MAP_BYTES
     assert max(len(drawn.outline), len(drawn.truth)) <= thumbnails.PATH_CHARACTERS
     assert max(drawn.width, drawn.height) == UNITS
     photo = cv2.imdecode(np.frombuffer(drawn.photo, np.uint8), cv2.IMREAD_COLOR)

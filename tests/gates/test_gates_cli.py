@@ -51,7 +51,7 @@ def run(trained: Path, tmp_path: Path) -> Run:
     return Run(trained, tmp_path)
 
 
-def test_gates_that_hold_leave_status_0_and_the_files_that_ci_reads(
+def test_gates_that_hold_end_with_status_0_and_write_the_files_that_ci_reads(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cvad
 ) -> None:
     gates = tmp_path / "gates.yaml"
@@ -88,7 +88,7 @@ def test_gates_that_hold_leave_status_0_and_the_files_that_ci_reads(
         assert found.value is not None or "no such" not in found.reason, found
 
 
-def test_gates_that_fail_leave_status_1_a_line_each_and_the_evaluation(
+def test_failed_gates_end_with_status_1_and_one_line_each_and_keep_the_evaluation(
     run: Run, sample_data: Path, tmp_path: Path, cvad
 ) -> None:
     root = tmp_path / "no_masks"

@@ -62,7 +62,7 @@ def test_the_recipe_trains_judges_accepts_and_then_catches_a_worse_detector(proj
     assert json.loads((kept / "metrics.json").read_text("utf-8"))["image"]["auroc"] > 0.9  # not accepted
 
 
-def test_usage_errors_are_told_and_start_nothing(tmp_path: Path) -> None:
+def test_usage_errors_are_reported_and_start_nothing(tmp_path: Path) -> None:
     for arguments, message in (
         ((), "usage:"),
         (("--nope",), "no option --nope"),

@@ -63,10 +63,10 @@ def detector(seed: int = 0) -> np.ndarray:
 def blinded(scores: np.ndarray, drop: float) -> np.ndarray:
     """The same detector after it lost `drop` of its AUROC: it no longer sees its clearest defects."""
     now, whole = scores.copy(), metrics_of(scores)["image"]["auroc"]
-    for place in np.argsort(-scores):
+    for index in np.argsort(-scores):
         if whole - metrics_of(now)["image"]["auroc"] >= drop:
             break
-        now[place] = np.median(scores[:21])
+        now[index] = np.median(scores[:21])
     return now
 
 
@@ -180,7 +180,7 @@ def test_a_drop_within_the_tolerance_does_not_fail(tmp_path):
     assert (result.passed, result.verdict) == (True, "passed")
 
 
-def test_what_cannot_be_told_passes_or_fails_as_the_rule_says(tmp_path):
+def test_an_undecided_comparison_passes_or_fails_as_the_rule_says(tmp_path):
     scores = detector()
     now = scores + np.random.default_rng(3).normal(0, 0.2, scores.size)
     earlier = store(tmp_path, scores)

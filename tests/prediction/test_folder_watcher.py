@@ -135,7 +135,7 @@ def test_a_png_is_taken_when_it_is_whole_and_not_before(watch: Watch, part: Path
     assert "error" not in line
 
 
-def test_what_proves_nothing_must_settle(watch: Watch, part: Path) -> None:
+def test_a_file_without_checksums_must_settle(watch: Watch, part: Path) -> None:
     """A BMP of the right size whose rows are still to come can be decoded, and shows half a part."""
     buffer = watch.folder.parent / "whole.bmp"
     Image.fromarray(read_image(part)).save(buffer)
@@ -157,7 +157,7 @@ def test_what_proves_nothing_must_settle(watch: Watch, part: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a rename leaves no trace in Windows' times")
-def test_what_is_renamed_into_place_is_taken_at_once(watch: Watch, part: Path) -> None:
+def test_a_file_that_is_moved_into_the_folder_is_taken_at_once(watch: Watch, part: Path) -> None:
     with watch.running("watch.settle_s=50", "watch.give_up_s=60"):
         Image.fromarray(read_image(part)).save(watch.folder / ".part.tmp", "JPEG")
         time.sleep(0.1)
@@ -183,7 +183,7 @@ def test_what_never_becomes_a_image_is_reported_once(watch: Watch, part: Path) -
     assert len(watch.notes.warnings) == 2
 
 
-def test_a_file_that_goes_away_before_its_turn_is_said(watch: Watch, part: Path) -> None:
+def test_a_file_that_disappears_before_its_turn_is_reported(watch: Watch, part: Path) -> None:
     with watch.running("watch.give_up_s=50"):
         wait_for(watch.results.exists)
         (watch.folder / "gone.png").write_bytes(part.read_bytes()[:500])
@@ -230,7 +230,7 @@ def test_a_file_of_results_cut_anywhere_keeps_its_whole_lines(tmp_path: Path) ->
         for stamp in STAMPS:
             journal.append({"image": stamp["name"], "score": 1.5, "file": stamp})
     content = path.read_bytes()
-    ends = [place + 1 for place, letter in enumerate(content) if letter == ord("\n")]
+    ends = [index + 1 for index, letter in enumerate(content) if letter == ord("\n")]
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
         with ResultJournal(path, pytest.fail) as journal:
@@ -330,8 +330,8 @@ def test_killed_and_started_again_it_loses_nothing_and_repeats_nothing(
     after = names_of(results)
     assert len(after) == len(set(after)) >= 40
     assert after[: len(done_by_first)] == done_by_first
-    told = [json.loads(line) for line in stdout.splitlines()]
-    assert told == lines_of(results)[len(done_by_first) :]
+    printed = [json.loads(line) for line in stdout.splitlines()]
+    assert printed == lines_of(results)[len(done_by_first) :]
     assert {f"{name}" for name in after} <= {path.name for path in overlays.iterdir()}
 
 

@@ -33,7 +33,7 @@ runtime: {{batch_size: {batch}}}
 output: {{root: {output}}}
 qdrant: {{path: {output}/index}}
 """
-ROUNDING = 1e-4
+TOLERANCE = 1e-4
 """Relative: measured 2e-6 and less."""
 
 opens: Counter[str] = Counter()
@@ -97,31 +97,31 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, cvad) -> Calla
     return lambda batch: folder / f"batches_of_{batch}.yaml"
 
 
-def said(cvad, *arguments: object) -> Any:
+def output(cvad, *arguments: object) -> Any:
     result = cvad(*arguments, "-q")
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def predicted(cvad, config: Path, data: Path) -> dict[str, dict]:
-    lines = map(json.loads, said(cvad, "predict", data / "odd", "--config", config, "--jsonl").splitlines())
+    lines = map(json.loads, output(cvad, "predict", data / "odd", "--config", config, "--jsonl").splitlines())
     return {Path(line["image"]).name: line for line in lines}
 
 
 def classified(cvad, config: Path, data: Path) -> dict[str, dict]:
-    images = json.loads(said(cvad, "classify", data / "odd", "--config", config, "--json"))["images"]
+    images = json.loads(output(cvad, "classify", data / "odd", "--config", config, "--json"))["images"]
     return {Path(image["image"]).name: image for image in images}
 
 
 def evaluated(cvad, config: Path, *options: str) -> dict[str, dict]:
-    said(cvad, "evaluate", "--config", config, *options)
+    output(cvad, "evaluate", "--config", config, *options)
     with (config.parent / "runs/small/evaluation/per_image.csv").open(encoding="utf-8") as file:
         return {Path(row["image"]).name: row for row in csv.DictReader(file) if row["image"].startswith("odd/")}
 
 
 def indexed(cvad, config: Path) -> dict[str, list[dict]]:
-    said(cvad, "index", "--config", config)
-    entries = json.loads(said(cvad, "index", "--config", config, "--list", "--json"))["entries"]
+    output(cvad, "index", "--config", config)
+    entries = json.loads(output(cvad, "index", "--config", config, "--list", "--json"))["entries"]
     found: dict[str, list[dict]] = {}
     for entry in entries:
         found.setdefault(Path(entry["source"]).name, []).append(entry)
@@ -132,9 +132,9 @@ def require_same_regions(ours: list[dict], theirs: list[dict]) -> None:
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine["box"] == other["box"]
-        assert mine["area_px"] == pytest.approx(other["area_px"], rel=ROUNDING)
+        assert mine["area_px"] == pytest.approx(other["area_px"], rel=TOLERANCE)
         for figure in ("peak", "mean_score", "mass"):
-            assert mine[figure] == pytest.approx(other[figure], rel=ROUNDING)
+            assert mine[figure] == pytest.approx(other[figure], rel=TOLERANCE)
         assert np.allclose(np.concatenate(mine["contours"]), np.concatenate(other["contours"]), atol=0.11)
 
 
@@ -148,21 +148,21 @@ def test_four_commands_say_the_same_of_a_file(trained: Callable[[int], Path], da
     for name, line in by_predict.items():
         verdict, row = by_classify[name], by_evaluate[name]
         assert (verdict["score"], verdict["rejected"]) == (line["score"], line["rejected"]), name
-        assert float(row["score"]) == pytest.approx(line["score"], rel=ROUNDING), name
+        assert float(row["score"]) == pytest.approx(line["score"], rel=TOLERANCE), name
         assert row["rejected"] == str(int(line["rejected"]))
         require_same_regions(verdict["regions"], line["regions"])
         assert bool(line["regions"]) == line["rejected"]
         regions = {tuple(region["box"]): region for region in line["regions"]}
         for entry in labels[name] if line["rejected"] else ():
             region = regions[tuple(entry["box"])]
-            assert entry["score"] == pytest.approx(region["peak"], rel=ROUNDING)
-            assert entry["area_px"] == pytest.approx(region["area_px"], rel=ROUNDING)
+            assert entry["score"] == pytest.approx(region["peak"], rel=TOLERANCE)
+            assert entry["area_px"] == pytest.approx(region["area_px"], rel=TOLERANCE)
 
 
 def test_a_score_does_not_depend_on_the_size_of_batches(trained: Callable[[int], Path], data: Path, cvad) -> None:
     one, other = (predicted(cvad, trained(batch), data) for batch in (8, 3))
     for name, line in one.items():
-        assert other[name]["score"] == pytest.approx(line["score"], rel=ROUNDING)
+        assert other[name]["score"] == pytest.approx(line["score"], rel=TOLERANCE)
         require_same_regions(other[name]["regions"], line["regions"])
 
 
@@ -180,12 +180,12 @@ def test_evaluate_decodes_each_image_once(
 
 def test_workers_say_the_same_as_one_process(trained: Callable[[int], Path], data: Path, cvad) -> None:
     here = classified(cvad, trained(3), data) if indexed(cvad, trained(3)) else {}
-    spread = ("--set", "executor.workers=2", "--set", "executor.shard_images=3")
-    there = json.loads(said(cvad, "classify", data / "odd", "--config", trained(3), *spread, "--json"))["images"]
+    distributed = ("--set", "executor.workers=2", "--set", "executor.shard_images=3")
+    there = json.loads(output(cvad, "classify", data / "odd", "--config", trained(3), *distributed, "--json"))["images"]
     assert [Path(image["image"]).name for image in there] == list(here)
     for image in there:
         mine = here[Path(image["image"]).name]
-        assert image["score"] == pytest.approx(mine["score"], rel=ROUNDING)
+        assert image["score"] == pytest.approx(mine["score"], rel=TOLERANCE)
         require_same_regions(image["regions"], mine["regions"])
 
 
@@ -194,6 +194,6 @@ def test_an_overlay_of_a_reduced_image_is_drawn_at_its_own_size(
 ) -> None:
     for command in ("predict", "classify"):
         folder = tmp_path / command
-        said(cvad, command, data / "odd" / "large.jpg", "--config", trained(8), "--overlays", folder)
+        output(cvad, command, data / "odd" / "large.jpg", "--config", trained(8), "--overlays", folder)
         (overlay,) = folder.rglob("*.png")
         assert read_image(overlay).shape[1] >= 640

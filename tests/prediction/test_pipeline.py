@@ -71,7 +71,7 @@ def run(detector: Brightness, image_items: Iterator[ImageItem], **options) -> li
     return [one.prediction.score if isinstance(one, Judged) else str(one.error) for one in outcomes]
 
 
-def test_results_keep_the_order_and_an_unreadable_image_its_place() -> None:
+def test_results_keep_the_order_unreadable_images_included() -> None:
     found = run(Brightness(), (of(number) for number in range(60)))
     assert found == ["5: broken" if number == 5 else float(number) for number in range(60)]
 
@@ -170,7 +170,7 @@ def loading(keep: Keep = keep_nothing, *, side: int = 8) -> Callable[[ImageItem]
     return lambda image_item: Sources.load(loader, image_item)
 
 
-def file_shot(path: Path, image: np.ndarray) -> ImageItem:
+def file_item(path: Path, image: np.ndarray) -> ImageItem:
     assert cv2.imwrite(str(path), image)
     return ImageItem(ImageId(str(path), path.name), path)
 
@@ -184,7 +184,7 @@ def test_an_image_at_its_own_size_is_kept_or_read_again(
 ) -> None:
     levels = np.random.default_rng(0).integers(0, 256, shape[:2], dtype=np.uint8)
     image = np.broadcast_to(levels.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape)
-    image_item = file_shot(tmp_path / name, np.ascontiguousarray(image))
+    image_item = file_item(tmp_path / name, np.ascontiguousarray(image))
     loaded = loading(keep_original)(image_item)
     assert isinstance(loaded, Loaded)
     assert (loaded.kept is not None) == kept
@@ -192,10 +192,10 @@ def test_an_image_at_its_own_size_is_kept_or_read_again(
 
 
 def test_what_was_changed_before_it_was_read_again_is_no_longer_that_image(tmp_path: Path) -> None:
-    image_item = file_shot(tmp_path / "reduced.jpg", np.zeros((60, 40, 3), np.uint8))
+    image_item = file_item(tmp_path / "reduced.jpg", np.zeros((60, 40, 3), np.uint8))
     loaded = loading(keep_original)(image_item)
     assert isinstance(loaded, Loaded)
-    file_shot(tmp_path / "reduced.jpg", np.zeros((60, 41, 3), np.uint8))
+    file_item(tmp_path / "reduced.jpg", np.zeros((60, 41, 3), np.uint8))
     with pytest.raises(DataError, match=r"reduced\.jpg: was changed while"):
         loaded.original()
     (tmp_path / "reduced.jpg").unlink()
@@ -209,7 +209,7 @@ def test_a_frame_is_kept_where_it_is_needed(tmp_path: Path) -> None:
     assert loaded.original().shape == (3200, 4000, 3)
 
 
-def test_a_folder_that_goes_away_under_the_walk_is_an_error_in_its_place(tmp_path: Path) -> None:
+def test_a_folder_that_disappears_during_the_walk_is_an_error_in_order(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
@@ -224,9 +224,9 @@ def test_a_folder_that_goes_away_under_the_walk_is_an_error_in_its_place(tmp_pat
 
 
 def test_names_of_files_about_images_differ_and_lead_nowhere_else(tmp_path: Path) -> None:
-    for place in ("x/1.png", "y/1.png", "y/deep/1.png"):
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).touch()
+    for path in ("x/1.png", "y/1.png", "y/deep/1.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
     sources = Sources(
         [str(tmp_path / "x" / "1.png"), str(tmp_path / "y"), str(tmp_path / "x" / ".." / "y" / "deep")],
         threading.Event(),

@@ -278,7 +278,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), WRONG)
-def test_what_cannot_be_done_is_said_first(cvad, trained, parts, arguments, status, message) -> None:
+def test_what_cannot_be_done_is_reported_first(cvad, trained, parts, arguments, status, message) -> None:
     filled = [argument.format(parts=parts) for argument in arguments]
     result = cvad("predict", "-c", trained, *filled)
     assert result.exit_code == status, result.output
@@ -335,7 +335,7 @@ def test_a_single_images_latency_is_explained_by_its_stages(trained: Path, good:
     found = single_image_latency(open_detector(settings, "cpu"), settings, sorted(good.iterdir()), repeats=3)
     assert found.whole.count == 12
     assert {"decode", "resize", "post-processing"} < found.stages.keys()
-    assert all(spread.count == 12 for spread in found.stages.values())
+    assert all(latency.count == 12 for latency in found.stages.values())
     assert 0.95 < found.explained <= 1
     with pytest.raises(ValueError, match="one or more images"):
         single_image_latency(open_detector(settings, "cpu"), settings, [])

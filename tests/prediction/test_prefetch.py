@@ -70,7 +70,7 @@ def broken_source() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("items", [range(10), broken_source()], ids=["of the work", "of the source"])
-def test_an_error_is_raised_at_its_place(items) -> None:
+def test_an_error_is_raised_in_order(items) -> None:
     with Prefetch(items, failing, ahead=8) as loaded:
         assert list(itertools.islice(loaded, 3)) == [0, 1, 2]
         with pytest.raises(ZeroDivisionError, match="three"):

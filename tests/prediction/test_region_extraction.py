@@ -103,7 +103,7 @@ def test_mass_is_the_sum_above_the_lower_threshold_and_decides_the_order() -> No
     assert first.mass == pytest.approx(80 * 1.0)
 
 
-def test_what_a_region_grew_counts_towards_its_place_in_the_order() -> None:
+def test_what_a_region_grew_counts_towards_its_rank() -> None:
     values = canvas((slice(1, 3), slice(1, 3), 5.0), (slice(10, 16), slice(10, 20), 1.2), (12, 12, 2.0))
     first, second = find_regions(values, (20, 30), RegionRule(seed=1.5, grow=0.5, **APART))
     assert (first.peak, second.peak) == (2.0, 5.0)
@@ -116,9 +116,9 @@ def test_equal_masses_are_in_reading_order() -> None:
     assert [region.box[:2] for region in found] == [(2, 2), (2, 20), (12, 2)]
 
 
-def test_at_most_so_many_regions_are_kept() -> None:
+def test_no_more_than_max_regions_are_kept() -> None:
     values = canvas(*((slice(2, 4), slice(5 * k, 5 * k + 2), 2.0 + k) for k in range(6)))
-    found = find_regions(values, (20, 30), RegionRule(seed=1.0, bridge_px=1, most=3))
+    found = find_regions(values, (20, 30), RegionRule(seed=1.0, bridge_px=1, max_regions=3))
     assert [region.peak for region in found] == [7.0, 6.0, 5.0]
 
 
@@ -171,7 +171,7 @@ def test_outlines_enclose_exactly_the_masks_pixels(mask: np.ndarray) -> None:
 @settings(max_examples=100, deadline=None)
 @given(MASKS, st.integers(0, 3), st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_regions_share_out_every_pixel_above_the_threshold(mask: np.ndarray, gap: int, image: tuple[int, int]) -> None:
-    rule = RegionRule(seed=0.5, bridge_px=gap, most=100)
+    rule = RegionRule(seed=0.5, bridge_px=gap, max_regions=100)
     found = find_regions(mask.astype(np.float32), image, rule)
     assert (sum((region.mask.astype(int) for region in found), np.zeros(mask.shape, int)) == mask).all()
     for region in found:
@@ -206,7 +206,7 @@ def test_a_box_is_exact_and_an_area_that_equals_the_minimum_is_large_enough(leng
         pytest.param({"seed": float("nan")}, "seed = nan", id="no threshold"),
         pytest.param({"min_area_mm2": 1.0}, "needs pixel_size_mm", id="mm without a pixel size"),
         pytest.param({"pixel_size_mm": 0.0}, "pixel_size_mm: expected a size above 0", id="pixels of no size"),
-        pytest.param({"most": 0}, "most at 1", id="no regions"),
+        pytest.param({"max_regions": 0}, "max_regions at 1", id="no regions"),
     ],
 )
 def test_a_rule_that_cannot_be_kept_is_refused(change: dict, message: str) -> None:

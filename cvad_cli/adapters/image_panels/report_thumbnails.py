@@ -19,8 +19,8 @@ from cvad_cli.core.masks import covered
 
 PHOTO_PX: Final = 480  # side of a square photo; others have as many pixels
 PHOTO_BYTES: Final = 64_000
-COLORMAP_PX: Final = 160
-COLORMAP_BYTES: Final = 4_000
+MAP_PX: Final = 160
+MAP_BYTES: Final = 4_000
 PATH_CHARACTERS: Final = 2_500
 UNITS: Final = 512  # longer side of the image in the units of paths
 
@@ -37,7 +37,7 @@ class Thumbnail:
 
     photo: bytes
     """JPEG of the part."""
-    colormap: bytes
+    map_image: bytes
     """JPEG of the anomaly map's colours, stretched over the photo."""
     width: int
     """Of the image, in the units of the paths."""
@@ -86,10 +86,10 @@ def thumbnail(
     scores = resized(anomaly_map.astype(np.float32), width, height, cv2.INTER_LINEAR)
     above = scores > threshold
     side = int(np.clip((photo_bytes / _BYTES_PER_PIXEL) ** 0.5, _SMALLEST_PX, PHOTO_PX))
-    colormap = shrunk(colours(levels(scores, threshold)), side=COLORMAP_PX)
+    map_image = shrunk(colours(levels(scores, threshold)), side=MAP_PX)
     return Thumbnail(
         photo=_jpeg(shrunk(image, side=side), photo_bytes),
-        colormap=_jpeg(colormap, COLORMAP_BYTES),
+        map_image=_jpeg(map_image, MAP_BYTES),
         width=width,
         height=height,
         outline=_path(above),

@@ -50,15 +50,15 @@ def earlier_evaluation(settings: RunConfig, *, classification: bool = False) -> 
     bundle = _sound_bundle(settings)
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        said = metrics["provenance"]
+        provenance = metrics["provenance"]
         alike = (
             bundle is not None
-            and said["cvad_version"] == __version__
-            and said["bundle_fingerprint"] == bundle.fingerprint
-            and _differing(said["settings"], settings, ELSEWHERE) == set()
+            and provenance["cvad_version"] == __version__
+            and provenance["bundle_fingerprint"] == bundle.fingerprint
+            and _differing(provenance["settings"], settings, ELSEWHERE) == set()
             and not metrics["skipped"]
             and ("classification" in metrics or not classification)
-            and said["test_fingerprint"] == fingerprint(open_dataset(settings.data).test)
+            and provenance["test_fingerprint"] == fingerprint(open_dataset(settings.data).test)
         )
     except (OSError, ValueError, LookupError, TypeError, DataError):
         return None  # not there, not whole, of another version, or its images are gone: the run itself will say

@@ -59,7 +59,7 @@ def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, va
         if BANK in bundle.manifest["files"]:
             rows = int(bundle.manifest["training"]["memory_bank"][0])
             wanted = max(IMAGES, -(-CHOICE * rows // math.prod(_grid(bundle, side))))
-            bank = partial(_write_bank, _spread(patches_of(bundle, good.others(wanted)), rows), rows)
+            bank = partial(_write_bank, _coreset_of(patches_of(bundle, good.others(wanted)), rows), rows)
     elif axis == "bank_rows":
         bank = partial(_write_bank, read_arrays(bundle.file(BANK))["features"], value)
     _write(bundle, changed, bank, samples)
@@ -115,7 +115,7 @@ class _GoodImages:
                 f"{len(records)} are there; add some, or leave --scaling out"
             )
         order = np.random.default_rng(settings.seed).permutation(len(records))
-        shuffled = tuple(records[place] for place in order)
+        shuffled = tuple(records[index] for index in order)
         count = min(samples, len(shuffled) - 1)
         return cls(settings, shuffled[:count], shuffled[count:])
 
@@ -127,9 +127,9 @@ class _GoodImages:
         keys = tuple(record.key for record in self.first)
         return dataclasses.replace(samples, images=images, good=unspoilt, keys=keys)
 
-    def others(self, most: int) -> list[np.ndarray]:
+    def others(self, max_images: int) -> list[np.ndarray]:
         """At most so many of the rest: uint8 (h, w, 3)."""
-        return [read_image(record.path, self.settings.data) for record in self.rest[:most]]
+        return [read_image(record.path, self.settings.data) for record in self.rest[:max_images]]
 
 
 def patches_of(bundle: Bundle, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -140,7 +140,7 @@ def patches_of(bundle: Bundle, images: Sequence[np.ndarray]) -> np.ndarray:
     return found.reshape(-1, found.shape[-1])
 
 
-def _spread(patches: np.ndarray, rows: int) -> np.ndarray:
+def _coreset_of(patches: np.ndarray, rows: int) -> np.ndarray:
     """A coreset of at most `rows` of `patches` (n, d), as training chooses one."""
     from cvad_cli.core.coreset import k_center_greedy
 

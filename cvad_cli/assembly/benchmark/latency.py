@@ -12,15 +12,15 @@ from cvad_cli.assembly.prediction.pipeline import Loader, split_of
 from cvad_cli.assembly.prediction.region_extraction import region_rule, regions_of
 from cvad_cli.assembly.serving.open_bundle import OpenBundle
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.latency import Spread, StageTimes
+from cvad_cli.core.latency import LatencySummary, StageTimes
 
 
 @dataclass(frozen=True, slots=True)
 class SingleLatency:
     """Latency of single images and where it went. Whole and parts are timed apart, so what is missing shows."""
 
-    whole: Spread
-    stages: dict[str, Spread]
+    whole: LatencySummary
+    stages: dict[str, LatencySummary]
     """`decode` (reading the file included), `resize`, the detector's own stages or `engine`, `post-processing`."""
     explained: float
     """Share of the whole that the stages account for."""
@@ -58,4 +58,4 @@ def single_image_latency(
     for _ in range(repeats):
         for path in paths:
             times.add(*judge(path))
-    return SingleLatency(times.whole.spread(), times.stages, times.explained)
+    return SingleLatency(times.whole.summary(), times.stages, times.explained)

@@ -18,7 +18,7 @@ from cvad_cli.assembly.prediction.image_item import ImageId, ImageItem
 from cvad_cli.assembly.prediction.pipeline import Failed, Loader, Pipeline
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.config.schema import RunConfig
-from cvad_cli.core.latency import spread_of
+from cvad_cli.core.latency import latency_summary
 from cvad_cli.records import ImageRecord, Prediction
 
 Given = TypeVar("Given")
@@ -156,7 +156,7 @@ def as_figures(runs: Sequence[Measured]) -> dict[str, Any]:
     return {
         "images_per_s": median(run.images_per_s for run in runs),
         "images_per_s_runs": [run.images_per_s for run in runs],
-        "latency": asdict(spread_of([each for run in runs for each in run.latencies])),
+        "latency": asdict(latency_summary([each for run in runs for each in run.latencies])),
         "to_first_result_s": median(run.to_first_result_s for run in runs),
         "open_s": median(run.open_s for run in runs),
         "peak_memory_mb": median(run.peak_memory for run in runs) / 1e6,
@@ -180,7 +180,7 @@ def time_stages(job: BenchmarkJob) -> dict[str, dict[str, float]]:
     """Percentiles of cvad's stages over single images; `whole` is all of an image. Run it in a fresh process."""
     opened = open_detector(job.settings, job.device)
     found = single_image_latency(opened, job.settings, job.files, warm_up=WARM_UP_IMAGES)
-    return {name: asdict(spread) for name, spread in (*found.stages.items(), (WHOLE, found.whole))}
+    return {name: asdict(summary) for name, summary in (*found.stages.items(), (WHOLE, found.whole))}
 
 
 def _plain(serving: Mapping[str, Any]) -> dict[str, Any]:

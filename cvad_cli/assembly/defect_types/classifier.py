@@ -28,7 +28,7 @@ MAX_READ: Final = 50_000
 
 
 @final
-class Namer:
+class DefectClassifier:
     """Names regions after the labelled ones of an index."""
 
     def __init__(
@@ -81,17 +81,17 @@ class Namer:
         """Why no region can be called unknown at the rate that was asked for, and what to do."""
         rate, compared = self._config.unknown_rate, len(self._classifier.own)
         needed = math.ceil(1 / rate) - 1
-        told = (
+        limit = (
             f"no region can be called unknown at a rate of {rate:g}: {compared} labelled regions allow "
             f"1/{compared + 1} = {self._classifier.lowest_p:.3g} and no less"
         )
         if needed > self._max_learnt:
             return (
-                f"{told}, and names are learnt from {self._learnt} of the {self.regions} labelled regions: raise "
+                f"{limit}, and names are learnt from {self._learnt} of the {self.regions} labelled regions: raise "
                 f"classify.unknown_rate to 1/{self._max_learnt + 1} or more"
             )
         return (
-            f"{told}; label at least {needed} regions of types that two or more images show, or raise "
+            f"{limit}; label at least {needed} regions of types that two or more images show, or raise "
             "classify.unknown_rate"
         )
 
@@ -103,8 +103,8 @@ class Namer:
             verdicts = self._classifier.judge(inspection.vectors.astype(np.float64))
             unknown = verdicts.unknown(self._config.unknown_rate)
             regions = tuple(
-                self._region(region, vector, verdicts, place, anomalous=bool(unknown[place]))
-                for place, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
+                self._region(region, vector, verdicts, index, anomalous=bool(unknown[index]))
+                for index, (region, vector) in enumerate(zip(inspection.regions, inspection.vectors, strict=True))
             )
             name, confidence = self._vote(verdicts, unknown, np.array([region.mass for region in inspection.regions]))
         return ImageVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
@@ -118,15 +118,15 @@ class Namer:
         return (UNKNOWN if anomalous else self.types[likeliest]), float(confidences[likeliest])
 
     def _region(
-        self, region: Region, vector: np.ndarray, verdicts: Verdicts, place: int, *, anomalous: bool
+        self, region: Region, vector: np.ndarray, verdicts: Verdicts, index: int, *, anomalous: bool
     ) -> RegionVerdict:
-        confidences = verdicts.confidences[place]
+        confidences = verdicts.confidences[index]
         likeliest = self.types[int(confidences.argmax())]
         return RegionVerdict(
             defect_type=UNKNOWN if anomalous else likeliest,
             likeliest=likeliest,
             confidence=float(confidences.max()),
-            p_value=float(verdicts.p_values[place]),
+            p_value=float(verdicts.p_values[index]),
             confidences={name: float(value) for name, value in zip(self.types, confidences, strict=True)},
             neighbours=self._neighbours(vector),
             box=region.box,
@@ -159,21 +159,22 @@ class Namer:
         return str(self._home / source) if inside else None
 
 
-def thinned(points: Sequence[DefectPoint], most: int = MAX_LEARNT) -> list[DefectPoint]:
-    """At most `most` points, the same number of each type as far as there are so many. Neighbours are shown from all.
+def thinned(points: Sequence[DefectPoint], max_points: int = MAX_LEARNT) -> list[DefectPoint]:
+    """At most `max_points` points, the same number of each type as far as the types have so many.
 
-    Points come ordered by id, which is a hash: the first of them are as good as drawn at random, and always the same.
+    Points come ordered by id, which is a hash: the first ones are as good as a random draw, and always the same.
+    Neighbours are searched among all points.
     """
-    if len(points) <= most:
+    if len(points) <= max_points:
         return list(points)
     by_type: dict[str, list[DefectPoint]] = {}
     for point in points:
         by_type.setdefault(payload_text(point, "defect_type"), []).append(point)
     in_turn = sorted(
-        ((place, point.id, point) for mine in by_type.values() for place, point in enumerate(mine)),
+        ((index, point.id, point) for mine in by_type.values() for index, point in enumerate(mine)),
         key=lambda entry: entry[:2],
     )
-    return [point for _, _, point in in_turn[: max(most, len(by_type))]]
+    return [point for _, _, point in in_turn[: max(max_points, len(by_type))]]
 
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:

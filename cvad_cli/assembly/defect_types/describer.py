@@ -66,7 +66,7 @@ STRIDES: Final = (4, 8, 16, 32)
 FEWEST_STAGES: Final = 3
 
 NORMAL_VIEWS: Final = 256
-VIEWS_OF_A_PLACE: Final = 4
+VIEWS_PER_LOCATION: Final = 4
 """Of one part of one image, in different orientations: more say little that is new."""
 
 CELLS_OF_A_VIEW: Final = 256
@@ -96,7 +96,7 @@ class Describer:
         """float32 (n, 8, d): a vector of length 1 for each orientation of each region of a uint8 RGB (h, w, 3)."""
         found = np.empty((len(regions), ORIENTATIONS, self.dimension), np.float32)
         size = (image.shape[0], image.shape[1])
-        for place, region in enumerate(regions):
+        for index, region in enumerate(regions):
             box = view_box(region.centre, size)
             view, own = _view(image, box), own_cells(region.mask, size, box)
             oriented = [orient(view, number) for number in range(ORIENTATIONS)]
@@ -104,7 +104,7 @@ class Describer:
                 stages = look_at(oriented, self._look, self._device)
             pixels = _pixels(view).reshape(CELLS, CELLS, SURFACE_SIZE)  # turning moves them, and changes none
             for number in range(ORIENTATIONS):
-                found[place, number] = describe(
+                found[index, number] = describe(
                     [stage[number] for stage in stages],
                     orient(pixels, number).reshape(CELLS * CELLS, SURFACE_SIZE),
                     orient(own, number).ravel(),
@@ -242,13 +242,13 @@ def _good_cells(
     parts: list[Cells] = []
     done = 0
     with reporter.stage("Looking at good parts closely", len(chosen)) as advance:
-        for views in batched(_random_views([records[place] for place in chosen], turns, data, rng), ORIENTATIONS):
+        for views in batched(_random_views([records[index] for index in chosen], turns, data, rng), ORIENTATIONS):
             stages = look([view for _, view in views])
             width = sum(stage.shape[-1] for stage in stages) + SURFACE_SIZE
             per_view = int(np.clip(FIT_BYTES / (4 * width * len(chosen) * turns), 1, CELLS_OF_A_VIEW))
-            for place, (number, view) in enumerate(views):
+            for index, (number, view) in enumerate(views):
                 cells = rng.permutation(CELLS**2)[:per_view]
-                kept = tuple(stage[place, cells] for stage in stages)
+                kept = tuple(stage[index, cells] for stage in stages)
                 parts.append(Cells(kept, _pixels(view)[cells], np.full(per_view, number)))
             advance(views[-1][0] + 1 - done)
             done = views[-1][0] + 1
@@ -270,8 +270,8 @@ def _random_views(
     for number, image in enumerate(prefetch(records, read, ahead=4)):
         size = (image.shape[0], image.shape[1])
         side = view_side(size)
-        places = math.ceil(size[0] * size[1] / side**2)
-        for _ in range(min(turns, VIEWS_OF_A_PLACE * places)):
+        locations = math.ceil(size[0] * size[1] / side**2)
+        for _ in range(min(turns, VIEWS_PER_LOCATION * locations)):
             top, left = (int(rng.integers(0, length - side + 1)) for length in size)
             view = _view(image, ViewBox(top, left, side))
             yield number, orient(view, int(rng.integers(ORIENTATIONS)))

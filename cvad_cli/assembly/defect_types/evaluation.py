@@ -36,7 +36,7 @@ RELIABILITY_CHART: Final = "reliability.png"
 
 
 @dataclass(frozen=True, slots=True)
-class NamingReport:
+class ClassificationReport:
     """How well defects are named, and how each was."""
 
     metrics: Mapping[str, Any]
@@ -64,9 +64,9 @@ class DescribedDefect:
         return cls(record, inspection.found.vectors, masses, inspection.vectors)
 
 
-def measure_naming(
+def measure_classification(
     settings: RunConfig, described: Sequence[DescribedDefect], folder: Path, reporter: Reporter
-) -> NamingReport:
+) -> ClassificationReport:
     """Name each defective image after the others, in several ways; two charts go to `folder`.
 
     Uses the bundle alone, never the defect index. Raises DataError where there is no defective image.
@@ -86,7 +86,7 @@ def measure_naming(
     }
     if len(names) < 2:
         found["unavailable"] = dict.fromkeys(("leave_one_out", "shots", "open_set"), "there is one defect type only")
-        return NamingReport(found, {})
+        return ClassificationReport(found, {})
     with reporter.stage("Naming each defect after the others", 2 + len(SHOTS)) as advance:
         outcome = leave_one_out(trials)
         found["leave_one_out"] = _one(outcome, names)
@@ -99,30 +99,32 @@ def measure_naming(
     title = f"{settings.name}: each image named after the others"
     confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
     reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
-    return NamingReport(found, _by_image(outcome, trials, names, [defect.record.key for defect in described], settings))
+    return ClassificationReport(
+        found, _by_image(outcome, trials, names, [defect.record.key for defect in described], settings)
+    )
 
 
 def _by_image(
     outcome: Outcome, trials: TrialSet, names: Sequence[str], keys: Sequence[str], settings: RunConfig
 ) -> dict[str, dict[str, Any]]:
     """How each image was named while it was left out, and what its region of most mass is nearest to."""
-    told = {}
+    by_image = {}
     for image, predicted, confidence in zip(outcome.images, outcome.predicted, outcome.confidence, strict=True):
         mine = np.flatnonzero(trials.images == image)
         main = trials.vectors[mine[np.argmax(trials.masses[mine])]]
         likeness = (trials.labels.views @ main).max(axis=1)
         likeness[trials.labels.images == image] = -np.inf
         nearest = np.argsort(-likeness, kind="stable")[: settings.classify.neighbors]
-        told[keys[image]] = {
+        by_image[keys[image]] = {
             "named": names[predicted],
             "confidence": float(confidence),
             "neighbours": [
-                {"key": keys[trials.labels.images[place]], "similarity": float(likeness[place])}
-                for place in nearest
-                if np.isfinite(likeness[place])
+                {"key": keys[trials.labels.images[index]], "similarity": float(likeness[index])}
+                for index in nearest
+                if np.isfinite(likeness[index])
             ],
         }
-    return told
+    return by_image
 
 
 def _one(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
@@ -141,8 +143,8 @@ def _measure_shots(found: dict[str, Any], trials: TrialSet, shots: int, seed: in
     rows = [few_shots(trials, shots, rng=np.random.default_rng([seed, 4, shots, turn])) for turn in range(REPEATS)]
     outcomes = [outcome for outcome in rows if outcome is not None]
     if not outcomes:
-        least = min(Counter(trials.types.tolist()).values())
-        found["unavailable"][f"shots.{shots}"] = f"the rarest type has {least} images, so none would be left to test"
+        smallest = min(Counter(trials.types.tolist()).values())
+        found["unavailable"][f"shots.{shots}"] = f"the rarest type has {smallest} images, so none would be left to test"
         return
     accuracies = np.array([outcome.accuracy for outcome in outcomes])
     scores = np.array([outcome.macro_f1(trials.count) for outcome in outcomes])

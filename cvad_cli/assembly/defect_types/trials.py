@@ -149,8 +149,8 @@ def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
         aurocs.append(roc_auc_score(trials.types == kind, by_image))
         flagged.append(called)
     held_out = trials.types == np.arange(trials.count)[:, None]
-    said = np.stack(flagged)
-    return OpenSet(np.array(aurocs), float(said[held_out].mean()), float(said[~held_out].mean()))
+    called_unknown = np.stack(flagged)
+    return OpenSet(np.array(aurocs), float(called_unknown[held_out].mean()), float(called_unknown[~held_out].mean()))
 
 
 def reliability(outcome: Outcome) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def _named(trials: TrialSet, indexed: np.ndarray, tested: np.ndarray) -> Outcome
     asked = np.flatnonzero(np.isin(trials.images, tested))
     confidences = classifier.judge(trials.vectors[asked]).confidences
     predicted, confidence = np.empty(len(tested), dtype=int), np.empty(len(tested))
-    for place, image in enumerate(tested):
+    for index, image in enumerate(tested):
         mine = trials.images[asked] == image
         voted = vote(confidences[mine], trials.masses[asked][mine])
-        predicted[place], confidence[place] = seen[voted.argmax()], voted.max()
+        predicted[index], confidence[index] = seen[voted.argmax()], voted.max()
     return Outcome(tested, trials.types[tested], predicted, confidence)

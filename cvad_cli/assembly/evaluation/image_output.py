@@ -26,7 +26,7 @@ class Drawer:
         """Side-by-side images so far."""
         self.report: ReportImages | None = None
         self._folder = folder / PANELS_NAME
-        self._wanted = _spread(records, settings.evaluation.images)
+        self._wanted = _sampled_keys(records, settings.evaluation.images)
         layout = "portable" if portable else settings.evaluation.report
         if layout != "none":
             self.report = ReportImages(folder / REPORT_IMAGES_NAME, images=len(records), portable=layout == "portable")
@@ -46,10 +46,10 @@ class Drawer:
             self.drawn += 1
 
 
-def _spread(records: Sequence[ImageRecord], count: int) -> set[str]:
+def _sampled_keys(records: Sequence[ImageRecord], count: int) -> set[str]:
     """Keys of `count` records, taken from each defect type in turn."""
     by_type: dict[str, list[str]] = {}
     for record in records:
         by_type.setdefault(record.defect_type, []).append(record.key)
-    in_turn = [(place, kind, key) for kind, keys in by_type.items() for place, key in enumerate(keys)]
+    in_turn = [(index, kind, key) for kind, keys in by_type.items() for index, key in enumerate(keys)]
     return {key for _, _, key in sorted(in_turn)[:count]}

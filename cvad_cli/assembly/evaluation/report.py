@@ -34,7 +34,7 @@ class Findings:
     calibration: Calibration
     pixels: PixelScores
     gates: Sequence[GateResult] = ()
-    naming: Mapping[str, Mapping[str, Any]] | None = None
+    classification: Mapping[str, Mapping[str, Any]] | None = None
     """Key of a defective image -> how it was named; None where that was not evaluated."""
 
 
@@ -50,7 +50,7 @@ def write_report(folder: Path, found: Findings, images: ReportImages) -> None:
         "facts": _facts(found),
         "verdict": _verdict(found.metrics),
         "gates": found.gates,
-        "naming": found.naming,
+        "classification": found.classification,
         "cards": _cards(rows, found, images),
         "square": SQUARE,
         **_charts(images.rows, found),
@@ -77,7 +77,7 @@ def _worst_first(row: ImageRow, threshold: float) -> tuple[int, float, str]:
 def _cards(rows: Sequence[ImageRow], found: Findings, images: ReportImages) -> Iterator[dict[str, Any]]:
     """The gallery, one image at a time: a portable page is never held as a whole."""
     for row in rows:
-        photo, heat = (_address(images, name) for name in (row.photo, row.heat))
+        photo, map_image = (_address(images, name) for name in (row.photo, row.map_image))
         yield {
             "key": row.record.key,
             "type": row.record.defect_type,
@@ -91,8 +91,8 @@ def _cards(rows: Sequence[ImageRow], found: Findings, images: ReportImages) -> I
             "truth": row.truth,
             "share_above": row.share_above,
             "photo": photo,
-            "heat": heat,
-            "naming": (found.naming or {}).get(row.record.key),
+            "map_image": map_image,
+            "classification": (found.classification or {}).get(row.record.key),
         }
 
 

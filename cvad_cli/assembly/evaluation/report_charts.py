@@ -36,7 +36,7 @@ class Axis:
     past_end: int
     """Images with a higher score: they are drawn in the last bar."""
 
-    def place(self, score: float) -> float:
+    def position(self, score: float) -> float:
         """Percent of the width."""
         return round(100 * min(max((score - self.low) / (self.high - self.low), 0.0), 1.0), 3)
 
@@ -45,13 +45,13 @@ class Axis:
         """Round numbers along the axis and their places."""
         step = _round_step((self.high - self.low) / MAX_TICKS)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
-        return [{"x": self.place(n * step), "text": f"{n * step:.6g}"} for n in range(first, last + 1)]
+        return [{"x": self.position(n * step), "text": f"{n * step:.6g}"} for n in range(first, last + 1)]
 
 
-def _round_step(least: float) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that is `least` or more."""
-    power: float = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+def _round_step(minimum: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is `minimum` or more."""
+    power: float = 10.0 ** math.floor(math.log10(minimum))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= minimum * (1 - 1e-9))
 
 
 def score_axis(scores: Sequence[float], threshold: float) -> Axis:
@@ -85,16 +85,16 @@ def histogram(axis: Axis, scores: Sequence[float], defective: Sequence[bool], th
 
 def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the values in each bin (low, high]: a score on the threshold is not above it."""
-    places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, len(edges) - 2)
-    return np.bincount(places, minlength=len(edges) - 1) / max(len(values), 1)
+    bins = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, len(edges) - 2)
+    return np.bincount(bins, minlength=len(edges) - 1) / max(len(values), 1)
 
 
 def _bars(axis: Axis, edges: NDArray[np.float64], heights: NDArray[np.float64]) -> list[dict[str, float]]:
     gap = 0.12  # percent of the width
     return [
         {
-            "x": axis.place(float(left)),
-            "width": round(max(axis.place(float(right)) - axis.place(float(left)) - gap, 0.1), 3),
+            "x": axis.position(float(left)),
+            "width": round(max(axis.position(float(right)) - axis.position(float(left)) - gap, 0.1), 3),
             "height": round(max(float(height) * TALLEST_PX, MIN_BAR_PX), 1),
         }
         for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)
@@ -112,7 +112,7 @@ def rugs(axis: Axis, scores: Sequence[float], types: Sequence[str], threshold: f
             "good": name == GOOD,
             "images": int((kinds == name).sum()),
             "above": int((values[kinds == name] > threshold).sum()),
-            "path": "".join(f"M{axis.place(score) * RUG_UNITS / 100:.1f} 0v10" for score in values[kinds == name]),
+            "path": "".join(f"M{axis.position(score) * RUG_UNITS / 100:.1f} 0v10" for score in values[kinds == name]),
         }
         for name in names
     ]

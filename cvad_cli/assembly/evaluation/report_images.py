@@ -24,7 +24,7 @@ class ImageRow:
     score: float
     peak: float
     photo: str
-    heat: str
+    map_image: str
     width: int
     """Of the image, in the units of the outlines."""
     height: int
@@ -50,16 +50,16 @@ class ReportImages:
     def add(self, record: ImageRecord, score: float, peak: float, drawn: Thumbnail) -> None:
         """Write the files of one image. `peak`: the highest value of its map."""
         number = len(self.rows) + 1
-        photo, heat = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
+        photo, map_image = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
         (self.folder / photo).write_bytes(drawn.photo)
-        (self.folder / heat).write_bytes(drawn.colormap)
+        (self.folder / map_image).write_bytes(drawn.map_image)
         self.rows.append(
             ImageRow(
                 record=record,
                 score=score,
                 peak=peak,
                 photo=photo,
-                heat=heat,
+                map_image=map_image,
                 width=drawn.width,
                 height=drawn.height,
                 outline=drawn.outline,

@@ -86,8 +86,8 @@ def _find(path: Path, run: str) -> Path:
         recover(file.parent)
     found = next((file for file in tried if file.is_file()), None)
     if found is None:
-        places = ", ".join(str(file.relative_to(path)) for file in tried)
-        what = f"holds none of {places}" if path.is_dir() else "no such file or folder"
+        paths = ", ".join(str(file.relative_to(path)) for file in tried)
+        what = f"holds none of {paths}" if path.is_dir() else "no such file or folder"
         raise ConfigError(f"--baseline {path}: {what}; give the {METRICS_FILE} of an earlier `cvad evaluate`")
     return found
 
@@ -143,16 +143,16 @@ def _text(file: Path) -> str:
 
 def _require_one_evaluation(baseline: Baseline) -> None:
     """The two files belong together where the scores give the AUROC that metrics.json holds."""
-    said = baseline.metrics["image"].get("auroc")
+    recorded = baseline.metrics["image"].get("auroc")
     good, defective = (
         np.array([row.score for row in baseline.rows.values() if (row.defect_type == GOOD) is wanted])
         for wanted in (True, False)
     )
     found = float(auroc_along(good, defective, axis=-1)) if len(good) and len(defective) else None
-    if said is None and found is None:
+    if recorded is None and found is None:
         return
-    if said is None or found is None or not abs(said - found) <= _AUROC_SLACK:
+    if recorded is None or found is None or not abs(recorded - found) <= _AUROC_SLACK:
         raise ConfigError(
-            f"--baseline {baseline.path}: says image.auroc {said}, the scores in {ROWS_FILE} beside it give {found}: "
-            "the two files are not of one evaluation"
+            f"--baseline {baseline.path}: says image.auroc {recorded}, but the scores in {ROWS_FILE} beside it "
+            f"give {found}: the two files are not of one evaluation"
         )

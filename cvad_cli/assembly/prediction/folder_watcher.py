@@ -73,7 +73,7 @@ class Watcher:
         self._note = note
         self._waiting: dict[str, _Waiting] = {}
         self._lock = threading.Lock()
-        self._place = _identity(folder)
+        self._folder_identity = _identity(folder)
         self._readable = True
 
     def image_items(self) -> Iterator[ImageItem]:
@@ -129,7 +129,11 @@ class Watcher:
             if whole:
                 self._forget({stamp.name for stamp in stamps})
             # Not where a share was unmounted: the empty folder under it says nothing about what was done.
-            if whole and len(self._journal) > 2 * len(stamps) + 1000 and _identity(self._folder) == self._place:
+            if (
+                whole
+                and len(self._journal) > 2 * len(stamps) + 1000
+                and _identity(self._folder) == self._folder_identity
+            ):
                 self._journal.forget_others((stamp.name, stamp.size, stamp.mtime_ns) for stamp in stamps)
         new = [stamp for stamp in stamps if not self._journal.is_done(stamp.name, stamp.size, stamp.mtime_ns)]
         return sorted(new, key=lambda stamp: (stamp.mtime_ns, stamp.name))
@@ -155,7 +159,7 @@ class Watcher:
             if (entry is not None and entry.busy) or self._journal.is_done(stamp.name, stamp.size, stamp.mtime_ns):
                 return False
         if entry is None or entry.stamp != stamp:
-            entry = _Waiting(stamp, now, at_once=_was_renamed(path) or _is_proof(path))
+            entry = _Waiting(stamp, now, at_once=_was_renamed(path) or _is_self_checking(path))
         settled = entry.at_once or now - entry.since >= self._config.settle_s
         entry.busy = settled and now >= entry.not_before
         with self._lock:
@@ -193,7 +197,7 @@ def _was_renamed(path: Path) -> bool:
     return status.st_ctime_ns > status.st_mtime_ns
 
 
-def _is_proof(path: Path) -> bool:
+def _is_self_checking(path: Path) -> bool:
     try:
         return is_self_checking(path)
     except DataError:

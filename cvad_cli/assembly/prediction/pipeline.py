@@ -96,7 +96,7 @@ class Judged:
     """Seconds by stage so far; what a batch took counts in full for each of its images, which waited for it."""
 
 
-def keep_original(_subject: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+def keep_original(_image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     """Keep an image that was decoded whole; `Loaded.original` reads a reduced one again."""
     return decoded if decoded.shape[:2] == size else None
 
@@ -106,7 +106,7 @@ def is_large(image: np.ndarray) -> bool:
     return bool(image.shape[0] * image.shape[1] > 1e6 * MAX_KEPT_MEGAPIXELS)
 
 
-def keep_nothing(_subject: ImageId, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
+def keep_nothing(_image_id: ImageId, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
     """For a finish that looks at the prediction alone."""
 
 

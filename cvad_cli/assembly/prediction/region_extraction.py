@@ -33,5 +33,5 @@ def region_rule(settings: RunConfig, calibration: Calibration) -> RegionRule:
         min_area_px=config.min_area_px or 0.0,
         min_area_mm2=config.min_area_mm2,
         pixel_size_mm=settings.data.pixel_size_mm,
-        most=config.max_regions,
+        max_regions=config.max_regions,
     )

@@ -111,10 +111,10 @@ class Sources:
         else:
             yield ImageItem(ImageId(str(path), self._naming.of(path)), path)
 
-    def _frames(self, place: Path | int, source: str) -> Iterator[ImageItem]:
-        name = self._naming.of(place) if isinstance(place, Path) else f"camera_{place}"
+    def _frames(self, video: Path | int, source: str) -> Iterator[ImageItem]:
+        name = self._naming.of(video) if isinstance(video, Path) else f"camera_{video}"
         try:
-            for number, frame in enumerate(read_frames(place, max_megapixels=self._max_megapixels)):
+            for number, frame in enumerate(read_frames(video, max_megapixels=self._max_megapixels)):
                 yield ImageItem(ImageId(f"{source}#{number}", f"{name}/{number:08d}"), frame)
         except DataError as error:
             yield ImageItem(ImageId(source, name), error)

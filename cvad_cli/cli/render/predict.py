@@ -75,10 +75,10 @@ class PredictionLines:
         tally = self._tally
         if tally is None:
             return Text()
-        spread = tally.times.whole.spread()
+        latency = tally.times.whole.summary()
         return Text(
             f"{tally.judged} judged  {tally.recent_rate:.1f}/s  "
-            f"{spread.p50_ms:.0f} / {spread.p95_ms:.0f} / {spread.p99_ms:.0f} ms (p50/p95/p99)  "
+            f"{latency.p50_ms:.0f} / {latency.p95_ms:.0f} / {latency.p99_ms:.0f} ms (p50/p95/p99)  "
             f"{tally.rejected_share:.1%} rejected" + (f"  {tally.failed} unreadable" if tally.failed else ""),
             no_wrap=True,
             overflow="ellipsis",
@@ -109,8 +109,8 @@ def show_prediction(summary: PredictSummary) -> None:
         table = Table(title="latency of an image, ms", title_justify="left")
         for heading in ("", "mean", "p50", "p95", "p99"):
             table.add_column(heading, justify="right" if heading else "left")
-        for name, spread in (*summary.stages.items(), ("whole", summary.latency)):
-            figures = (spread.mean_ms, spread.p50_ms, spread.p95_ms, spread.p99_ms)
+        for name, latency in (*summary.stages.items(), ("whole", summary.latency)):
+            figures = (latency.mean_ms, latency.p50_ms, latency.p95_ms, latency.p99_ms)
             table.add_row(name, *(f"{value:.1f}" for value in figures))
         print_parts(table)
         print_parts(f"the stages' means explain {summary.explained:.1%} of the whole")

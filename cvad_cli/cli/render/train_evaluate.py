@@ -79,8 +79,8 @@ def _naming_table(found: Any) -> Table:
         "each after all others", f"accuracy {figure_text(one.get('accuracy'))}, F1 {figure_text(one.get('macro_f1'))}"
     )
     for shots, row in found["shots"].items():
-        spread = "-" if row is None else f"accuracy {row['accuracy_mean']:.4f} ± {row['accuracy_std']:.4f}"
-        table.add_row(f"from {shots} a type", spread)
+        accuracy = "-" if row is None else f"accuracy {row['accuracy_mean']:.4f} ± {row['accuracy_std']:.4f}"
+        table.add_row(f"from {shots} a type", accuracy)
     table.add_row("unknown against known", f"AUROC {figure_text(unknown.get('auroc_mean'))}")
     return table
 

@@ -91,7 +91,7 @@ def why_undecidable(metric: str, runs: PairedRuns, *, confidence: float) -> str 
     Only the same detector again is no worse on any number of images.
     """
     described = _require_described(metric)
-    least = images_needed(confidence)
+    min_images = images_needed(confidence)
     good, defective = _classes(metric, runs)
     if _same(runs, np.concatenate([good, defective])):
         return None
@@ -99,8 +99,8 @@ def why_undecidable(metric: str, runs: PairedRuns, *, confidence: float) -> str 
         (described.of_good, len(good), "good"),
         (described.of_defective, len(defective), "defective"),
     ):
-        if needed and found < least:
-            return f"{found} {kind} images are too few: {confidence:.0%} confidence needs {least} or more"
+        if needed and found < min_images:
+            return f"{found} {kind} images are too few: {confidence:.0%} confidence needs {min_images} or more"
     return None
 
 
@@ -144,10 +144,10 @@ def worsening(metric: str, runs: PairedRuns, *, confidence: float, rng: np.rando
         before, now = (described.measure(_drawn(runs, run, good[rows[0]], defective[rows[1]])) for run in (0, 1))
         return described.worse * (now - before) + 0.0  # no -0.0
 
-    places = np.arange(len(good), dtype=np.float64), np.arange(len(defective), dtype=np.float64)
-    estimate = float(difference(places[0], places[1], axis=-1))
+    indices = np.arange(len(good), dtype=np.float64), np.arange(len(defective), dtype=np.float64)
+    estimate = float(difference(indices[0], indices[1], axis=-1))
     result = bootstrap(
-        places,
+        indices,
         difference,
         n_resamples=RESAMPLES,
         batch=max(1, BATCH_ELEMENTS // (len(good) + len(defective))),
