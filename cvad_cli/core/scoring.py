@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from array_api_compat import array_namespace
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 
 from cvad_cli.ports import Array
 
@@ -23,7 +23,7 @@ CHUNK_VALUES: Final = 1 << 25
 class PatchScores:
     """How strange each patch of one image is, and the image with it."""
 
-    distances: Float32[np.ndarray, " p"]
+    distances: Float[np.ndarray, " p"]
     """Distance of each patch to its nearest neighbour in the memory bank."""
     rows: Int64[np.ndarray, " p"]
     """That neighbour's row in the bank."""
