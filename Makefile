@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check long bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -19,11 +19,14 @@ $(READY): pyproject.toml
 demo: $(READY) ## generate images, train, evaluate, print the table
 	@$(BIN)/cvad demo
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the tests, by two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY) ## format check, lint, types, tests: what CI runs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+long: $(READY) ## hours of checks that resume: kills, soak, every model name (scripts/long_checks)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/long_checks
 
 bench: $(READY) ## measure training against anomalib's own (needs MVTec AD grid; some ten minutes)
 	@$(BIN)/python scripts/bench_train.py

@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that test side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import axes  # noqa: F401  (first: it checks all that is imported from cvad_cli.core)
 import pytest
 from typer.testing import CliRunner, Result

@@ -197,6 +197,7 @@ def test_runs_in_several_processes_give_the_figures_of_this_process_to_the_last_
         assert figures(own_copy, name) == figures(batch_config, name)
 
 
+@pytest.mark.ci
 @NEEDS_RAY
 def test_runs_and_images_on_ray_give_the_figures_of_this_process_to_the_last_bit(
     batch_config: Path, own_copy: Path, cvad
@@ -216,6 +217,7 @@ def test_runs_and_images_on_ray_give_the_figures_of_this_process_to_the_last_bit
     assert figures(own_copy, "small_grid") == figures(batch_config, "small_grid"), "its images spread"
 
 
+@pytest.mark.ci
 def test_index_classify_and_predict_say_the_same_with_workers(
     own_copy: Path, two_categories: Path, tmp_path: Path, cvad
 ) -> None:
@@ -238,6 +240,7 @@ def test_index_classify_and_predict_say_the_same_with_workers(
     assert outputs[1] == outputs[2]
 
 
+@pytest.mark.ci
 def test_a_batch_that_was_killed_goes_on_where_it_was(tmp_path: Path, two_categories: Path, cvad) -> None:
     config = tmp_path / "small.yaml"
     config.write_text(CONFIG.format(root=two_categories, output=tmp_path / "runs"), encoding="utf-8")

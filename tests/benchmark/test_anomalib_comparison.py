@@ -51,6 +51,7 @@ def without_loader_processes(target: str, workers: int) -> list[LoaderSetting]:
     return [setting for setting in settings_to_try(target, workers) if not setting.workers and setting.batch_size < 32]
 
 
+@pytest.mark.ci
 def test_anomalib_is_measured_on_the_same_bundle_and_ratios_follow(
     run_of_ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

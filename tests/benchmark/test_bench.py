@@ -55,6 +55,7 @@ def command(config: Path, *more: object) -> tuple[object, ...]:
     return ("bench", "--config", config, "--set", here, "--json", *more)
 
 
+@pytest.mark.ci
 def test_a_bundle_is_measured_in_processes_of_its_own(run_of_ours: Path, cvad) -> None:
     result = cvad(*command(run_of_ours, "--images", 4, "--repeats", 1))
     assert result.exit_code == 0, result.output
@@ -78,6 +79,7 @@ def test_a_bundle_is_measured_in_processes_of_its_own(run_of_ours: Path, cvad) -
     assert sum(row["mean_ms"] for row in stages.values()) == pytest.approx(whole["mean_ms"], rel=0.1)
 
 
+@pytest.mark.ci
 def test_growth_has_a_row_a_size(run_of_ours: Path, cvad, in_this_process: None) -> None:
     result = cvad(*command(run_of_ours, "--images", 2, "--repeats", 1, "--scaling"))
     assert result.exit_code == 0, result.output

@@ -174,11 +174,14 @@ def ray_cluster() -> RayCluster:
 @pytest.mark.parametrize(
     "opened",
     [
-        pytest.param(lambda: Processes(1, threads=1, patience=PATIENCE), id="processes"),
+        pytest.param(lambda: Processes(1, threads=1, retry_policy=PATIENCE), id="processes"),
         pytest.param(
             ray_cluster,
             id="ray",
-            marks=pytest.mark.skipif(WITHOUT_RAY, reason="Ray is not installed: pip install 'cvad[ray]'"),
+            marks=[
+                pytest.mark.ci,
+                pytest.mark.skipif(WITHOUT_RAY, reason="Ray is not installed: pip install 'cvad[ray]'"),
+            ],
         ),
     ],
 )

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.ci
 def test_leather_defects_are_named_from_a_few_examples(cvad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CVAD_WEIGHTS_DIR", str(WEIGHTS))
     run: tuple[object, ...] = ("--config", REPOSITORY / "configs" / "patchcore_grid.yaml", "--device", "cpu")

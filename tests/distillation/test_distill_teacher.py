@@ -151,6 +151,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     assert not wanted.checkpoint.exists()
 
 
+@pytest.mark.ci
 def test_a_run_killed_by_the_system_leaves_a_whole_checkpoint_and_the_former_teacher(tmp_path: Path) -> None:
     wanted = settings(tmp_path / "teacher.safetensors", steps=500, checkpoint_every=1)
     wanted.output.write_bytes(b"the former teacher")

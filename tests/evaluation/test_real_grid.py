@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.ci
 def test_patchcore_on_grid_reaches_its_figures(real_grid_evaluation: Path) -> None:
     manifest = json.loads((real_grid_evaluation.parent / "bundle" / "manifest.json").read_text("utf-8"))
     assert manifest["training"]["memory_bank"] == [2703, 152]

@@ -14,9 +14,10 @@ from generated_report import generated, usual
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CVAD_TEST_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install it, or set CVAD_TEST_CHROMIUM to its path"
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or set CVAD_TEST_CHROMIUM to its path"),
+]
 
 NARROW, WIDE = 390, 1280
 

@@ -143,7 +143,11 @@ def said() -> list[str]:
     params=[
         "processes",
         pytest.param(
-            "ray", marks=pytest.mark.skipif(WITHOUT_RAY, reason="Ray is not installed: pip install 'cvad[ray]'")
+            "ray",
+            marks=[
+                pytest.mark.ci,
+                pytest.mark.skipif(WITHOUT_RAY, reason="Ray is not installed: pip install 'cvad[ray]'"),
+            ],
         ),
     ],
 )
@@ -272,7 +276,7 @@ def test_a_killed_command_leaves_no_worker_behind(tmp_path: Path) -> None:
         "from cvad_cli.adapters.executors.scheduler import RetryPolicy\n"
         "from test_executors import WorkerId\n"
         "if __name__ == '__main__':\n"
-        "    workers = Processes(1, threads=1, patience=RetryPolicy(0, print))\n"
+        "    workers = Processes(1, threads=1, retry_policy=RetryPolicy(0, print))\n"
         "    print(*workers.map(WorkerId(), [0]), flush=True)\n"
         "    time.sleep(60)\n",
         encoding="utf-8",

@@ -43,6 +43,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.ci
 def test_the_recipe_trains_judges_accepts_and_then_catches_a_worse_detector(project: Path) -> None:
     first = regression(project, "line.yaml", "--accept")
     assert first.returncode == 0, first.stderr

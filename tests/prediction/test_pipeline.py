@@ -255,6 +255,7 @@ def tiny(small_config: Path, cvad) -> Path:
     return small_config
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident memory from /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tiny: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)

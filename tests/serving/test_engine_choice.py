@@ -265,6 +265,7 @@ DATA = Path(os.environ.get("CVAD_DATA_ROOT", REPOSITORY.parent / "shared" / "dat
 WEIGHTS = Path(os.environ.get("CVAD_WEIGHTS_DIR", REPOSITORY.parent / "shared" / "weights"))
 
 
+@pytest.mark.ci
 def test_on_real_grid_the_quick_engine_and_the_exact_one_have_the_same_auroc(real_grid_evaluation: Path) -> None:
     from sklearn.metrics import roc_auc_score
 

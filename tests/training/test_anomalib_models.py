@@ -105,6 +105,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, capsys: pytest.
     assert "never" not in capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_the_weights_keyword_arguments_are_the_bundles_too(cvad, small_config: Path, tmp_path: Path) -> None:
     """At an odd size, 'same' padding changes every feature: a bundle opened without it scores another network."""
     import timm

@@ -170,6 +170,7 @@ def test_a_model_with_equal_quantiles_is_refused_with_the_remedy() -> None:
         map_scale(model)
 
 
+@pytest.mark.ci
 def test_training_on_images_of_one_colour_says_so(cvad, config: Path, sample_data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(sample_data, tmp_path / "data")
     for path in (root / "grid" / "train" / "good").iterdir():
@@ -239,6 +240,7 @@ def run_until(config: Path, condition: Callable[[], bool]) -> None:
         process.wait()
 
 
+@pytest.mark.ci
 def test_a_run_killed_again_and_again_ends_with_the_same_steps_and_a_whole_bundle(cvad, config: Path) -> None:
     run = config.parent / "runs" / "small"
     checkpoint = run / "training" / "final.ckpt"
@@ -261,6 +263,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_steps_and_a_whole_bundl
     assert bool((load_file(read_bundle(run / "bundle").file("network"))["mean_std.std"] > 0).all())
 
 
+@pytest.mark.ci
 def test_a_checkpoint_of_other_settings_is_refused_and_can_be_set_aside(cvad, config: Path) -> None:
     checkpoint = config.parent / "runs" / "small" / "training" / "final.ckpt"
     run_until(config, checkpoint.exists)
@@ -277,6 +280,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_can_be_set_aside(cvad, co
     assert json.loads(anew.stdout)["details"]["steps"] == 1
 
 
+@pytest.mark.ci
 def test_training_stops_where_held_out_images_no_longer_improve(cvad, config: Path, monkeypatch) -> None:
     monkeypatch.setattr("cvad_cli.adapters.anomalib_models.efficient_ad_training.IMPROVEMENT", 1e9)
     monkeypatch.setattr(
@@ -288,6 +292,7 @@ def test_training_stops_where_held_out_images_no_longer_improve(cvad, config: Pa
     assert json.loads(result.stdout)["details"]["steps"] == 3
 
 
+@pytest.mark.ci
 def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Path) -> None:
     (tmp_path / "penalty").mkdir()
     for index in range(2):
@@ -297,6 +302,7 @@ def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Pat
     assert cvad("train", "-c", config, "-q", *options).exit_code == 0
 
 
+@pytest.mark.ci
 def test_images_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
     fingerprints = []
     for bound in ("1GB", "1MB"):

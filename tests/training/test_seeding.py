@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from cvad_cli.adapters.pdn import build_pdn, save_teacher
@@ -64,6 +65,7 @@ def test_a_model_of_anomalib_is_the_same_for_the_same_seed(cvad, small_config: P
         torch.testing.assert_close(found[1][name], values, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.ci
 def test_training_and_opening_efficient_ad_leave_global_random_state_alone(
     cvad, small_config: Path, tmp_path: Path
 ) -> None:
