@@ -99,10 +99,14 @@ def killed(writer: subprocess.Popen[str], acknowledged: int, chance: random.Rand
     return int(lines[-1]) if lines else acknowledged
 
 
+KILLS = pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.long)])
+
+
+@KILLS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
-def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path) -> None:
+def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path, kills: int) -> None:
     chance, acknowledged = random.Random(4), 0
-    for _ in range(6):
+    for _ in range(kills):
         with start(WRITER, tmp_path, acknowledged) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "ready\n"
@@ -116,10 +120,11 @@ def test_kill_9_while_writing_loses_no_acknowledged_point(tmp_path: Path) -> Non
             assert len(store.search(np.ones(32, np.float32), limit=5)) == min(5, len(numbers))
 
 
+@KILLS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
-def test_kill_9_while_replacing_leaves_every_point_whole(tmp_path: Path) -> None:
+def test_kill_9_while_replacing_leaves_every_point_whole(tmp_path: Path, kills: int) -> None:
     chance, acknowledged = random.Random(5), 0
-    for _ in range(5):
+    for _ in range(kills):
         with start(REPLACER, tmp_path, acknowledged) as writer:
             assert writer.stdout is not None
             acknowledged = int(writer.stdout.readline())

@@ -131,7 +131,7 @@ def test_training_lowers_the_held_out_loss(whole_run: DistillSummary) -> None:
     assert whole_run.resumed_from == 0
 
 
-@pytest.mark.parametrize("kills", [(7,), (2, 5)], ids=str)
+@pytest.mark.parametrize("kills", [(7,), pytest.param((2, 5), marks=pytest.mark.long)], ids=str)
 def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     tmp_path: Path, whole_run: DistillSummary, kills: tuple[int, ...]
 ) -> None:

@@ -11,11 +11,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reliability.unpacking import unpack_together
 
 from cvad_cli.adapters.executors.bundle_transfer import BundleArchive, pack, unpack
 from cvad_cli.adapters.executors.processes import InProcess, Processes
@@ -347,48 +347,10 @@ def test_a_bundle_that_is_not_seen_is_unpacked_once_and_whole(tmp_path: Path) ->
     assert (unpack(archive, cache) / "deeper" / "data.bin").stat().st_size == 256, "a damaged copy is replaced"
 
 
-ROUNDS, WORKERS = 40, 6
-
-
-def _unpack_together(archive: BundleArchive, root: Path, start: Any, failures: Any) -> None:
-    for number in range(ROUNDS):
-        start.wait(timeout=60)
-        try:
-            there = unpack(archive, root / str(number))
-            wrong = [name for name, held in archive.files.items() if (there / name).read_bytes() != held.tobytes()]
-        except Exception as error:  # noqa: BLE001 - each one is told
-            failures.put(f"round {number}: {error!r}")
-        else:
-            for name in wrong:
-                failures.put(f"round {number}: {name} differs")
-
-
 @pytest.mark.parametrize("damaged", [False, True])
-def test_processes_that_unpack_one_parcel_at_once_all_get_it_whole(tmp_path: Path, damaged: bool) -> None:
-    origin = tmp_path / "far"
-    (origin / "deeper").mkdir(parents=True)
-    (origin / "manifest.json").write_text("{}", encoding="utf-8")
-    for number in range(3):
-        (origin / "deeper" / f"{number}.bin").write_bytes(bytes([number]) * 200_000)
-    archive = replace(pack(origin), origin=str(tmp_path / "not seen here"))
-    if damaged:
-        for number in range(ROUNDS):
-            (unpack(archive, tmp_path / "cache" / str(number)) / "deeper" / "1.bin").write_bytes(b"short")
-    context = multiprocessing.get_context("spawn")
-    start, failures = context.Barrier(WORKERS), context.SimpleQueue()
-    work = (archive, tmp_path / "cache", start, failures)
-    workers = [context.Process(target=_unpack_together, args=work) for _ in range(WORKERS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-    told = []
-    while not failures.empty():
-        told.append(failures.get())
-    assert told == []
-    assert [worker.exitcode for worker in workers] == [0] * WORKERS
-    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.name.startswith(".")]
-    assert left == [], "no temporary file stays"
+def test_processes_that_unpack_one_archive_at_once_all_get_it_whole(tmp_path: Path, damaged: bool) -> None:
+    """Eight rounds of six processes; scripts/long_checks makes 240 unpackings of it."""
+    assert unpack_together(tmp_path, 8, damaged=damaged) == []
 
 
 def _unpack_in_turn(archives: list[BundleArchive], cache: Path, start: Any, failures: Any) -> None:
