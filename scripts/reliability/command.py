@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -59,9 +60,16 @@ CHECKS = {
 MODEL_LIMIT_S = 300
 
 
-def all_checks() -> dict[str, Check]:
-    """The checks by name; each model of anomalib is one of its own, so that a stopped run goes on with the next."""
-    from cvad_cli.adapters.anomalib_models import model_names
+def all_checks(arguments: Sequence[str]) -> dict[str, Check]:
+    """The checks by name; each model of anomalib is one of its own, so that a stopped run goes on with the next.
+
+    The models are left out where only other checks are named: to list them takes an import of anomalib.
+    """
+    if arguments and not any(argument.startswith("model") for argument in arguments):
+        return CHECKS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anomalib imports deprecated modules
+        from cvad_cli.adapters.anomalib_models import model_names
 
     models = {
         f"model:{name}": Check(functools.partial(check_model, name), MODEL_LIMIT_S, "seconds for this model at most")
@@ -118,20 +126,26 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for and has not passed; the exit status."""
     options = parsed(arguments)
-    state, known = State(options.state), all_checks()
+    state = State(options.state)
+    if options.table:
+        return report(state)
+    known = all_checks(options.checks)
     if options.list:
         for name, check in known.items():
             record = state.get(name)
             print(f"{name}={check.count}  {check.unit}{'' if record is None else '; finished ' + record.finished}")
         return 0
-    counts = {} if options.table else chosen(options.checks, known)
-    for name, count in counts.items():
+    for name, count in chosen(options.checks, known).items():
         record = state.get(name)
         if record and record.count == count and not record.outcome.problems and not options.again:
             print(f"{name}={count}: passed on {record.finished}; --again repeats it", file=sys.stderr)
             continue
         print(f"{name}={count}: begins", file=sys.stderr, flush=True)
         state.put(name, run_check(name, known[name], count))
-    found = {name: record for name in known if (record := state.get(name)) is not None}
-    print(tables(found))
-    return int(any(record.outcome.problems for record in found.values()))
+    return report(state)
+
+
+def report(state: State) -> int:
+    """Print the tables of all that has finished; the exit status."""
+    print(tables(state.records))
+    return int(any(record.outcome.problems for record in state.records.values()))

@@ -38,19 +38,19 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records: dict[str, Record] = {}
+        self.records: dict[str, Record] = {}
         if path.exists():
             for name, stored in json.loads(path.read_text(encoding="utf-8")).items():
-                self._records[name] = Record(**{**stored, "outcome": Outcome(**stored["outcome"])})
+                self.records[name] = Record(**{**stored, "outcome": Outcome(**stored["outcome"])})
 
     def get(self, name: str) -> Record | None:
         """The record of a check, if it has finished."""
-        return self._records.get(name)
+        return self.records.get(name)
 
     def put(self, name: str, record: Record) -> None:
-        """Remember a check, on disk."""
-        self._records[name] = record
+        """Remember a check, on disk, beside what another process has put there meanwhile."""
+        self.records = {**State(self._path).records, name: record}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._path) as staged:
-            content = {key: asdict(value) for key, value in self._records.items()}
+            content = {key: asdict(value) for key, value in self.records.items()}
             staged.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -24,7 +24,7 @@ def tables(records: Mapping[str, Record]) -> str:
 
 def check_row(name: str, record: Record) -> Sequence[str]:
     """Cells of one check."""
-    figures = ", ".join(f"{figure}: {value}" for figure, value in record.outcome.figures.items())
+    figures = "; ".join(f"{figure}: {value}" for figure, value in record.outcome.figures.items())
     result = "passed" if not record.outcome.problems else f"failed: {record.outcome.problems[0].splitlines()[-1]}"
     command = f"`scripts/long_checks {name}={record.count}`"
     return command, result.replace("|", "/"), figures, duration(record.seconds), record.finished

@@ -41,7 +41,7 @@ def soak() -> Counted:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch, swaps: Counted, soak: Counted) -> None:
     checks = {"swaps": Check(swaps, 200, "kills"), "soak": Check(soak, 60, "minutes")}
-    monkeypatch.setattr(command, "all_checks", lambda: checks)
+    monkeypatch.setattr(command, "all_checks", lambda _arguments: checks)
 
 
 def test_what_has_passed_is_not_repeated_and_what_failed_is(tmp_path: Path, swaps: Counted, soak: Counted) -> None:
@@ -73,7 +73,7 @@ def test_an_error_in_a_check_is_its_problem_and_the_others_go_on(
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(
-        command, "all_checks", lambda: {"swaps": Check(broken, 1, "x"), "soak": Check(soak, 60, "minutes")}
+        command, "all_checks", lambda _arguments: {"swaps": Check(broken, 1, "x"), "soak": Check(soak, 60, "minutes")}
     )
     assert command.main(["--state", str(tmp_path / "state.json")]) == 1
     stored = json.loads((tmp_path / "state.json").read_text("utf-8"))
