@@ -38,7 +38,9 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         where = f"{function.__module__}.{function.__qualname__}"
         with jaxtyped("context"):
             for name, value in signature.bind(*args, **kwargs).arguments.items():
-                require(f"{where}: {name}", value, hints().get(name))
+                several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+                for one in value if several else (value,):
+                    require(f"{where}: {name}", one, hints().get(name))
             require(f"{where}: the result", result, hints().get("return"))
         return result
 

@@ -18,8 +18,8 @@ from cvad_cli.core.whitening import whitening
 
 CORE = Path(__file__).parents[1] / "cvad_cli" / "core"
 BARE = {"np.ndarray", "Any", "NDArray", "Floats"}
-NOT_YET = {"agreement.py", "dead_leaves.py", "latency.py", "maps.py", "pixel_metrics.py", "regions.py"}
-NOT_YET_FOLDERS = {"metrics", "receptive_field", "textures"}
+NOT_YET = {"agreement.py", "latency.py", "maps.py", "pixel_metrics.py", "regions.py"}
+NOT_YET_FOLDERS = {"metrics"}
 """Whose arrays have no named axes so far."""
 
 

@@ -12,17 +12,21 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 SMALLEST_RADIUS: Final = 2.0  # pixels
 LARGEST_RADIUS: Final = 0.6  # of the image's side
 TEXTURES_IN_A_SCENE: Final = 4
 
-Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Rows = Float32[np.ndarray, "side 1"]
+Columns = Float32[np.ndarray, "1 side"]
+Plane = Float32[np.ndarray, "side side"]
+Texture = Callable[[Rows, Columns, np.random.Generator], Plane]
+Outline = Callable[[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]], Bool[np.ndarray, "h w"]]
 
 
-def dead_leaves(side: int, *, rng: np.random.Generator) -> np.ndarray:
-    """One scene: uint8 RGB (side, side, 3). The same generator state gives the same scene."""
+def dead_leaves(side: int, *, rng: np.random.Generator) -> UInt8[np.ndarray, "side side 3"]:
+    """One RGB scene, `side` pixels wide and high. The same generator state gives the same scene."""
     if side < 16:
         raise ValueError(f"side: expected at least 16 pixels, got {side}")
     labels, leaves = _fallen_leaves(side, rng)
@@ -30,8 +34,8 @@ def dead_leaves(side: int, *, rng: np.random.Generator) -> np.ndarray:
     return _photographed(scene, rng)
 
 
-def _fallen_leaves(side: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Which leaf lies on top of each pixel, (side, side), and how many there are; leaf 0 is the ground.
+def _fallen_leaves(side: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "side side"], int]:
+    """Which leaf lies on top of each pixel, and how many there are; leaf 0 is the ground.
 
     One scene in four is a small one repeated, cut off at its borders, so that seams repeat as well. One in four holds
     a few leaves alone: mostly surface, as most images of parts are.
@@ -55,7 +59,7 @@ def _fallen_leaves(side: int, rng: np.random.Generator) -> tuple[np.ndarray, int
     return np.tile(labels, (copies, copies))[:side, :side], count + 1
 
 
-def _radii(count: int, largest: float, rng: np.random.Generator) -> np.ndarray:
+def _radii(count: int, largest: float, rng: np.random.Generator) -> Float[np.ndarray, " count"]:
     """Radii in pixels with density r^-a from `SMALLEST_RADIUS` to `largest`; a = 3 is the scale-invariant one,
     less gives scenes of a few large leaves.
     """
@@ -66,7 +70,12 @@ def _radii(count: int, largest: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _drop(
-    labels: np.ndarray, leaf: int, outline: Outline, centre: np.ndarray, half_axes: tuple[float, float], angle: float
+    labels: Int[np.ndarray, "h w"],
+    leaf: int,
+    outline: Outline,
+    centre: Float[np.ndarray, " 2"],
+    half_axes: tuple[float, float],
+    angle: float,
 ) -> None:
     """Write `leaf` into `labels` wherever its turned outline covers a pixel. `centre` is (row, column)."""
     reach = float(np.hypot(*half_axes))
@@ -80,43 +89,43 @@ def _drop(
     labels[low[0] : high[0], low[1] : high[1]][outline(along, across)] = leaf
 
 
-def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _ellipse(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return np.asarray(u * u + v * v < 1)
 
 
-def _box(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _box(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return np.asarray((np.abs(u) < 0.8) & (np.abs(v) < 0.8))
 
 
-def _diamond(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _diamond(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return np.asarray(np.abs(u) + np.abs(v) < 1)
 
 
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _ring(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     squared = u * u + v * v
     return np.asarray((squared < 1) & (squared > 0.45))
 
 
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _triangle(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return np.asarray((v > -0.5) & (v < 1 - 2 * np.abs(u)))
 
 
-def _blob(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _blob(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return np.asarray(u * u + v * v < 0.7 + 0.3 * np.sin(5 * u + 1) * np.sin(4 * v - 1))
 
 
 OUTLINES: Final[tuple[Outline, ...]] = (_ellipse, _box, _diamond, _ring, _triangle, _blob)
 
 
-def _textures(side: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (TEXTURES_IN_A_SCENE, side, side), each about -1..1."""
+def _textures(side: int, rng: np.random.Generator) -> Float32[np.ndarray, "t side side"]:
+    """`TEXTURES_IN_A_SCENE` textures, each about -1..1."""
     rows = np.arange(side, dtype=np.float32)[:, None]
     columns = np.arange(side, dtype=np.float32)[None, :]
     kinds = rng.integers(0, len(TEXTURES), TEXTURES_IN_A_SCENE)
     return np.stack([TEXTURES[kind](rows, columns, rng) for kind in kinds])
 
 
-def _cloud(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _cloud(rows: Rows, columns: Columns, rng: np.random.Generator) -> Plane:
     """Noise whose spectrum falls with a random power of the frequency: from white grain to clouds, often brushed."""
     from scipy import fft
 
@@ -132,12 +141,12 @@ def _cloud(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> n
     return np.asarray(field * np.float32(0.5 / field.std()), np.float32)
 
 
-def _stripes(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _stripes(rows: Rows, columns: Columns, rng: np.random.Generator) -> Plane:
     """Lines of a random period and direction; squeezed, so that some are thin."""
     return _wave(_phase(rows, columns, rng), rng)
 
 
-def _weave(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _weave(rows: Rows, columns: Columns, rng: np.random.Generator) -> Plane:
     """Two families of lines at right angles, or nearly: meshes, fabrics, checks."""
     angle, turn = rng.uniform(0, np.pi), np.pi / 2 + rng.normal(0, 0.1)
     first = _wave(_phase(rows, columns, rng, angle), rng)
@@ -145,7 +154,7 @@ def _weave(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> n
     return np.asarray(first * second if rng.random() < 0.5 else np.maximum(first, second))
 
 
-def _phase(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator, angle: float | None = None) -> np.ndarray:
+def _phase(rows: Rows, columns: Columns, rng: np.random.Generator, angle: float | None = None) -> Plane:
     angle = rng.uniform(0, np.pi) if angle is None else angle
     pace = 2 * np.pi / np.exp(rng.uniform(np.log(3), np.log(48)))
     bend = np.sin(rows * np.float32(rng.uniform(0, 0.08))) * np.float32(rng.uniform(0, 4))
@@ -153,12 +162,12 @@ def _phase(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator, angl
     return np.asarray(along * np.float32(pace))
 
 
-def _wave(phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _wave(phase: Plane, rng: np.random.Generator) -> Plane:
     sharpness = np.float32(np.exp(rng.uniform(0, 2)))
     return np.asarray(np.clip((np.sin(phase) + np.float32(rng.uniform(-0.8, 0.8))) * sharpness, -1, 1))
 
 
-def _speckle(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _speckle(rows: Rows, columns: Columns, rng: np.random.Generator) -> Plane:
     """Isolated spots of one size: dust, pores, pebbles."""
     from scipy.ndimage import uniform_filter
 
@@ -169,7 +178,7 @@ def _speckle(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) ->
     return np.asarray(np.minimum(widened * 2, 1) * np.float32(rng.choice([-1, 1])))
 
 
-def _ramp(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _ramp(rows: Rows, columns: Columns, rng: np.random.Generator) -> Plane:
     """A smooth gradient, with a period of the image's side or more."""
     down, across, start = rng.uniform(-np.pi, np.pi, 3).astype(np.float32)
     return np.asarray(np.sin((rows * down + columns * across) / rows.size + start))
@@ -178,8 +187,13 @@ def _ramp(rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np
 TEXTURES: Final[tuple[Texture, ...]] = (_cloud, _cloud, _stripes, _weave, _speckle, _ramp)
 
 
-def _painted(labels: np.ndarray, leaves: int, textures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """float32 (h, w, 3), about 0..1: each leaf's colour, its texture at an offset of its own, its shading."""
+def _painted(
+    labels: Int[np.ndarray, "side side"],
+    leaves: int,
+    textures: Float32[np.ndarray, "t side side"],
+    rng: np.random.Generator,
+) -> Float32[np.ndarray, "side side 3"]:
+    """The leaves in colour, about 0..1: each leaf's colour, its texture at an offset of its own, its shading."""
     side = labels.shape[0]
     contrast = rng.uniform(0.03, 0.35)
     colour = rng.uniform(0.25, 0.75) + rng.normal(0, 0.12, 3)
@@ -198,8 +212,8 @@ def _painted(labels: np.ndarray, leaves: int, textures: np.ndarray, rng: np.rand
     return painted
 
 
-def _photographed(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a camera makes of the scene: little colour at times, uneven light, blur, noise, a colour cast; uint8."""
+def _photographed(scene: Float32[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """What a camera makes of the scene: at times little colour, uneven light, blur, noise, a colour cast."""
     from scipy.ndimage import gaussian_filter1d
 
     if rng.random() < 0.35:

@@ -17,7 +17,7 @@ def covered(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.nda
     return _rows_covered(np.ascontiguousarray(_rows_covered(mask, size[0]).T), size[1]).T
 
 
-def _rows_covered(mask: np.ndarray, count: int) -> np.ndarray:
+def _rows_covered(mask: Bool[np.ndarray, "h w"], count: int) -> Bool[np.ndarray, "count w"]:
     """The mask with `count` rows."""
     held = mask.shape[0]
     edges = np.arange(count + 1) * held

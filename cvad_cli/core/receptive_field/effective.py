@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float, Float64
 
 SHARES: Final = (0.5, 0.9, 0.95)
 
@@ -29,8 +30,8 @@ class EffectiveField:
     """Where the gradient of one cell falls on the image."""
 
     cell: tuple[int, int]
-    energy: np.ndarray
-    """float64 (h, w), sums to 1: squared gradient of a unit signal at the cell, over colours, averaged over images."""
+    energy: Float64[np.ndarray, "h w"]
+    """Sums to 1: squared gradient of a unit signal at the cell, over colours, averaged over images."""
     images: int
 
     def __post_init__(self) -> None:
@@ -64,8 +65,8 @@ class EffectiveField:
         return fit_gaussian(gradient.sum(axis=1)), fit_gaussian(gradient.sum(axis=0))
 
 
-def fit_gaussian(profile: np.ndarray) -> Gaussian:
-    """Least-squares bell through a profile (n,) of values >= 0, sampled at 0 .. n-1."""
+def fit_gaussian(profile: Float[np.ndarray, " n"]) -> Gaussian:
+    """Fit a bell by least squares to a profile of values >= 0, sampled at 0 .. n-1."""
     from scipy.optimize import least_squares
 
     at, total = np.arange(len(profile)), float(profile.sum())
@@ -73,7 +74,7 @@ def fit_gaussian(profile: np.ndarray) -> Gaussian:
     deviation = max(float(np.sqrt(profile @ (at - centre) ** 2 / total)), 0.3)
     scaled = profile / profile.max()
 
-    def missed(guess: np.ndarray) -> np.ndarray:
+    def missed(guess: Float[np.ndarray, " parameters"]) -> Float[np.ndarray, " n"]:
         height, middle, log_sigma = guess
         bell = height * np.exp(-((at - middle) ** 2) / (2 * np.exp(2 * log_sigma)))
         return np.asarray(bell - scaled)

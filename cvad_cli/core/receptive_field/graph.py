@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any, Final, Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from cvad_cli.core.receptive_field.steps import SAME, Border, Field, Step, Window
 from cvad_cli.errors import ModelError
@@ -80,9 +81,10 @@ class LayerField:
     """Why every cell depends on the whole image (squeeze-excite, global pooling ...); empty where it does not."""
     widest: Edge | None
     """The local branch that reaches furthest: along these the closed form holds."""
-    seen_h: np.ndarray
-    """int64 (rows, 2): first and last image row that each row of cells depends on, all branches, borders cut."""
-    seen_w: np.ndarray
+    seen_h: Int64[np.ndarray, "rows 2"]
+    """First and last image row that each row of cells depends on: all branches, cut at the borders."""
+    seen_w: Int64[np.ndarray, "cols 2"]
+    """The same for columns."""
 
     def box(self, row: int, col: int) -> Box:
         """Exactly the part of the image that the cell depends on: the hull, with borders and whole-image branches."""
@@ -167,11 +169,13 @@ def _why(edge: Edge, layer: Layer, reasons: Mapping[str, str]) -> str:
 class _Reach:
     """First and last pixel of cells `start`, start + 1, ... of one map along one axis."""
 
-    first: np.ndarray
-    last: np.ndarray
+    first: Int64[np.ndarray, " n"]
+    last: Int64[np.ndarray, " n"]
     start: int
 
-    def pull(self, step: Step, cells: np.ndarray, n: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def pull(
+        self, step: Step, cells: Int64[np.ndarray, " c"], n: int | None
+    ) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
         """First and last pixel of `cells` that read this map by `step`; n cells long, or endless where n is None."""
         found, counts = step.taps(cells)
         if n is not None:
@@ -188,10 +192,10 @@ class _Along:
 
     field: Field
     widest: Edge | None
-    seen: np.ndarray
+    seen: Int64[np.ndarray, "n 2"]
 
 
-def _folded(found: np.ndarray, border: Border, n: int) -> np.ndarray:
+def _folded(found: Int64[np.ndarray, "c t"], border: Border, n: int) -> Int64[np.ndarray, "c t"]:
     """Cells beyond the border as the cells inside that stand for them; left as they are where zeros do."""
     inside: np.ndarray = found
     if border == "replicate":
@@ -255,7 +259,7 @@ def _needed(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> 
     return needed
 
 
-def _hull(pulled: list[tuple[np.ndarray, np.ndarray]], start: int) -> _Reach:
+def _hull(pulled: list[tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]], start: int) -> _Reach:
     firsts, lasts = zip(*pulled, strict=True)
     return _Reach(np.min(firsts, axis=0), np.max(lasts, axis=0), start)
 

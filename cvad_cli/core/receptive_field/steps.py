@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Final, Literal, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Int64
 
 Border = Literal["zero", "reflect", "replicate", "circular"]
 
@@ -42,7 +43,7 @@ class Step(Protocol):
     def cells(self, n: int) -> int:
         """How many cells come of n."""
 
-    def taps(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def taps(self, cells: Int64[np.ndarray, " c"]) -> tuple[Int64[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
         """Which cells (c, t) of an endless map before this one `cells` (c,) read, and which of those entries count."""
 
 
@@ -81,7 +82,7 @@ class Window:
             return count + 1
         return max(count, 0)
 
-    def taps(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def taps(self, cells: Int64[np.ndarray, " c"]) -> tuple[Int64[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
         """Cell i reads i * stride - padding + dilation * (0 .. kernel-1)."""
         found = cells[:, None] * self.stride - self.padding + self.dilation * np.arange(self.kernel)
         return found, np.ones_like(found, dtype=bool)
@@ -105,7 +106,7 @@ class Span:
         """The size that the operation was asked for, whatever came in."""
         return self.size if n else 0
 
-    def taps(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def taps(self, cells: Int64[np.ndarray, " c"]) -> tuple[Int64[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
         """Every cell between the two lines, both included."""
         first, last = ((a * cells + b) // d for a, b, d in (self.first, self.last))
         found = first[:, None] + np.arange(max(1, int((last - first).max()) + 1))

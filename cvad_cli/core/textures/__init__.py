@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 
 from cvad_cli.core.textures import grid, leather, tile
 from cvad_cli.core.textures.canvas import SIDE, Canvas
@@ -83,8 +84,8 @@ TEXTURES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """The categories and their defect types."""
 
 
-def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> np.ndarray:
-    """An image of a good part: uint8 (size, size, 3) RGB.
+def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """An image of a good part: RGB, `size` pixels wide and high.
 
     Children of `rng` are spawned, so a second call gives another part. Raises ValueError for an unknown category or a
     size under `SMALLEST_PX`.
@@ -94,18 +95,18 @@ def normal_texture(category: str, *, size: int, rng: np.random.Generator) -> np.
 
 def defective_texture(
     category: str, defect_type: str, *, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "size size 3"], Bool[np.ndarray, "size size"]]:
     """The image that `normal_texture` gives from an equal `rng`, with a defect, and the mask of what that changed.
 
-    uint8 (size, size, 3) RGB and bool (size, size); outside the mask no pixel differs by `NOTICEABLE` and a level
-    more. Raises ValueError for an unknown category or defect type, or a size under `SMALLEST_PX`.
+    Outside the mask no pixel differs by `NOTICEABLE` plus one level or more. Raises ValueError for an unknown category
+    or defect type, or a size under `SMALLEST_PX`.
     """
     return _image(category, defect_type, size, rng)
 
 
 def _image(
     category: str, defect_type: str | None, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "size size 3"], Bool[np.ndarray, "size size"]]:
     texture = _known(category, defect_type, size)
     part_rng, light_rng, grain_rng, defect_rng = rng.spawn(4)
     canvas = Canvas.square(size)
@@ -129,8 +130,10 @@ def _known(category: str, defect_type: str | None, size: int) -> _Texture:
     return _TEXTURES[category]
 
 
-def _changed(clean: np.ndarray, image: np.ndarray, *, fill: bool) -> np.ndarray:
-    """Where two images differ noticeably, with gaps closed and, where `fill` says so, holes filled: bool (h, w)."""
+def _changed(
+    clean: Float[np.ndarray, "h w c"], image: Float[np.ndarray, "h w c"], *, fill: bool
+) -> Bool[np.ndarray, "h w"]:
+    """Where two images differ noticeably: with gaps closed and, if `fill`, holes filled."""
     from scipy import ndimage
 
     change: np.ndarray = np.abs(np.clip(image, 0.0, 255.0) - np.clip(clean, 0.0, 255.0)).max(axis=2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float, Float32, Int
 
 SIDE: Final = 256.0
 """Side of every image in units: at 256 pixels a unit is a pixel."""
@@ -29,10 +30,10 @@ class Canvas:
     """The centres of a square image's pixels."""
 
     size: int
-    x: np.ndarray
-    """float32 (1, w): units to the right of the left border."""
-    y: np.ndarray
-    """float32 (h, 1): units below the upper border."""
+    x: Float32[np.ndarray, "1 w"]
+    """Units to the right of the left border."""
+    y: Float32[np.ndarray, "h 1"]
+    """Units below the upper border."""
 
     @classmethod
     def square(cls, size: int) -> Canvas:
@@ -45,12 +46,12 @@ class Canvas:
         """Units a pixel."""
         return SIDE / self.size
 
-    def edge(self, values: np.ndarray, softness: float) -> np.ndarray:
+    def edge(self, values: Float[np.ndarray, "h w"], softness: float) -> Float[np.ndarray, "h w"]:
         """`step`, never sharper than the pixels can show: at small sizes thin things fade, they do not vanish."""
         return step(values, max(softness, 1.3 * self.pixel))
 
-    def noise(self, grain: float, rng: np.random.Generator, *, stretch: float = 1.0) -> np.ndarray:
-        """Smooth Gaussian noise of mean 0 and variance 1 everywhere: float32 (h, w).
+    def noise(self, grain: float, rng: np.random.Generator, *, stretch: float = 1.0) -> Float32[np.ndarray, "h w"]:
+        """Smooth Gaussian noise of mean 0 and variance 1 everywhere.
 
         White noise on a lattice of `grain` units, blurred by a Gaussian of the same width; `stretch` widens the grain
         along x. The blur's weights have unit L2 norm, which makes the variance 1 up to the borders.
@@ -60,14 +61,16 @@ class Canvas:
         across = _blur(white.T, self.x.ravel(), grain * stretch).T
         return _blur(across, self.y.ravel(), grain)
 
-    def turned(self, centre: Point, angle: float) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates (h, w) along and across an axis at `angle` (radians, clockwise) through `centre`."""
+    def turned(self, centre: Point, angle: float) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
+        """Coordinates along and across an axis at `angle` (radians, clockwise) through `centre`."""
         right, down = self.x - centre[0], self.y - centre[1]
         return right * math.cos(angle) + down * math.sin(angle), down * math.cos(angle) - right * math.sin(angle)
 
 
-def _blur(lattice: np.ndarray, positions: np.ndarray, grain: float) -> np.ndarray:
-    """Blur the values (n, m) of a lattice with a Gaussian and read them at `positions` (h,): float32 (h, m).
+def _blur(
+    lattice: Float[np.ndarray, "n m"], positions: Float[np.ndarray, " h"], grain: float
+) -> Float32[np.ndarray, "h m"]:
+    """Blur the values of a lattice with a Gaussian and read them at `positions`.
 
     Lattice rows are `grain` units apart and start at -`_REACH` rows. The Gaussian is applied tap by tap, not as one
     matrix product: images are too small for starting BLAS's threads to pay off.
@@ -82,11 +85,13 @@ def _blur(lattice: np.ndarray, positions: np.ndarray, grain: float) -> np.ndarra
     return seen
 
 
-def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) -> np.ndarray:
-    """How far each place is from the borders between cells around scattered seeds: float32 (h, w), units.
+def cells(
+    x: Float[np.ndarray, "h w"], y: Float[np.ndarray, "h w"], pitch: float, rng: np.random.Generator
+) -> Float32[np.ndarray, "h w"]:
+    """How far each pixel is, in units, from the borders between cells around scattered seeds.
 
-    Half of Worley's F2 - F1: 0 on a border, widest where borders meet. One seed lies somewhere in each square of side
-    `pitch`, so that the two nearest are, but for rare slivers, in the 9 squares around a place.
+    Half of Worley's F2 - F1: 0 on a border, widest where borders meet. One seed lies in each square of side `pitch`:
+    the two nearest seeds are, but for rare slivers, in the 9 squares around a pixel.
     """
     # A turned and bent image stays within this many squares of the origin, whatever its size in pixels.
     reach = math.ceil(2.0 * SIDE / pitch)
@@ -105,7 +110,7 @@ def cells(x: np.ndarray, y: np.ndarray, pitch: float, rng: np.random.Generator) 
     return border
 
 
-def step(values: np.ndarray, softness: float) -> np.ndarray:
+def step(values: Float[np.ndarray, "*shape"], softness: float) -> Float[np.ndarray, "*shape"]:
     """0 below -softness / 2, 1 above softness / 2, smooth in between."""
     t = np.clip(values / softness + 0.5, 0.0, 1.0)
     smooth: np.ndarray = t * t * (3.0 - 2.0 * t)
@@ -124,8 +129,8 @@ class Outline:
     roughness: float = 0.0
     """Standard deviation of the radius, as a share of it."""
 
-    def depth(self, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-        """About how many units each pixel lies inside the outline, negative outside: float32 (h, w)."""
+    def depth(self, canvas: Canvas, rng: np.random.Generator) -> Float32[np.ndarray, "h w"]:
+        """About how many units each pixel lies inside the outline; negative outside."""
         along, across = canvas.turned(self.centre, self.angle)
         stretch = math.sqrt(self.elongation)
         along, across = along / stretch, across * stretch
@@ -143,18 +148,20 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """What every pixel knows of a curve: float32 arrays of one shape."""
+    """For every pixel, where it lies relative to a curve."""
 
-    distance: np.ndarray
+    distance: Float32[np.ndarray, "h w"]
     """Units to the nearest point of the curve; `FAR` where that is more than the reach that was asked for."""
-    progress: np.ndarray
+    progress: Float32[np.ndarray, "h w"]
     """Where that point lies: 0 at the curve's start, 1 at its end."""
-    side: np.ndarray
+    side: Float32[np.ndarray, "h w"]
     """The distance with a sign: positive on the right of one who walks along the curve."""
 
 
-def stroke(x: np.ndarray, y: np.ndarray, points: np.ndarray, *, reach: float) -> Stroke:
-    """Measure the pixels at (x, y) against the polyline `points` (n, 2) of (x, y) rows."""
+def stroke(
+    x: Float[np.ndarray, "#h #w"], y: Float[np.ndarray, "#h #w"], points: Float[np.ndarray, "n 2"], *, reach: float
+) -> Stroke:
+    """Measure the pixels at (x, y) against the polyline through `points`, rows of (x, y)."""
     x, y = np.broadcast_arrays(x, y)
     shape = x.shape
     low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
@@ -182,14 +189,18 @@ def stroke(x: np.ndarray, y: np.ndarray, points: np.ndarray, *, reach: float) ->
     )
 
 
-def _filled(values: np.ndarray, where: np.ndarray, shape: tuple[int, ...], rest: float) -> np.ndarray:
+def _filled(
+    values: Float[np.ndarray, " k"], where: Int[np.ndarray, " k"], shape: tuple[int, ...], rest: float
+) -> Float32[np.ndarray, "h w"]:
     full = np.full(math.prod(shape), rest, np.float32)
     full[where] = values
     return full.reshape(shape)
 
 
-def wander(start: Point, heading: float, length: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
-    """A curve (n, 2) that sets out from `start` and turns at random, about `wobble` radians in 10 units."""
+def wander(
+    start: Point, heading: float, length: float, wobble: float, rng: np.random.Generator
+) -> Float[np.ndarray, "n 2"]:
+    """A curve of (x, y) points that sets out from `start` and turns at random, about `wobble` radians in 10 units."""
     steps = max(4, math.ceil(length / 3.0))
     stride = length / steps
     turns = rng.normal(0.0, wobble * math.sqrt(stride / 10.0), steps)
@@ -199,7 +210,7 @@ def wander(start: Point, heading: float, length: float, wobble: float, rng: np.r
     return path
 
 
-def centred(path: np.ndarray, centre: Point) -> np.ndarray:
+def centred(path: Float[np.ndarray, "n 2"], centre: Point) -> Float[np.ndarray, "n 2"]:
     """The same curve, moved so that the middle of its bounding box is `centre`."""
     moved: np.ndarray = path + (np.asarray(centre) - 0.5 * (path.min(axis=0) + path.max(axis=0)))
     return moved

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from cvad_cli.core.textures.canvas import Canvas, Outline, any_angle, centred, somewhere, step, stroke, wander
 from cvad_cli.core.textures.lighting import Surface
@@ -18,8 +19,8 @@ class Gap:
     wire: int
     middle: float
     half_length: float
-    pieces: tuple[np.ndarray, ...]
-    """Curves (n, 2) in mesh coordinates."""
+    pieces: tuple[Float[np.ndarray, "n 2"], ...]
+    """Curves in mesh coordinates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +28,29 @@ class Mesh:
     """The wires in coordinates of their own: u along, v across."""
 
     canvas: Canvas
-    u: np.ndarray
-    v: np.ndarray
+    u: Float[np.ndarray, "h w"]
+    v: Float[np.ndarray, "h w"]
     wavelength: float
     pitch: float
     thickness: float
     """Half the width of a wire, in units."""
-    ground: np.ndarray
-    """float32 (h, w): grey level behind the wires."""
-    metal: np.ndarray
-    """float32 (h, w): grey level of the wires."""
+    ground: Float[np.ndarray, "h w"]
+    """Grey level behind the wires."""
+    metal: Float[np.ndarray, "h w"]
+    """Grey level of the wires."""
 
     @property
     def amplitude(self) -> float:
         """Such that the crests of two neighbours overlap by a third of a wire."""
         return 0.5 * (self.pitch - 1.35 * self.thickness)
 
-    def centre_line(self, wire: np.ndarray | int, u: np.ndarray | float) -> np.ndarray:
+    def centre_line(
+        self, wire: Float[np.ndarray, "*shape"], u: Float[np.ndarray, "*shape"]
+    ) -> Float[np.ndarray, "*shape"]:
         """The v of a wire's centre line at `u`."""
         swing = self.amplitude * (1.0 - 2.0 * (np.asarray(wire) % 2))
         phase = (2.0 * math.pi / self.wavelength) * np.asarray(u)
-        line: np.ndarray = wire * self.pitch + swing * (np.sin(phase) + 0.03 * np.sin(3.0 * phase))
-        return line
+        return np.asarray(wire * self.pitch + swing * (np.sin(phase) + 0.03 * np.sin(3.0 * phase)))
 
     def surface(self, gaps: tuple[Gap, ...] = ()) -> Surface:
         """Wires and ground, with the gaps and their loose pieces."""
@@ -65,7 +67,7 @@ class Mesh:
         height = 1.15 * np.maximum.reduce([np.maximum(1.0 - (d / self.thickness) ** 2, 0.0) for d in distances])
         return Surface(self.canvas, albedo[..., None].astype(np.float32), height.astype(np.float32))
 
-    def _distance(self, wire: np.ndarray, gaps: tuple[Gap, ...]) -> np.ndarray:
+    def _distance(self, wire: Float[np.ndarray, "h w"], gaps: tuple[Gap, ...]) -> Float[np.ndarray, "h w"]:
         phase = (2.0 * math.pi / self.wavelength) * self.u
         steep = (self.amplitude * 2.0 * math.pi / self.wavelength) * (np.cos(phase) + 0.09 * np.cos(3.0 * phase))
         distance: np.ndarray = np.abs(self.v - self.centre_line(wire, self.u)) / np.sqrt(1.0 + steep * steep)
@@ -112,12 +114,15 @@ def _gap(part: Mesh, rng: np.random.Generator, *, torn: bool) -> Gap:
     # Wires touch at odd quarters of the wavelength: halves lie midway between.
     middle = 0.5 * part.wavelength * round(2.0 * u / part.wavelength)
     half = part.wavelength * rng.uniform(0.14, 0.22)
-    ends = [np.array([end, float(part.centre_line(wire, end))]) for end in (middle - half, middle + half)]
+    ends = [
+        np.array([end, float(part.centre_line(np.asarray(float(wire)), np.asarray(end)))])
+        for end in (middle - half, middle + half)
+    ]
     pieces = _stubs(ends, rng) if torn else (_detour(ends, rng),)
     return Gap(wire, middle, half, pieces)
 
 
-def _detour(ends: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+def _detour(ends: list[Float[np.ndarray, " 2"]], rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
     """A Bezier curve between the ends that swings aside: a bow, a hook or an S."""
     start, end = ends
     ahead = end - start
@@ -132,7 +137,7 @@ def _detour(ends: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     return curve
 
 
-def _stubs(ends: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _stubs(ends: list[Float[np.ndarray, " 2"]], rng: np.random.Generator) -> tuple[Float[np.ndarray, "n 2"], ...]:
     """A loose end at either side of the tear, each curling its own way."""
     pieces = []
     for end, inwards in zip(ends, (0.0, math.pi), strict=True):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 
 from cvad_cli.core.textures.canvas import SIDE, Canvas
 
@@ -15,29 +16,31 @@ class Surface:
     """A part as it lies there, before any light falls on it."""
 
     canvas: Canvas
-    albedo: np.ndarray
-    """float32 (h, w, c), c = 1 (gray) or 3: its colour in grey levels under a lamp of strength 1."""
-    height: np.ndarray
-    """float32 (h, w), in units."""
-    gloss: np.ndarray | None = None
-    """float32 (h, w): grey levels that its highlights add."""
+    albedo: Float[np.ndarray, "h w c"]
+    """Its colour in grey levels under a lamp of strength 1; c = 1 (gray) or 3."""
+    height: Float32[np.ndarray, "h w"]
+    """In units."""
+    gloss: Float32[np.ndarray, "h w"] | None = None
+    """Grey levels that its highlights add."""
 
-    def painted(self, cover: np.ndarray, colour: np.ndarray | tuple[float, ...]) -> Surface:
-        """Lay `colour`, (c,) or (h, w, c), over it with opacity `cover` (h, w), 0..1."""
+    def painted(
+        self, cover: Float[np.ndarray, "h w"], colour: Float[np.ndarray, "*#shape"] | tuple[float, ...]
+    ) -> Surface:
+        """Lay `colour`, one for all pixels or one for each, over it with opacity `cover`, 0..1."""
         share = cover[..., None].astype(np.float32)
         return replace(self, albedo=self.albedo + share * (np.asarray(colour, np.float32) - self.albedo))
 
-    def tinted(self, cover: np.ndarray, filter_: tuple[float, ...]) -> Surface:
-        """Look at it through a coloured filter (c,) of transmissions, 0..1, as strong as `cover` (h, w), 0..1."""
+    def tinted(self, cover: Float[np.ndarray, "h w"], filter_: tuple[float, ...]) -> Surface:
+        """Look at it through a filter with a transmission for each colour, 0..1, as strong as `cover`, 0..1."""
         share = cover[..., None].astype(np.float32)
         return replace(self, albedo=self.albedo * (1.0 + share * (np.asarray(filter_, np.float32) - 1.0)))
 
-    def raised(self, relief: np.ndarray) -> Surface:
-        """Add `relief` (h, w), in units, to its height."""
+    def raised(self, relief: Float[np.ndarray, "h w"]) -> Surface:
+        """Add `relief`, in units, to its height."""
         return replace(self, height=self.height + relief.astype(np.float32))
 
-    def polished(self, gloss: np.ndarray) -> Surface:
-        """Give it highlights of `gloss` (h, w) grey levels."""
+    def polished(self, gloss: Float[np.ndarray, "h w"]) -> Surface:
+        """Give it highlights of `gloss` grey levels."""
         return replace(self, gloss=gloss.astype(np.float32))
 
 
@@ -66,8 +69,8 @@ class Lamp:
             noise=noise * rng.uniform(0.7, 1.3),
         )
 
-    def shine(self, surface: Surface) -> np.ndarray:
-        """What the lens lets through: float32 (h, w, c) in grey levels, not yet clipped or noisy.
+    def shine(self, surface: Surface) -> Float32[np.ndarray, "h w c"]:
+        """What reaches the sensor, in grey levels, not yet clipped or noisy.
 
         Lambert's law to first order in the slope, and a highlight where the slope turns the lamp towards the lens.
         """
@@ -85,7 +88,7 @@ class Lamp:
         return lit
 
 
-def photograph(image: np.ndarray, grain: np.ndarray) -> np.ndarray:
-    """Add the camera's noise `grain` and round to grey levels: (h, w, 1 or 3) -> uint8 (h, w, 3)."""
+def photograph(image: Float[np.ndarray, "h w c"], grain: Float[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Add the camera's noise `grain` and round to grey levels; an image of one channel becomes gray RGB."""
     levels = np.clip(np.rint(image + grain), 0.0, 255.0).astype(np.uint8)
     return np.repeat(levels, 3 // levels.shape[2], axis=2)
