@@ -1,6 +1,6 @@
 """Data sets on disk -> records: the MVTec AD layout, and plain folders with an optional labels.csv.
 
-Nothing is decoded here. Names that begin with a dot and files without an image suffix are passed over; what looks like
+Nothing is decoded here. Names that begin with a dot and files without an image suffix are skipped; what looks like
 a mistake is an error that names it: an empty folder, an image in both halves, a link or a path that leaves the data
 set's folder. Records come sorted by key.
 """
@@ -31,18 +31,18 @@ LABEL_COLUMNS: Final = ("path", "label", "split", "mask")
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """Where a data set of plain folders keeps what; every path is relative to its root."""
+    """The folders of a data set of plain folders; every path is relative to its root."""
 
     normal_dir: str = "train/good"
-    """Good images to learn from. May be absent where `labels` names them."""
+    """Good training images. May be absent if `labels` names them."""
     abnormal_dirs: tuple[str, ...] = ()
-    """Each a folder of one defect type, or a folder with one subfolder a type; a subfolder `good` holds good parts."""
+    """Folders of one defect type, or with one subfolder per type; a subfolder `good` holds good parts."""
     mask_dir: str | None = None
     """Defect masks named as the image's key, type/name or name, with or without `_mask`, in any image format."""
     test_normal_dir: str | None = None
-    """Good images to be measured on."""
+    """Good test images."""
     labels: str | None = None
-    """A CSV file of path, label and optionally split and mask, which adds to the folders and overrules them."""
+    """A CSV file of path, label and optionally split and mask, which adds to the folders and overrides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def load_mvtec(root: Path, category: str) -> Dataset:
 
 
 def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
-    """List the images of plain folders under `root`, then let the rows of `layout.labels` add and overrule.
+    """List the images of plain folders under `root`, then add or override images by the rows of `layout.labels`.
 
     Keys are relative to `root`. Raises DataError naming the folder, or the label file and its line.
     """
@@ -90,9 +90,9 @@ def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
 
 
 def fingerprint(records: Iterable[ImageRecord]) -> str:
-    """SHA-256 over key, type and content of images and masks, whatever the records' order or the data set's place.
+    """SHA-256 over key, type and content of images and masks, whatever the records' order or the data set's path.
 
-    Contents are hashed, not sizes or dates: 125 MB of grid take about 0.2 s. Raises DataError for an unreadable file.
+    Hashes contents, not sizes or dates: the 125 MB of grid take about 0.2 s. Raises DataError for an unreadable file.
     """
     whole = hashlib.sha256()
     try:
@@ -105,13 +105,13 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
 
 
 def _mvtec_home(root: Path, category: str) -> Path:
-    """The folder that holds train/ and test/; a DataError that shows the way where there is none."""
+    """The folder that holds train/ and test/. Raises a DataError with a remedy if there is none."""
     if category and _is_folder(root / _relative(category, f"data.category {category!r}") / "train"):
         return root / category
     if category in {"", root.resolve().name} and _is_folder(root / "train"):
         return root
     known = category in MVTEC_CATEGORIES
-    remedy = "datasets/README.md tells how to get MVTec AD" if known else "set data.root and data.category"
+    remedy = "datasets/README.md explains how to get MVTec AD" if known else "set data.root and data.category"
     _require_folder(root, remedy)
     if category and _is_folder(root / category):
         raise DataError(f"{root / category}: has no folder train/good, where the good training images belong")
@@ -131,7 +131,7 @@ def _test_types(home: Path) -> list[str]:
 
 
 def _folder_images(root: Path, layout: FolderLayout) -> Iterator[_Found]:
-    """What the folders say by themselves, without labels."""
+    """The images of the folders, without the label file."""
     if layout.labels is None or _is_folder(root / layout.normal_dir):
         yield from (_Found(key, GOOD, "train") for key in _keys(root, layout.normal_dir))
     if layout.test_normal_dir is not None:
@@ -141,7 +141,7 @@ def _folder_images(root: Path, layout: FolderLayout) -> Iterator[_Found]:
 
 
 def _abnormal_images(root: Path, folder: str) -> Iterator[_Found]:
-    """One folder of `abnormal_dirs`: its own name is the type, or each subfolder's is."""
+    """One folder of `abnormal_dirs`: the type is its own name, or that of each subfolder."""
     kind = PurePosixPath(folder).name
     keys = _keys(root, folder)
     nested = [key for key in keys if "/" in _stem(key, folder)]
@@ -193,7 +193,7 @@ def _listed_file(root: Path, text: str, location: str) -> str:
 
 
 def _rows(labels: Path) -> dict[str, dict[str, str]]:
-    """Each row that says something, under its place ('labels.csv, line 7'); absent columns are empty."""
+    """Each non-empty row by its location ('labels.csv, line 7'); absent columns are empty."""
     text = _label_text(labels)
     delimiter = "," if "," in text.partition("\n")[0] else ";"  # spreadsheets save either
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -247,7 +247,7 @@ def _dataset(name: str, root: Path, found: Iterable[_Found], masks: Mapping[str,
         named = (root / masks[name] for name in names if name in masks)
         mask = None if image.kind == GOOD else image.mask_path or next(named, None)
         if mask is not None and served.setdefault(mask, image.key) != image.key:
-            raise DataError(f"{mask}: fits both {served[mask]} and {image.key}; keep masks in a folder a type")
+            raise DataError(f"{mask}: fits both {served[mask]} and {image.key}; keep masks in one folder per type")
         halves[image.split].append(ImageRecord(root / image.key, image.key, image.kind, mask))
     if not halves["train"]:
         raise DataError(f"{root}: no good training images; set data.normal_dir, or label some good in split train")
@@ -347,6 +347,6 @@ def _require_inside(root: Path, path: Path) -> None:
     try:
         inside = path.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: is a link that leads nowhere; remove it or mend it") from error
+        raise DataError(f"{path}: is a link that leads nowhere; remove it or repair it") from error
     if not inside:
         raise DataError(f"{path}: is a link that leads out of {root}; copy the file, or set data.root above both")

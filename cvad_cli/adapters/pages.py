@@ -1,8 +1,8 @@
-"""Web pages by Jinja2: one file each, which loads nothing from any network.
+"""Web pages by Jinja2: one file each, which loads nothing from the network.
 
-A page is a template of `cvad_cli/templates` that extends `base.html.j2`. Styles and scripts stand in the page; its
-content security policy allows these, by their hashes, and images that are embedded or lie beside it: no text from a
-data set, whatever it holds, can run or call out. Rendering is streamed, so a page may be larger than memory.
+A page is a template of `cvad_cli/templates` that extends `base.html.j2`. Styles and scripts are part of the page. Its
+content security policy allows only these, by their hashes, and images in the page or beside it: no text from a data
+set can run code or reach the network. Rendering is streamed, so a page may be larger than memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUFFER_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A style or a script as it stands in the page, and what the policy calls it."""
+    """A style or a script as the page contains it, and its source in the policy."""
 
     text: str
     source: str
@@ -62,7 +62,7 @@ def write_page(
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """A file as an address that holds it."""
+    """A data URI that holds the content."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -90,7 +90,7 @@ def percent(value: float) -> str:
 
 
 def _frame(styles: Sequence[_Asset], scripts: Sequence[_Asset]) -> dict[str, Any]:
-    """What `base.html.j2` knows as `page`."""
+    """The variable `page` of `base.html.j2`."""
     allowed = {
         "default-src": ["'none'"],
         "img-src": ["'self'", "file:", "data:"],  # file: for a page opened from a disk, which has no 'self'

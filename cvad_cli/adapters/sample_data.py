@@ -1,4 +1,4 @@
-"""Generated data sets in MVTec AD's layout, written with Pillow: what `cvad demo` and the tests learn from."""
+"""Generated data sets in MVTec AD's layout, written with Pillow, for `cvad demo` and the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvad_cli.files import replacing_folder
 from cvad_cli.records import GOOD
 
 PLAN_NAME: Final = "sample_data.json"
-"""The file that marks a folder as generated, and says from what."""
+"""The file that marks a folder as generated and holds its plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ def write_sample_dataset(  # noqa: PLR0913  # the five numbers of a plan, named 
 
 
 def _is_there(folder: Path, plan: _Plan) -> bool:
-    """True for the very set that is planned, False for none or another generated one; DataError for anything else."""
+    """True for the planned set, False for none or another generated set; DataError for anything else."""
     if not folder.exists() and not folder.is_symlink():
         return False
-    remedy = f"choose another place, or move it away if cvad may generate {plan.category!r} here"
+    remedy = f"choose another folder, or move it away if cvad may generate {plan.category!r} here"
     if folder.is_symlink() or not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of generated images, found a link or a file; {remedy}")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -110,7 +110,7 @@ def _is_there(folder: Path, plan: _Plan) -> bool:
 
 
 def _former_plan(path: Path) -> _Plan | None:
-    """The plan that a folder was written from; None where there is none that can be trusted."""
+    """The plan that a folder was generated from; None if there is no valid one."""
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
         plan = _Plan(**values)

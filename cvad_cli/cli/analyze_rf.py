@@ -25,7 +25,7 @@ def analyze_rf(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what the detector can see: its receptive field derived, measured, drawn, and told as sizes of defects.
+    """Show what the detector can see: derives, measures and draws its receptive field, and states it as defect sizes.
 
     Writes <output.root>/<name>/receptive_field/. Exit status 1: the measured field is not the theoretical one.
     """

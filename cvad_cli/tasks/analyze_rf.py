@@ -1,4 +1,4 @@
-"""`cvad analyze-rf`: what a detector's cells can see, by theory and measured, and which defects that suits."""
+"""`cvad analyze-rf`: what a detector's cells can see, derived and measured, and which defects it suits."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from cvad_cli.records import FieldSummary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzeRfRequest:
-    """What the caller wants to know beside the config."""
+    """What the user asks in addition to the config."""
 
     defect_size: str | None = None
     """A side on the part, such as '2.5mm' or '40px'."""
     image: Path | None = None
-    """The camera's image: it is drawn on, and its size counts as the original one."""
+    """An image of the camera: it is drawn on, and its size is the original size."""
 
 
 @keeping_threads
 def analyze_rf(settings: RunConfig, request: AnalyzeRfRequest, reporter: Reporter) -> FieldSummary:
-    """Read, probe and differentiate the networks that the config names; write the derivation, figures and JSON.
+    """Analyse the networks that the config names; write the derivation, figures and JSON.
 
-    Raises the CvadError that names what to mend; a folder of an earlier run stays as it was until the new one is whole.
+    Raises a CvadError that names what to change. An earlier run's folder is replaced only when the new one is complete.
     """
     size = (settings.data.image_size, settings.data.image_size)
     pixel = settings.data.pixel_size_mm
@@ -80,7 +80,7 @@ def _analyse(
 ) -> Sequence[Findings]:
     size = (settings.data.image_size, settings.data.image_size)
     findings = []
-    with reporter.stage("Reading and probing", len(networks.networks)) as advance:
+    with reporter.stage("Reading and measuring", len(networks.networks)) as advance:
         for at, network in enumerate(networks.networks):
             rng = np.random.default_rng([settings.seed, at])
             findings.append(analyse_network(network, size, images.images, rng=rng))
@@ -88,8 +88,8 @@ def _analyse(
     for found in findings:
         if not found.agrees:
             reporter.warn(
-                f"{found.network.name}: the measured field is not the theoretical one. Do not rely on these figures, "
-                "and please report it with the config"
+                f"{found.network.name}: the measured field is not the theoretical one. Do not rely on these figures; "
+                "please report this with the config"
             )
     return findings
 
@@ -108,7 +108,7 @@ def _report(settings: RunConfig, images: FieldImages, findings: Sequence[Finding
 
 
 def _draw(folder: Path, name: str, found: Findings, images: FieldImages, networks: AnalysedNetworks) -> Iterator[str]:
-    """Draw one network's figures and yield their names. A student that is built like its teacher has its fields."""
+    """Draw one network's figures and yield their names. A student has the nested fields of its teacher."""
     network, stem = found.network.name, file_stem(found.network.name)
     if network != "student":
         title = f"{name}: what one cell sees, layer by layer ({network})"
@@ -123,7 +123,7 @@ def _draw(folder: Path, name: str, found: Findings, images: FieldImages, network
 
 
 def _worth_drawing(found: Findings, networks: AnalysedNetworks) -> dict[str, LayerField]:
-    """All maps of a small network; of a backbone the first, its stages and what PatchCore makes of them."""
+    """All maps of a small network; of a backbone, the first map, its stages and PatchCore's features."""
     layers = {name: field for name, field in found.fields.items() if field.widest is not None}
     stages = {name: found.fields[found.stages[name]] for name in networks.candidate_names if name in found.stages}
     if not stages:

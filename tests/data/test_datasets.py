@@ -124,7 +124,7 @@ def test_a_mask_is_found_by_name_whatever_its_format(plant: Plant) -> None:
 MVTEC_MISTAKES = [
     pytest.param("gird", r"no category 'gird' in it \(there: grid\); did you mean 'grid'\?", id="misspelt"),
     pytest.param("lether", r"did you mean 'leather'\?", id="an official name misspelt"),
-    pytest.param("leather", r"\(there: grid\); datasets/README\.md tells how to get MVTec AD", id="not downloaded"),
+    pytest.param("leather", r"\(there: grid\); datasets/README\.md explains how to get MVTec AD", id="not downloaded"),
     pytest.param("../data/grid", r"data\.category '\.\./data/grid': leads out of the data set", id="leads out"),
     pytest.param("/etc", r"data\.category '/etc': leads out of the data set", id="absolute"),
     pytest.param("C:\\grid", r"leads out of the data set", id="absolute on Windows"),
@@ -228,7 +228,7 @@ LAYOUT_MISTAKES = [
     ),
     pytest.param(
         {"abnormal_dirs": ("scratch", "defects"), "mask_dir": "one"},
-        r"one/1\.png: fits both defects/dent/1\.png and .*; keep masks in a folder a type",
+        r"one/1\.png: fits both defects/dent/1\.png and .*; keep masks in one folder per type",
         id="one mask for two",
     ),
 ]
@@ -383,7 +383,7 @@ def test_a_folder_that_may_not_be_listed_is_named(plant: Plant) -> None:
     (root / "ok/closed").chmod(0o755)
 
 
-def test_the_fingerprint_tells_content_and_labels_but_not_place_or_order(plant: Plant) -> None:
+def test_the_fingerprint_tells_content_and_labels_but_not_path_or_order(plant: Plant) -> None:
     here, there = (load_mvtec(plant(*MVTEC_FILES, under=name), "grid") for name in ("one", "two"))
     print_of = fingerprint(here.test)
     assert print_of == fingerprint(there.test) == fingerprint(tuple(reversed(here.test)))

@@ -113,7 +113,7 @@ def test_a_bundle_of_other_settings_is_left_aside_with_a_warning(cvad, trained, 
     shutil.copytree(trained.parent / "runs", tmp_path / "runs")
     result = cvad("analyze-rf", "-c", config, "-q")
     assert result.exit_code == 0, result.output
-    assert "The trained weights are left aside here" in result.stderr
+    assert "The trained weights are not used here" in result.stderr
     assert "random" in report_of(config, "small")["networks"][0]["weights"]
 
 
@@ -206,7 +206,7 @@ def test_an_unsupported_operator_is_named_with_its_layer(cvad, small_config):
 
 
 @pytest.mark.parametrize("backbone", ["pdn_small", "pdn_medium"])
-def test_pdn_backbones_are_read_with_every_second_place_and_the_3x3_mean(cvad, small_config, backbone):
+def test_pdn_backbones_are_read_with_every_second_cell_and_the_3x3_mean(cvad, small_config, backbone):
     plain = ("--set", "model.weights=null", "--set", "model.layers=null", "--set", "data.image_size=128")
     result = cvad("analyze-rf", "-c", small_config, "-q", "--set", f"model.backbone={backbone}", *plain)
     assert result.exit_code == 0, result.output
@@ -215,7 +215,7 @@ def test_pdn_backbones_are_read_with_every_second_place_and_the_3x3_mean(cvad, s
 
 
 def test_a_measured_field_that_differs_from_theory_ends_with_status_1(cvad, small_config, monkeypatch):
-    """The probe is given wrong borders: the command must notice, write its findings, say so and fail."""
+    """The measurement is given wrong borders: the command must notice, write its findings, say so and fail."""
     honest = field_analysis.exact_support
 
     def shifted(*arguments, **keywords):
@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_report(cvad, small_config):
     assert reports[0] == reports[1]
 
 
-def test_a_large_input_is_probed_on_a_small_image(cvad, small_config):
+def test_a_large_input_is_measured_on_a_small_image(cvad, small_config):
     options = ("--set", "model.backbone=pdn_small", "--set", "model.layers=null", "--set", "data.image_size=1024")
     assert cvad("analyze-rf", "-c", small_config, "-q", *options).exit_code == 0
     (network,) = report_of(small_config, "small")["networks"]

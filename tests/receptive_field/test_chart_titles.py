@@ -14,8 +14,6 @@ TITLE = r"50 $ \frac{ _x $ 划痕"
 SCORES, TYPES = np.arange(4.0), ["good", "good", "bent", "bent"]
 DEFECTIVE = np.array([False, False, True, True])
 STAGES = {name: {"mean_ms": 1.0, "p95_ms": 2.0} for name in ("decode", "whole")}
-LATENCY = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 30.0}
-TARGETS = {"PatchCore": {"cvad": {"images_per_s": 3.0, "images_per_s_runs": [2.0, 3.0], "latency": LATENCY}}}
 GROWTH = {"image_size": [{"value": side, "ms_per_image": side / 9, "memory_mb": side} for side in (128, 256)]}
 BIN = {"from": 0.9, "to": 1.0, "accuracy": 0.8, "confidence": 0.9, "images": 5}
 RELIABILITY = {"expected_calibration_error": 0.1, "bins": [BIN]}
@@ -34,7 +32,6 @@ CHARTS = {
     "coverage": lambda path, title: receptive_field.coverage_curves(
         path, View((33, 33), (4, 4), (256, 256), (1024, 1024)), title=title
     ),
-    "anomalib": lambda path, title: benchmark.peers_chart(path, TARGETS, title=title),
     "stages": lambda path, title: benchmark.stages_chart(path, STAGES, title=title),
     "growth": lambda path, title: benchmark.growth_chart(path, GROWTH, title=title),
 }

@@ -235,10 +235,10 @@ def test_layouts_are_followed_through_permutations_and_splits():
 @pytest.mark.parametrize(
     ("forward", "said"),
     [
-        pytest.param(lambda net, x: torch.roll(x, 1, dims=2), "operator roll .* moved round the border", id="roll"),
+        pytest.param(lambda net, x: torch.roll(x, 1, dims=2), "operator roll .* shifted round the border", id="roll"),
         pytest.param(lambda net, x: torch.cat([x, x], dim=2), "operator cat .* joined along rows", id="cat along rows"),
         pytest.param(lambda net, x: x.view(1, 3, 4, 5, 20), r"reshaping \(1, 3, 20, 20\) .* into pieces", id="windows"),
-        pytest.param(lambda net, x: x.cumsum(dim=2), "operator cumsum .* not among the operators", id="unknown"),
+        pytest.param(lambda net, x: x.cumsum(dim=2), "operator cumsum .* not one of the operators", id="unknown"),
         pytest.param(lambda net, x: x @ x, "operator matmul .* matrix product between cells", id="matmul"),
         pytest.param(lambda net, x: net.row(x), "row: operator linear .* along rows", id="linear on rows"),
         pytest.param(lambda net, x: x.mean(dim=2), "operator mean .* keepdim=True", id="rows dropped alone"),

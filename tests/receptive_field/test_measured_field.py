@@ -35,7 +35,9 @@ def _seeded():
         yield
 
 
-def theory_and_probe(model: nn.Module, size: tuple[int, int], *, channels=3, cells=None, helped=False, arguments=()):
+def theory_and_measurement(
+    model: nn.Module, size: tuple[int, int], *, channels=3, cells=None, helped=False, arguments=()
+):
     """Boxes of some cells, first by the layer table, then measured: by searching, or `helped` by what to expect."""
     graph = read_layers(model, size, channels=channels, arguments=arguments)
     found = analyse(graph)[graph.outputs[0]]
@@ -79,8 +81,8 @@ def test_theory_equals_exact_support_on_random_stacks(model, height, width, data
     assume(not model(torch.full((1, 1, height, width), 0.5)).isnan().any())
     rows, cols = graph.layers[-1].size
     cells = [(data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, cols - 1))) for _ in range(2)]
-    theory, probed = theory_and_probe(model, (height, width), channels=1, cells=cells)
-    assert probed == theory
+    theory, measured = theory_and_measurement(model, (height, width), channels=1, cells=cells)
+    assert measured == theory
 
 
 class Net(nn.Module):
@@ -157,8 +159,8 @@ NETWORKS = {
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_theory_equals_exact_support_on_every_kind_of_layer(name):
-    theory, probed = theory_and_probe(NETWORKS[name], (34, 28))
-    assert probed == theory
+    theory, measured = theory_and_measurement(NETWORKS[name], (34, 28))
+    assert measured == theory
 
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish)
@@ -166,9 +168,9 @@ ACTIVATIONS += (nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, 
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda kind: kind.__name__)
-def test_activations_hand_the_probe_on(activation):
-    theory, probed = theory_and_probe(nn.Sequential(conv(3), activation(), nn.MaxPool2d(3, 2, 1)), (16, 12))
-    assert probed == theory
+def test_activations_pass_nan_on(activation):
+    theory, measured = theory_and_measurement(nn.Sequential(conv(3), activation(), nn.MaxPool2d(3, 2, 1)), (16, 12))
+    assert measured == theory
 
 
 @pytest.mark.parametrize("size", ["Small", "Medium"])
@@ -191,10 +193,10 @@ def test_pdn_sees_33_px_in_steps_of_4_when_measured(size, padding):
 def test_autoencoder_with_its_interpolations_is_measured_as_read():
     from anomalib.models.image.efficient_ad.torch_model import AutoEncoder
 
-    theory, probed = theory_and_probe(
+    theory, measured = theory_and_measurement(
         AutoEncoder(4, padding=True), (320, 256), arguments=((320, 256),), cells=[(0, 0)], helped=True
     )
-    assert probed == theory
+    assert measured == theory
 
 
 def test_first_stage_of_resnet18_is_measured_as_published():
@@ -220,8 +222,8 @@ def test_patchcore_patches_are_measured_as_read(backbone, layers, size):
     model = PatchcoreModel(layers=layers, backbone=backbone, pre_trained=False)
     network = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=(1, 2))
     model.feature_extractor.feature_extractor = network
-    theory, probed = theory_and_probe(patch_embedding(model), size, helped=True)
-    assert probed == theory
+    theory, measured = theory_and_measurement(patch_embedding(model), size, helped=True)
+    assert measured == theory
 
 
 def test_an_expectation_saves_runs_but_decides_nothing():
@@ -242,7 +244,7 @@ def test_an_expectation_saves_runs_but_decides_nothing():
         assert exact_support(AnalysedNetwork(model), (25, 25), cells[:1], expected=[wrong]) == searched[:1]
 
 
-def test_the_probe_leaves_the_module_as_it_was():
+def test_measuring_leaves_the_module_as_it_was():
     model = nn.Sequential(conv(3), nn.BatchNorm2d(3), nn.Dropout(0.5))
     model[1].eval()
     before = model[1].running_mean.clone()
@@ -264,7 +266,7 @@ def test_broken_weights_are_named_before_anything_is_concluded():
 
 def test_an_output_that_is_no_map_is_refused():
     model = nn.Sequential(conv(3), nn.Flatten())
-    with pytest.raises(ModelError, match=r"expected a map \(b, d, rows, cols\) to probe, got Tensor \(1, 300\)"):
+    with pytest.raises(ModelError, match=r"expected a map \(b, d, rows, cols\) to measure, got Tensor \(1, 300\)"):
         exact_support(AnalysedNetwork(model), (12, 12), [(0, 0)])
     listed = Net(lambda net, x: [net.conv(x)], conv=conv(3))
     with pytest.raises(ModelError, match=r"got list .* say which output is meant"):
@@ -272,15 +274,15 @@ def test_an_output_that_is_no_map_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("image", "field", "probed"),
+    ("image", "field", "measured"),
     [
         pytest.param((8000, 300), (387, 387), (512, 300), id="large fields at most at 512 px"),
         pytest.param((256, 100), (33, 33), (128, 100), id="small fields on a small image"),
         pytest.param((256, 256), (67, 67), (201, 201), id="three fields"),
     ],
 )
-def test_probes_are_bounded(image, field, probed):
-    assert bounded(image, field) == probed
+def test_the_measured_size_is_bounded(image, field, measured):
+    assert bounded(image, field) == measured
 
 
 def test_gradient_energy_of_one_convolution_is_its_squared_kernel():

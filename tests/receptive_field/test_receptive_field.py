@@ -312,7 +312,7 @@ def test_options_mend_what_is_wrong_and_nothing_else():
 def test_options_without_a_defect_halve_the_step_and_warn_of_empty_enlargement():
     found = options(View((33, 33), (4, 4), (256, 256), (300, 300)), {})
     assert [option.view.smallest_hit() for option in found] == pytest.approx([300 / 512 * 4, 150 / 256 * 4])
-    assert "more than the camera took" in found[0].note
+    assert "larger than the camera's image" in found[0].note
     assert "not more detail" in found[1].note
 
 

@@ -25,8 +25,8 @@ def fields(windows: list[Window], side: int = 96) -> dict[str, LayerField]:
 
 def energy(side: int = 96) -> EffectiveField:
     bell = np.exp(-((np.arange(side) - 48.0) ** 2) / 30)
-    spread = np.outer(bell, bell)
-    return EffectiveField((6, 6), spread / spread.sum(), 3)
+    square = np.outer(bell, bell)
+    return EffectiveField((6, 6), square / square.sum(), 3)
 
 
 def gray_image(side: int = 96) -> np.ndarray:

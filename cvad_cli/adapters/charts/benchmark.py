@@ -1,4 +1,4 @@
-"""Speed and its growth as PNG files."""
+"""Speed and scaling as PNG files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stages_chart(path: Path, stages: Mapping[str, Mapping[str, float]], *, title
 
 
 def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str) -> None:
-    """Milliseconds an image (above) and memory (below) against each axis, on logarithmic scales.
+    """Milliseconds per image (above) and memory (below) against each axis, on logarithmic scales.
 
     `scaling` maps an axis to rows of `value`, `ms_per_image` and `memory_mb`, all above 0. Raises ResourceError where
     the file cannot be written.
@@ -52,7 +52,7 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
                 _above(axes, size, value)
             _logarithmic(axes, sizes)
         panels[1, column].set_xlabel(labels[axis], fontsize=11, color=INK)
-    for axes, label in zip(panels[:, 0], ("ms an image", "memory, MB"), strict=True):
+    for axes, label in zip(panels[:, 0], ("ms per image", "memory, MB"), strict=True):
         axes.set_ylabel(label, fontsize=11, color=INK)
     for row_of_panels in panels:  # room for the figures above the highest points; the axis is shared
         low, high = row_of_panels[0].get_ylim()
@@ -62,7 +62,7 @@ def growth_chart(path: Path, scaling: Mapping[str, Sequence[Row]], *, title: str
 
 
 def _three_digits(value: float) -> str:
-    """At least three, without a power of ten."""
+    """At least three digits, without a power of ten."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

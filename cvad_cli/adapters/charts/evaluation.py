@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_TYPES: Final = 40  # in a confusion matrix; its cells become too small to be read
-MAX_ROWS: Final = 16  # types drawn apart in a histogram; the rarest beyond share one row
+MAX_TYPES: Final = 40  # in a confusion matrix: with more, its cells are too small to read
+MAX_ROWS: Final = 16  # of a histogram: the rarest types share the last one
 BINS: Final = 48
 
 
@@ -37,7 +37,7 @@ def roc_chart(path: Path, scores: ArrayLike, defective: ArrayLike, *, threshold:
 
     Args:
         path: PNG to write, replaced as a whole.
-        scores: (n,) finite image scores, larger = stranger.
+        scores: (n,) finite image scores, larger = more anomalous.
         defective: (n,) booleans, some True and some False.
         threshold: the calibrated one.
         title: one line.
@@ -65,7 +65,7 @@ def precision_recall_chart(
 ) -> None:
     """Precision against recall of image scores, with the operating point of `score > threshold`.
 
-    Arguments and errors are those of `roc_chart`. Where no image is above the threshold, it has no point to draw.
+    Arguments and errors are those of `roc_chart`. If no image is above the threshold, no point is drawn.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -85,7 +85,7 @@ def precision_recall_chart(
 def score_histogram(
     path: Path, scores: ArrayLike, defect_types: Sequence[str], *, threshold: float, title: str
 ) -> None:
-    """Histograms of image scores on one axis, a row for each type: good first, then the most frequent defects.
+    """Histograms of image scores, one row per type: good first, then defects by falling frequency.
 
     Args:
         path: PNG to write, replaced as a whole.
@@ -108,18 +108,18 @@ def score_histogram(
     for axes, (name, members) in zip(grid, rows.items(), strict=True):
         _histogram_row(axes, name, values[members], edges, threshold)
     draw_title(figure, title)
-    figure.supylabel("images in a bar", **text_style(12))
+    figure.supylabel("images per bar", **text_style(12))
     grid[0].set_title(f"threshold {threshold:.4g}", **text_style(11), x=_fraction(threshold, edges))
     grid[-1].tick_params(axis="x", bottom=True, labelbottom=True)
     grid[-1].spines["bottom"].set_color(INK)
-    grid[-1].set_xlabel("image anomaly score (no unit; larger is stranger)", **text_style(12))
+    grid[-1].set_xlabel("image anomaly score (no unit; larger is more anomalous)", **text_style(12))
     save_figure(path, figure)
 
 
 def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, title: str) -> None:
-    """How many images of each true type (rows) were given each name (columns), shaded by the share of the row.
+    """Numbers of images of each true type (rows) with each predicted type (columns), shaded by the share of the row.
 
-    table: int (C, C), C = len(names). With more than `MAX_TYPES` types the first of them are drawn.
+    table: int (C, C), C = len(names). Only the first `MAX_TYPES` types are drawn.
     """
     shown = min(len(names), MAX_TYPES)
     counts = table[:shown, :shown]
@@ -148,7 +148,7 @@ def confusion_chart(path: Path, table: np.ndarray, names: Sequence[str], *, titl
 
 
 def reliability_chart(path: Path, measured: Mapping[str, Any], *, title: str) -> None:
-    """Accuracy against confidence, a bar a bin, from `{expected_calibration_error, bins: [...]}`."""
+    """Accuracy against confidence, one bar per bin, from `{expected_calibration_error, bins: [...]}`."""
     from matplotlib.ticker import PercentFormatter
 
     figure = new_figure(6.0, 5.6)
@@ -209,7 +209,7 @@ def _mark(axes: Axes, x: float, y: float, label: str) -> None:
 
 
 def _rows(types: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
-    """Row label -> which images are in it."""
+    """For each row's label, the images in it."""
     counts = Counter(types.tolist())
     good = {GOOD: types == GOOD} if counts.pop(GOOD, 0) else {}
     names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

@@ -42,11 +42,11 @@ FLOOR: Final = 1e-2
 
 
 def nested_fields(path: Path, image: np.ndarray, fields: Mapping[str, LayerField], *, title: str) -> None:
-    """The fields of the cells nearest to the image's middle, one box a layer, named in the legend.
+    """The fields of the cells nearest to the image's middle, one box per layer, named in the legend.
 
     `image` is uint8 (h, w, 3), at the network's input size; `fields` maps labels to layers from the image inwards.
-    Of layers with equal fields the last is drawn, and of more than `MAX_BOXES` an even choice. Small fields are shown
-    enlarged as well; what lies beyond the image is padding. Raises ResourceError where the file cannot be written.
+    Of layers with equal fields only the last is drawn, and at most `MAX_BOXES` layers, evenly chosen. A second panel
+    enlarges small fields; the area beyond the image is padding. Raises ResourceError if the file cannot be written.
     """
     h, w = image.shape[:2]
     chosen = _chosen(fields)
@@ -81,7 +81,7 @@ def nested_fields(path: Path, image: np.ndarray, fields: Mapping[str, LayerField
 
 
 def effective_field_chart(path: Path, effective: EffectiveField, box: Box, *, title: str) -> None:
-    """A cell's gradient on the image beside its profile: what it could see (`box`) against what moves it.
+    """A cell's gradient on the image, and its profile: the area it can see (`box`) and the area that moves it.
 
     Raises ResourceError where the file cannot be written.
     """
@@ -117,10 +117,10 @@ def effective_field_chart(path: Path, effective: EffectiveField, box: Box, *, ti
 
 
 def coverage_curves(path: Path, view: View, *, title: str, defect: float | None = None) -> None:
-    """What the cells see of a square defect, against its side: shares above, sure numbers of cells below.
+    """What the cells see of a square defect, against its side: shares above, guaranteed numbers of cells below.
 
-    In millimetres where the pixel size is known, in pixels of the original image otherwise; `defect` marks a side in
-    original pixels. Raises ResourceError where the file cannot be written.
+    The axis is in millimetres if the pixel size is known, else in pixels of the original image; `defect` marks a side
+    in original pixels. Raises ResourceError where the file cannot be written.
     """
     unit, name = view.pixel_size_mm or 1.0, "mm on the part" if view.pixel_size_mm else "px of the original image"
     reach = 1.6 * max(*view.field, 2 * view.smallest_hit(), 1.25 * (defect or 0.0))
@@ -194,7 +194,7 @@ def _draw_profiles(axes: Axes, effective: EffectiveField, box: Box) -> None:
 
 
 def _chosen(fields: Mapping[str, LayerField]) -> dict[str, LayerField]:
-    """One layer a field size, and no more than can be told apart."""
+    """One layer per field size, and at most `MAX_BOXES`."""
     last = {(found.h.size, found.w.size): label for label, found in fields.items()}
     labels = list(last.values())
     kept = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), MAX_BOXES)).round().astype(int))
@@ -218,7 +218,7 @@ def _edges(box: Box) -> Span:
 
 
 def _outline(axes: Axes, span: Span, colour: str, *, label: str, width: float = 2.2, halo: str = "white") -> None:
-    """A box, set off from whatever it is drawn on."""
+    """A box with a halo, visible on any ground."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -231,7 +231,7 @@ def _outline(axes: Axes, span: Span, colour: str, *, label: str, width: float = 
 
 
 def _zoom(axes: Axes, box: Box, image: tuple[int, ...]) -> None:
-    """Show the box with a quarter of its size round it, but no more than the image."""
+    """Show the box with a margin of a quarter of its size, within the image."""
     margin = 0.25 * max(box.bottom - box.top, box.right - box.left) + 2
     axes.set(
         xlim=(max(box.left - margin, -0.5), min(box.right + margin, image[1] - 0.5)),

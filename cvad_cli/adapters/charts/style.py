@@ -1,4 +1,4 @@
-"""What all charts have in common: colours, text, axes, and how a figure becomes a file.
+"""What all charts share: colours, text, axes, and saving a figure to a file.
 
 matplotlib's object interface is used throughout: no pyplot, no global state. Backgrounds are opaque white, so that a
 chart reads the same in light and dark viewers; colours are those of Okabe and Ito (2008), which people with any common
@@ -32,7 +32,7 @@ DOTS_PER_INCH: Final = 150
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this many inches; what is put into it is laid out when it is saved."""
+    """An empty figure of this size in inches; its content is laid out when it is saved."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
@@ -41,19 +41,19 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def text_style(size: int) -> dict[str, Any]:
-    """Text that may hold a user's own names: any script that the machine has letters for, and "$" is a dollar."""
+    """Style of text with a user's own names: in any script that the machine has a font for, and "$" is a dollar."""
     return {"fontsize": size, "color": INK, "fontfamily": _families(), "parse_math": False}
 
 
 def draw_title(figure: Figure, title: str, *, largest: int = 14) -> None:
-    """The title over the whole figure, `largest` points high, or what lets its longest line fit the width."""
+    """The title over the whole figure: at most `largest` points, and small enough that its longest line fits."""
     letters = max([1, *map(len, title.splitlines())])
     fitting = figure.get_figwidth() * 72 / (0.54 * letters)  # a letter is about 0.54 of its size wide
     figure.suptitle(title, **text_style(max(6, min(largest, int(fitting)))))
 
 
 def show_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
-    """Pale lines behind what is drawn, and no frame at the top and at the right."""
+    """Pale grid lines behind the data, and no frame at the top and the right."""
     axes.grid(axis=axis, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

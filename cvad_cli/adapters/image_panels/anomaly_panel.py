@@ -37,7 +37,7 @@ def anomaly_panel(
 ) -> Pixels:
     """Side by side: the image, its anomaly map, the ground truth, and the outline of what is above the threshold.
 
-    As uint8 RGB (h, w, 3), of whatever size that takes.
+    Returns uint8 RGB (h, w, 3).
     The map's colours run from its lowest value to as far above the threshold as that is below it, or to its highest
     value if that is more: a good part never glows, and a strong defect keeps its shape. Images more than twice as
     wide as high are stacked instead.

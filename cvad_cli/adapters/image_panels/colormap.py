@@ -1,4 +1,4 @@
-"""The colours of an anomaly map, the same in every image of it."""
+"""The colours of anomaly maps, the same in panels and thumbnails."""
 
 from __future__ import annotations
 

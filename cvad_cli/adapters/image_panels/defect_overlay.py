@@ -1,4 +1,4 @@
-"""An image with its defects marked: outline, box and name of each, under one line that says the verdict."""
+"""An image with its defects marked: outline, box and name of each, under a title with the verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cvad_cli.adapters.image_panels.text import Pixels, as_pixels, blank, length, one_line, write_png, written
 
 LONGEST_PX: Final = 1280  # larger images are shrunk to this
-SHORTEST_PX: Final = 640  # smaller ones enlarged, so that names do not cover what they name
+SHORTEST_PX: Final = 640  # smaller images are enlarged, so that names do not cover the defects
 TEXT_PX: Final = 18
 TAG_PX: Final = 26
 MARGIN_PX: Final = 6  # between a region and its box
@@ -21,10 +21,10 @@ PALETTE: Final = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
     *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
-"""Okabe and Ito (2008), which people with any common colour blindness tell apart; names say what colours cannot."""
+"""Okabe and Ito (2008), which people with any common colour blindness can tell apart."""
 
 NEUTRAL: Final = (255, 255, 255)
-"""For what has no type of its own: unknown."""
+"""The colour of regions of unknown type."""
 
 Colour = tuple[int, int, int]
 
@@ -71,7 +71,7 @@ def _scale(height: int, width: int) -> float:
 
 
 def _outline(canvas: Pixels, mark: Mark, scale: float) -> None:
-    """Outline and box, each on a dark seam: seen on bright and on dark parts."""
+    """Outline and box, each with a dark border: visible on bright and on dark parts."""
     import cv2
 
     loops = [np.rint(contour[:, ::-1] * scale).astype(np.int32) for contour in mark.contours]
@@ -93,7 +93,7 @@ def _frame(mark: Mark, scale: float, shape: tuple[int, ...]) -> tuple[int, int, 
 
 
 def _tagged(canvas: Pixels, mark: Mark, scale: float, taken: list[tuple[int, int, int, int]]) -> Pixels:
-    """The caption above the box; below or inside it where that place is off the image or taken."""
+    """The caption above the box, or below or inside it if that position is taken or outside the image."""
     top, left, bottom, _ = _frame(mark, scale, canvas.shape[:2])
     width = min(length(mark.caption, TEXT_PX) + 12, canvas.shape[1])
     column = max(0, min(left, canvas.shape[1] - width))

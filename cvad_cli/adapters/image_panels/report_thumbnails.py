@@ -1,7 +1,7 @@
 """One test image as a web page shows it: a small photo, a small map, and outlines that the browser draws.
 
 A page lays these over each other: four views (image, map, mask, outline) from two small JPEG files and two paths.
-Everything has a stated bound, so that a page over any number of images does.
+Every item has a size limit, so the size of a page is bounded too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _QUALITIES: Final = (80, 65, 50)
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """What a page needs to show one image."""
+    """The data that a page needs to show one image."""
 
     photo: bytes
     """JPEG of the part."""
@@ -43,9 +43,9 @@ class Thumbnail:
     """Of the image, in the units of the paths."""
     height: int
     outline: str
-    """SVG path around what is above the map's threshold; '' where nothing is."""
+    """SVG path around the regions above the map's threshold; '' if there is none."""
     truth: str | None
-    """SVG path of the defect mask: '' for a good part, None where it is not known."""
+    """SVG path of the defect mask: '' for a good part, None if there is no mask."""
     share_above: float
     """Share of the map above its threshold, 0..1."""
 
@@ -134,7 +134,7 @@ def _loop(corners: list[list[int]]) -> str:
 
 
 def _jpeg(pixels: Pixels, max_bytes: int) -> bytes:
-    """A JPEG of at most `max_bytes` bytes: at a lower quality, then smaller, until it fits or is as small as can be."""
+    """A JPEG of at most `max_bytes`: lowers the quality, then the size, until it fits or has the smallest size."""
     import cv2
 
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)

@@ -1,4 +1,4 @@
-"""Pixels and the text on them: what every panel is composed of."""
+"""Pixels and text on them, from which every panel is composed."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def written(pixels: Pixels, texts: list[Text], ink: tuple[int, int, int] = INK) 
 
 
 def one_line(text: str) -> str:
-    """The text as it can be drawn: a file name may hold line ends, or bytes that are no letters."""
+    """The text with unprintable characters replaced: a file name may hold line ends or undecodable bytes."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def length(text: str, size: int) -> int:
-    """How many pixels wide a text of this size is."""
+    """The width in pixels of a text of this size."""
     return int(_font(size, _is_wide(text)).getlength(text)) + 2
 
 
 def as_pixels(pixels: object) -> Pixels:
-    """OpenCV's arrays have no type; this says what they are."""
+    """Give OpenCV's untyped arrays a type."""
     return np.asarray(pixels, dtype=np.uint8)
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    """Write RGB pixels, whole or not at all."""
+    """Write RGB pixels as PNG, atomically."""
     import cv2
 
     _, png = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 4])

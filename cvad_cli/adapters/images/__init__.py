@@ -1,16 +1,16 @@
-"""Images and masks from disk, within bounds: Pillow decodes, OpenCV fills in what Pillow cannot do.
+"""Reads images and masks from disk, within bounds: Pillow decodes, and OpenCV does what Pillow cannot.
 
-What counts is the content, not the suffix: PNG, JPEG, BMP, TIFF (its first page) and WebP (its first frame). The EXIF
+The content decides the format, not the suffix: PNG, JPEG, BMP, TIFF (first page) or WebP (first frame). The EXIF
 orientation is applied. Every image becomes uint8 RGB:
 
 - 16 bits a channel are scaled by the full range, `round(v / 257)`; packed 12-bit TIFF by its own full range.
 - Floating point must lie within 0..1 and is scaled by 255. 32-bit and signed integers have no known range: an error.
-- Transparency is composited over black. What a viewer does not show must not sway a score, and colours that an editor
-  left under a cut-out background would.
-- Colour profiles are ignored, as the networks' training did.
+- Transparency is composited over black: colours that an editor left under a transparent background must not change a
+  score.
+- Colour profiles are ignored, as in the training of the networks.
 
-A PNG proves itself whole by its checksums. Other formats have none: a file that is cut short is detected, but bytes
-that were changed inside a BMP, JPEG or uncompressed TIFF cannot be.
+Checksums show whether a PNG is intact. Other formats have none: truncated files are detected, but changed bytes inside
+a BMP, JPEG or uncompressed TIFF are not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REDUCED_MARGIN: Final = 2
 """A JPEG decoded at reduced scale keeps this many times the side that it is resized to."""
 
 MAP_COMPRESSION: Final = "tiff_adobe_deflate"
-"""Lossless, and read by Pillow, OpenCV and what else knows TIFF."""
+"""Lossless, and read by Pillow, OpenCV and other TIFF readers."""
 
 
 def read_image(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
@@ -83,7 +83,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 RGB (h, w, 3) to `size` (rows, columns): bicubic, antialiased where it shrinks. A fresh array.
 
     Bicubic is how the ImageNet images were resized that the backbones learnt from (timm's `interpolation`). Pillow's
-    filter widens with the shrinking; OpenCV's INTER_AREA is quicker and lets ten times as much moiré through.
+    filter widens with the shrinking; OpenCV's INTER_AREA is faster but passes ten times as much moiré.
     """
     _require_rgb(image)
     if image.shape[:2] == size:
@@ -97,8 +97,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a float32 map (h, w) to `size` (rows, columns): bilinear, as anomalib enlarges its maps.
 
-    A side that shrinks is averaged first: OpenCV's area filter is none where the other side grows in the same call,
-    and bilinear alone skips rows.
+    A side that shrinks is averaged first: OpenCV's area filter does not average if the other side grows in the same
+    call, and bilinear alone skips rows.
     """
     import cv2
 

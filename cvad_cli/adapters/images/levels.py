@@ -1,4 +1,4 @@
-"""From an opened image to its levels: gray or RGB in the file's own depth, upright, then 8 bits."""
+"""Decodes an opened image: gray or RGB levels in the file's own depth, upright, then in 8 bits."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def levels_of(found: Opened) -> np.ndarray:
         image.load()
     if not deep:
         return _upright(_shallow_levels(image), image)
-    # Pillow keeps the upper 8 bits of 16-bit colour: it has proven the file whole, OpenCV now reads all of it.
+    # Pillow keeps only the upper 8 bits of 16-bit colour: it has checked the file, and OpenCV decodes all bits.
     levels = _deep_levels(image, found.file, found.path)
     return levels if image.format == "TIFF" else _upright(levels, image)
 
 
 def _plain_levels(found: Opened) -> np.ndarray | None:
-    """The levels of a plain PNG through OpenCV, in five sixths of Pillow's time; None where it will not decode it."""
+    """The levels of a plain PNG by OpenCV, in five sixths of Pillow's time; None if OpenCV cannot decode it."""
     import cv2
 
     found.file.seek(0)
     try:
         decoded = cv2.imdecode(np.frombuffer(found.file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # it has a bound of its own, 2^30 pixels
+    except cv2.error:  # OpenCV's own limit is 2^30 pixels
         return None
     if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != found.size:
         return None
@@ -76,7 +76,7 @@ def _deep_levels(image: ImageFile.ImageFile, file: IO[bytes], path: Path) -> np.
 
 
 def _has_alpha(image: ImageFile.ImageFile) -> bool:
-    """Whether a fourth channel is alpha still to be applied: not where a TIFF calls it filler, or applied already."""
+    """Whether a fourth channel is alpha still to apply; not if a TIFF declares it as filler or as premultiplied."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.mode == "RGBA" and image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES) != (1,)
     return True
@@ -118,7 +118,7 @@ def _over_black(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def orientation(image: ImageFile.ImageFile) -> int:
-    """The EXIF orientation, 1 to 8; an EXIF block that cannot be read says nothing, which is 1."""
+    """The EXIF orientation, 1 to 8; 1 if the EXIF block cannot be read."""
     try:
         with quiet():
             found = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -138,7 +138,7 @@ def _upright(levels: np.ndarray, image: ImageFile.ImageFile) -> np.ndarray:
 
 
 def to_uint8(levels: np.ndarray, path: Path) -> np.ndarray:
-    """8 bits from any depth, over its full range. Raises DataError where the range is not known."""
+    """Convert any depth to 8 bits over its full range. Raises DataError if the range is not known."""
     if levels.dtype == np.uint8:
         return levels
     if levels.dtype == np.uint16:

@@ -1,7 +1,7 @@
-"""Defect masks: decoded, held against the image that they belong to, and resized.
+"""Reads defect masks, checks them against their images, and resizes them.
 
 Image and mask are each turned by their own EXIF orientation before their shapes are compared. A mask of the same aspect
-and another size is resized to the image's size; any other shape is refused: stretched, it would mark good surface.
+and another size is resized to the image's size; any other shape is refused: a stretched mask would mark good surface.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an image lies, told from its header."""
+    """The size and orientation of an image, from its header."""
 
     size: Size
     """Rows and columns after the EXIF orientation is applied."""
@@ -44,17 +44,17 @@ class LabelledMask:
     mask: np.ndarray
     """bool (h, w)."""
     caution: str | None = None
-    """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
+    """Why the mask may be oriented differently from its image; None if there is no sign of it."""
 
 
 def layout(path: Path, *, max_megapixels: float = 100.0) -> Layout:
-    """Read how an image lies, without decoding it where its kind allows. Raises DataError like `read_image`."""
+    """Read size and orientation, without decoding the pixels if possible. Raises DataError like `read_image`."""
     with opened(path, max_megapixels, proven=False) as found:
         return _layout(found)
 
 
 def _layout(found: Opened) -> Layout:
-    """Ask before decoding: Pillow turns a TIFF while it decodes, and forgets its orientation."""
+    """Call before decoding: Pillow turns a TIFF while it decodes, and drops its orientation."""
     image, turn = found.image, 1 if found.plain else orientation(found.image)
     rows, columns = found.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # some versions of Pillow turn its size before
@@ -65,8 +65,8 @@ def _layout(found: Opened) -> Layout:
 def read_mask(path: Path, *, max_megapixels: float = 100.0) -> np.ndarray:
     """Decode a defect mask to bool (h, w): any non-zero pixel is a defect. Raises DataError like `read_image`.
 
-    Levels are not scaled first, so labels 1, 2, 3 in 16 bits count. JPEG cannot hold a mask exactly, its edges ring:
-    there a pixel counts above half of the brightest one.
+    Levels are not scaled first, so labels 1, 2, 3 in 16 bits count. JPEG blurs the edges of a mask:
+    there a pixel counts if it is above half of the brightest one.
     """
     return _decoded(path, max_megapixels)[0]
 
@@ -116,7 +116,7 @@ def _misfit(mask_path: Path, mask: Layout, path: Path, image: Layout) -> DataErr
         if lies.orientation != 1
     ]
     if _fits(mask.size, image.size[::-1]):
-        what = "the mask is transposed; turn it to lie as its image is shown"
+        what = "the mask is transposed; turn it to match the image as shown"
     else:
         what = f"their aspects differ by more than {ASPECT_TOLERANCE:.0%}; export it at the size of its image"
     return DataError(
@@ -132,21 +132,22 @@ def _caution(mask_path: Path, mask_turn: int, path: Path, turn: int) -> str | No
     tagged, plain = ("image", "mask") if mask_turn == 1 else ("mask", "image")
     return (
         f"{mask_path}: EXIF orientation {max(turn, mask_turn)} turns the {tagged} alone, since the {plain} has none "
-        f"(image: {path}); check that both lie alike, then save both upright without it"
+        f"(image: {path}); check that both have the same orientation, then save both upright without the tag"
     )
 
 
 def one_warning(cautions: Sequence[str]) -> str:
     """The first caution, with the number of the others."""
     others = len(cautions) - 1
-    return f"{cautions[0]} ({others} more masks are like it)" if others else cautions[0]
+    return f"{cautions[0]} ({others} more masks have the same problem)" if others else cautions[0]
 
 
 def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     """Resize a bool mask (h, w) to `size` (rows, columns): nearest pixel, as anomalib does.
 
-    "Any pixel" would enlarge grid's masks by a fifth at 256 pixels. Where nearest would lose a mask altogether, as it
-    can a scratch one pixel wide, any pixel counts: no defect disappears from the ground truth.
+    If the nearest pixel would lose a whole mask, such as a scratch one pixel wide, every marked pixel counts: no defect
+    disappears from the ground truth. Always counting every marked pixel would enlarge grid's masks by 20 % at 256
+    pixels.
     """
     import cv2
 

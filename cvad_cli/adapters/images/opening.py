@@ -1,4 +1,4 @@
-"""An image's file, proven before it is decoded: opened within bounds, its kind told by its content, a PNG whole."""
+"""Checks an image file before it is decoded: its size, its format by its content, and whether a PNG is complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DECODER_FAULTS: Final = (
 )
 
 _HARMLESS: Final = frozenset({b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"bKGD", b"sBIT"})
-"""PNG chunks that change nothing here: colour profiles are ignored."""
+"""PNG chunks that do not change the levels: colour profiles are ignored."""
 
 warnings_lock = threading.Lock()
 
@@ -82,16 +82,16 @@ def opened(path: Path, max_megapixels: float, *, proven: bool = True) -> Iterato
 
 
 def is_self_checking(path: Path) -> bool:
-    """Whether the file's kind can show that it is whole: a PNG, by its checksums and its end mark.
+    """Whether the format shows if a file is complete: a PNG does, by its checksums and its end mark.
 
-    Raises DataError where the file cannot be opened.
+    Raises DataError if the file cannot be opened.
     """
     with _open_file(path) as file:
         return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
 
 
 def undecodable(path: Path, reason: str) -> DataError:
-    """The error for what a decoder gave up on."""
+    """The error for a file that the decoder cannot read."""
     return DataError(
         f"{path}: cannot be decoded ({reason}); the file is cut short, damaged or of an unsupported kind: "
         "copy it again or save it as 8- or 16-bit PNG"
@@ -99,7 +99,7 @@ def undecodable(path: Path, reason: str) -> DataError:
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    """Open a file that holds something. A pipe is refused before it is opened: that would wait for ever."""
+    """Open a file that is not empty. A pipe is refused before it is opened, because opening it would block."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -175,7 +175,7 @@ def _is_plain(kind: bytes, content: bytes) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Python warnings. The filters belong to the whole process, so one thread at a time may hold them."""
+    """Silence Python warnings. The filters belong to the whole process, so only one thread at a time changes them."""
     with warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

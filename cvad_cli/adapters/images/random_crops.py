@@ -12,7 +12,7 @@ FREE_TURN: Final = 0.5  # the share of crops turned by any angle; the others by 
 
 
 def random_crop(image: np.ndarray, side: int, *, rng: np.random.Generator) -> np.ndarray:
-    """A square of uint8 RGB (h, w, 3), of random place, size and angle, as uint8 RGB (side, side, 3)."""
+    """A square of uint8 RGB (h, w, 3), of random position, size and angle, as uint8 RGB (side, side, 3)."""
     angle = rng.uniform(-math.pi / 4, math.pi / 4) if rng.random() < FREE_TURN else 0.0
     margin = abs(math.cos(angle)) + abs(math.sin(angle))
     shorter = min(image.shape[:2])
@@ -28,7 +28,7 @@ def random_crop(image: np.ndarray, side: int, *, rng: np.random.Generator) -> np
 
 
 def use_one_thread() -> None:
-    """Let OpenCV work in the calling thread alone: for a process that is one of many."""
+    """Let OpenCV use only the calling thread: for a process that is one of many."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -53,7 +53,7 @@ def _resized(window: np.ndarray, side: int) -> np.ndarray:
 
 
 def _turned(square: np.ndarray, angle: float, side: int) -> np.ndarray:
-    """The middle of the square, turned: its corners lie inside, so nothing has to be made up."""
+    """The middle of the square, turned: its corners lie inside the square, so no pixel is invented."""
     import cv2
 
     if angle == 0.0:

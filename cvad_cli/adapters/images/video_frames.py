@@ -14,10 +14,10 @@ VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpe
 
 
 def read_frames(source: Path | int, *, max_megapixels: float = 100.0) -> Iterator[np.ndarray]:
-    """Yield each frame of a video file, or of the camera of that number, as uint8 RGB (h, w, 3).
+    """Yield each frame of a video file, or of the camera with that number, as uint8 RGB (h, w, 3).
 
-    A camera is asked to hold back one frame at most, so that what is judged is what is there now. Raises DataError
-    naming the file or the camera where it cannot be opened, gives no frame, is too large, or stops giving frames.
+    A camera is set to buffer at most one frame, so that frames are recent. Raises DataError, naming the file or the
+    camera, if it cannot be opened, gives no frame, is too large, or stops giving frames.
     """
     import cv2
 

@@ -1,1 +1,1 @@
-"""The machine: devices, system information, processes of their own."""
+"""The machine: devices, system information, calls in a separate process."""

@@ -1,4 +1,4 @@
-"""Which processor torch computes on."""
+"""Chooses the device that torch computes on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 from cvad_cli.errors import ResourceError
 
 ACCELERATOR_NODES: Final = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd", "dri/renderD*")
-"""What a driver puts into /dev: NVIDIA's on a PC and on Jetson, the GPU of WSL, AMD's, any GPU that renders."""
+"""Files in /dev that a driver creates: NVIDIA's on a PC and on Jetson, WSL's, AMD's, and those of other GPUs."""
 
 
 def choose_device(wanted: str) -> str:
     """Resolve 'auto' to the best device here, and check that a named one exists.
 
-    Raises ResourceError naming the devices that there are. torch, which takes seconds to import, is asked only where
-    the answer depends on it.
+    Raises ResourceError naming the available devices. torch takes seconds to import, so it is imported only if the
+    answer depends on it.
     """
     if wanted == "cpu" or (wanted == "auto" and not _may_have_accelerator()):
         return "cpu"
@@ -37,5 +37,5 @@ def choose_device(wanted: str) -> str:
 
 
 def _may_have_accelerator() -> bool:
-    """False only where Linux shows no driver of one: then torch cannot find it either."""
+    """False only if Linux shows no driver of one: then torch cannot find it either."""
     return sys.platform != "linux" or any(next(Path("/dev").glob(name), None) for name in ACCELERATOR_NODES)

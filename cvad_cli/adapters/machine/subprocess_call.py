@@ -1,4 +1,4 @@
-"""A function in a process of its own: memory, thread pools and imports that nothing before it has touched."""
+"""Calls a function in a new process, with fresh memory, thread pools and imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUT_OF_MEMORY_SIGNALS: Final = tuple(
     for name in ("SIGKILL", "SIGABRT")
     if hasattr(signal, name)  # Windows has one of them
 )
-"""What ends a process that wants too much memory: the system kills it, or a C++ library aborts."""
+"""Signals that end a process without enough memory: the system kills it, or a C++ library aborts."""
 
 
 def in_fresh_process(function: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -71,7 +71,7 @@ def _signal_name(number: int) -> str:
 
 
 def _end(child: Any) -> None:
-    """Let the process finish, and make it if it will not: on Ctrl-C it may be in the middle of something long."""
+    """Let the process finish, or terminate it after 5 seconds: on Ctrl-C it may be in a long computation."""
     child.join(timeout=5)
     if child.is_alive():
         child.terminate()

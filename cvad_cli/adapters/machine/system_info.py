@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on, and how much memory this process has used on it."""
+"""Describes the machine that a figure was measured on, and the memory that this process uses."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def describe_machine() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held at once (resident), in bytes; 0 where the system does not tell.
+    """The peak resident memory of this process, in bytes; 0 if the system does not report it.
 
-    Linux's getrusage counts what the parent held when it started us; /proc does not.
+    Linux's getrusage includes the parent's memory at the start of this process; /proc does not.
     """
     return _status_bytes("VmHWM") or _rusage_bytes()
 
 
 def memory_bytes() -> int:
-    """What this process holds now (resident), in bytes; where only the peak is known, that."""
+    """The resident memory of this process now, in bytes; its peak if only that is known."""
     return _status_bytes("VmRSS") or _rusage_bytes()
 
 

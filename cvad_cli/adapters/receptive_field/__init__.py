@@ -1,3 +1,3 @@
-"""Receptive fields of torch modules: their layers read off as they run, and what reaches a cell measured."""
+"""Receptive fields of torch modules: reads the layers of a running module and measures what reaches a cell."""
 
 from __future__ import annotations

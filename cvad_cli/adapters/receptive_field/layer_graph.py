@@ -1,6 +1,6 @@
-"""Any torch module as a graph of layers: kernels, strides, paddings and branches as they run.
+"""Reads any torch module as a graph of layers: kernels, strides, paddings and branches as they run.
 
-Nothing is typed in twice: anomalib's and timm's own modules are run once on fake tensors and read off.
+No architecture is described by hand: anomalib's and timm's own modules run once on fake tensors.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ IMAGE: Final = "image"
 def read_layers(
     model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, arguments: tuple[Any, ...] = ()
 ) -> Graph:
-    """The layers of `model` as it runs in eval mode on one image (channels, *image_size), (h, w).
+    """The layers of `model` as it runs in eval mode on one image of `image_size` (h, w).
 
-    `arguments` follow the image in `forward`; anomalib's autoencoder wants the image size there. `outputs` names the
-    maps that come out, in order. Cost and memory do not grow with the image, but by tables of h + w numbers a layer.
-    Raises ModelError naming the submodule and the operator where the module cannot be run or understood.
+    `arguments` follow the image in `forward`: anomalib's autoencoder takes the image size there. The graph's `outputs`
+    names the maps that the module returns, in order. Per layer, cost and memory grow with h + w, not with h * w.
+    Raises ModelError, naming the submodule and the operator, if the module cannot run or has an unknown operator.
     """
     found = trace(model, image_size, channels, arguments)
     layers = Layers()
@@ -54,10 +54,10 @@ def read_layers(
 
 
 def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
-    """From an image to the patch features that PatchCore compares, (b, d, rows, cols), as one traceable module.
+    """A traceable module that turns an image into the patch features that PatchCore compares, (b, d, rows, cols).
 
-    The backbone, the 3x3 pooling and the way that layers are brought to one grid are `patchcore`'s own. Its submodules
-    keep the names that they have in the backbone, such as `layer2` or `blocks.4`.
+    The backbone, the 3x3 pooling and the code that brings layers to one grid are `patchcore`'s own. Submodules keep
+    their names in the backbone, such as `layer2` or `blocks.4`.
     """
     from torch import Tensor
     from torch import nn as layers
@@ -66,7 +66,7 @@ def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
         def __init__(self) -> None:
             super().__init__()
             for name, child in network.named_children():
-                self.add_module(name, child)  # first come, first named
+                self.add_module(name, child)  # before `backbone`: a module keeps its first name
             self.backbone = network
             self.feature_pooler = patchcore.feature_pooler
 
@@ -80,7 +80,7 @@ def patch_embedding(patchcore: PatchcoreModel) -> nn.Module:
 
 
 def pooled(network: nn.Module) -> nn.Module:
-    """A network whose maps, one or several, are averaged over 3x3 cells, as PatchCore does with each (section 3.1)."""
+    """A network whose output maps are averaged over 3x3 cells, as PatchCore averages them (section 3.1)."""
     from torch import Tensor
     from torch import nn as layers
 
@@ -103,7 +103,7 @@ def pooled(network: nn.Module) -> nn.Module:
 
 
 def _call(node: Node, maps: Mapping[Node, Map], found: Trace, layers: Layers) -> Call:
-    """The node as rules want it: arguments by name, maps for what depends on the image, shapes for weights."""
+    """The node as a rule takes it: arguments by name, a `Map` for what depends on the image, a shape for weights."""
     from torch.fx.node import map_arg
 
     def known(source: Node) -> Any:
@@ -131,7 +131,7 @@ def _base(node: Node) -> str:
 
 
 def _shape(node: Node) -> tuple[int, ...]:
-    """Of the tensor that a node gives, or of the first of several; empty for anything else."""
+    """Shape of the tensor that a node returns, or of the first of several; empty for anything else."""
     value = node.meta.get("val")
     while isinstance(value, (list, tuple)) and value:
         value = value[0]

@@ -1,8 +1,8 @@
-"""Measuring a receptive field on the running network: which pixels reach a cell at all, and which ones matter.
+"""Measures a receptive field on the running network: which pixels reach a cell at all, and which ones matter.
 
-The exact probe paints part of the image with NaN. Convolution, pooling, norms and activations hand NaN on to all that
-is computed from it, whatever the weights: a cell is NaN if and only if it depends on a painted pixel. Interpolation is
-the exception, for it multiplies by weights that may be zero; there the painted pixels are carried along as a mask.
+The exact measurement paints part of the image with NaN. Convolution, pooling, norms and activations pass NaN on to
+everything computed from it, whatever the weights: a cell is NaN if and only if it depends on a painted pixel. Only
+interpolation differs, because it multiplies by weights that may be zero: there a mask carries the painted pixels.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MAX_MEASURED_SIDE: Final = 512
-"""Pixels: a network is run on no larger image than this to probe it."""
+"""Pixels: a field is measured on images of at most this side."""
 
 MIN_MEASURED_SIDE: Final = 128
-"""Pixels: small fields are probed on an image of three fields or this, with cells far from all borders."""
+"""Pixels: a small field is measured on an image of three fields or of this side, whichever is larger: then some cells
+lie far from all borders."""
 
 NOTHING: Final = 1e-6
-"""Interpolation weights below this are rounding: torch computes positions in float32."""
+"""Smaller interpolation weights are rounding errors: torch computes positions in float32."""
 
 Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedNetwork:
-    """The map that is probed: an output of a module that is run on one image."""
+    """The map to measure: an output of a module that runs on one image."""
 
     model: nn.Module
     channels: int = 3
@@ -47,12 +48,12 @@ class AnalysedNetwork:
     """Which output, where the module gives several."""
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The map (1, d, rows, cols) of an image (1, c, h, w). Raises ModelError where it is no map."""
+        """The map (1, d, rows, cols) of an image (1, c, h, w). Raises ModelError if the output is not a map."""
         found = self.model(image, *self.arguments)
         found = found if self.output is None else found[self.output]
         if getattr(found, "ndim", 0) != 4:
             raise ModelError(
-                f"{self.name}: expected a map (b, d, rows, cols) to probe, got {type(found).__name__} "
+                f"{self.name}: expected a map (b, d, rows, cols) to measure, got {type(found).__name__} "
                 f"{tuple(getattr(found, 'shape', ()))}; say which output is meant"
             )
         result: Tensor = found
@@ -72,9 +73,9 @@ class AnalysedNetwork:
 
 
 def bounded(image_size: tuple[int, int], field: tuple[int, int]) -> tuple[int, int]:
-    """The size (h, w) to probe a field of `field` pixels at, so that the work does not grow with the image.
+    """The image size (h, w) to measure a field of `field` pixels at: the work does not grow with the camera's image.
 
-    Layers must be read at this size too: borders lie elsewhere, and dynamic padding and interpolation depend on it.
+    Read the layers at this size too: the borders move, and dynamic padding and interpolation depend on the size.
     """
     sides = zip(image_size, field, strict=True)
     h, w = (min(side, MAX_MEASURED_SIDE, max(MIN_MEASURED_SIDE, 3 * size)) for side, size in sides)
@@ -88,24 +89,24 @@ def exact_support(
     *,
     expected: Sequence[Box] | None = None,
 ) -> list[Box]:
-    """The smallest box that holds every pixel on which each cell depends, measured.
+    """Measure, for each cell, the smallest box that holds every pixel it depends on.
 
-    `expected` saves time and decides nothing: a box is believed only if no pixel outside reaches the cell and all four
-    of its border lines do (5 runs); otherwise it is searched by bisection (4 log2(side) runs).
+    `expected` saves time and decides nothing. An expected box is accepted only if no pixel outside it reaches the cell
+    and all four of its border lines do (5 runs); otherwise bisection finds the box (4 log2(side) runs).
     """
     import torch
 
     blank = torch.full((1, analysed.channels, *image_size), 0.5, device=analysed.device)
     with evaluating(analysed.model), torch.inference_mode(), _exact_interpolation():
         if bool(analysed(blank).isnan().any()):
-            raise ModelError(f"{analysed.name}: gives NaN on a gray image, unpainted; its weights are broken")
+            raise ModelError(f"{analysed.name}: gives NaN on a plain gray image; its weights are broken")
         boxes = []
         for at, cell in enumerate(cells):
             reached = _Painter(analysed, blank, cell).reaches
-            hoped = expected[at] if expected is not None else None
+            guess = expected[at] if expected is not None else None
             boxes.append(
-                hoped
-                if hoped is not None and _confirmed(reached, hoped, image_size)
+                guess
+                if guess is not None and _confirmed(reached, guess, image_size)
                 else _searched(reached, image_size)
             )
     return boxes
@@ -133,7 +134,7 @@ _ALL: Final = slice(None)
 
 
 def _confirmed(reaches: Reaches, box: Box, image_size: tuple[int, int]) -> bool:
-    """True if the box holds all that the cell depends on, and none of its border lines could be left out."""
+    """Whether the box holds every pixel that the cell depends on, and could be no smaller."""
     rows, cols = slice(box.top, box.bottom + 1), slice(box.left, box.right + 1)
     if box == EMPTY:
         return not reaches(_ALL, _ALL)
@@ -144,7 +145,7 @@ def _confirmed(reaches: Reaches, box: Box, image_size: tuple[int, int]) -> bool:
 
 
 def _searched(reaches: Reaches, image_size: tuple[int, int]) -> Box:
-    """The box by bisection: from each border, how far in one can paint before the cell notices."""
+    """The box by bisection: how far from each border the image can be painted before the cell changes."""
     if not reaches(_ALL, _ALL):
         return EMPTY
     h, w = image_size
@@ -156,7 +157,7 @@ def _searched(reaches: Reaches, image_size: tuple[int, int]) -> Box:
 
 
 def _bisected(n: int, noticed: Callable[[int], bool]) -> int:
-    """The smallest depth 1..n at which the cell notices; it does at n."""
+    """The smallest depth 1..n at which the cell changes; it changes at n."""
     low, high = 0, n
     while high - low > 1:
         middle = (low + high) // 2
@@ -166,7 +167,7 @@ def _bisected(n: int, noticed: Callable[[int], bool]) -> int:
 
 @contextmanager
 def _exact_interpolation() -> Iterator[None]:
-    """F.interpolate spreads NaN only to cells that give it a weight."""
+    """Make F.interpolate pass NaN only to cells that give the NaN pixel a weight."""
     import torch
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
@@ -187,12 +188,11 @@ def _exact_interpolation() -> Iterator[None]:
 def effective_fields(
     analysed: AnalysedNetwork, images: np.ndarray, cells: Sequence[Cell], *, rng: np.random.Generator, draws: int = 1
 ) -> list[EffectiveField]:
-    """Where the gradient of each cell falls, averaged over `images`: float32 (b, c, h, w) as the network takes them.
+    """Where the gradient of each cell falls, averaged over `images`, float32 (b, c, h, w) as the network takes them.
 
-    The signal at the cell is +1 or -1 for each channel, drawn anew `draws` times for each image: in the mean its
-    squared gradient is the sum of the channels' own, at the price of one backward pass a draw. Images are run one at a
-    time.
-    Raises ModelError where no gradient comes through.
+    The signal at the cell is +1 or -1 for each channel, drawn `draws` times for each image: the mean of its squared
+    gradient is the sum of the channels' squared gradients, at one backward pass per draw. Images run one at a time.
+    Raises ModelError if no gradient reaches the image.
     """
     import torch
 
@@ -204,7 +204,7 @@ def effective_fields(
             )
             found = analysed(tensor)
             if not found.requires_grad:
-                raise ModelError(f"{analysed.name}: its forward switches gradients off; probe the network inside it")
+                raise ModelError(f"{analysed.name}: its forward switches gradients off; analyse the network inside it")
             passes = [(at, *cell) for at, cell in enumerate(cells) for _ in range(draws)]
             for last, (at, row, col) in enumerate(passes, 1 - len(passes)):
                 signs = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), found.shape[1])).to(found)

@@ -1,4 +1,4 @@
-"""Which rule reads which torch operator."""
+"""Table of torch operators and the rules that read them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _OPERATORS: Final[dict[Callable[[Call], Map], str]] = {
 }
 
 RULES: Final = {name: rule for rule, names in _OPERATORS.items() for name in names.split()}
-"""Operator to rule, by the name in torch's schema without the underscore of in-place variants."""
+"""The rule of each operator, by its name in torch's schema without the underscore of in-place variants."""
 
 
 def rule_for(call: Call, target: Any) -> Callable[[Call], Map]:
-    """The operator's rule, or the one for operators that torch itself tags as acting on each element alone.
+    """The operator's rule; operators that torch tags as pointwise need none of their own.
 
-    Raises ModelError naming the submodule and the operator where there is none.
+    Raises ModelError, naming the submodule and the operator, if there is no rule.
     """
     import torch
 
@@ -53,5 +53,5 @@ def rule_for(call: Call, target: Any) -> Callable[[Call], Map]:
     plain = getattr(torch.ops.aten, call.op, None)  # the tag is on the variant that does not write in place
     overloads = [target, *(getattr(plain, name) for name in (plain.overloads() if plain else ()))]
     if not any(torch.Tag.pointwise in getattr(overload, "tags", ()) for overload in overloads):
-        call.refuse("it is not among the operators that are known here")
+        call.refuse("it is not one of the operators that cvad knows")
     return spatial_ops.pointwise

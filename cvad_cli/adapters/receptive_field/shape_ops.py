@@ -1,4 +1,4 @@
-"""What torch operators mean that move cells about without mixing them: joining, parting, reordering, reshaping."""
+"""Rules for torch operators that move cells without mixing them: join, split, reorder, reshape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvad_cli.core.receptive_field.steps import everything
 
 
 def joining(call: Call) -> Map:
-    """cat along channels; stack along a new axis."""
+    """cat along channels, or stack along a new axis."""
     axis = call.args.get("dim", 0) % len(call.shape)
     if call.op == "stack":
         moved = {(m.axes[0] + (m.axes[0] >= axis), m.axes[1] + (m.axes[1] >= axis)) for m in call.maps if m.axes}
@@ -23,10 +23,10 @@ def joining(call: Call) -> Map:
 
 
 def parting(call: Call) -> Map:
-    """chunk, split, unbind: each part has the cells of the whole, as long as channels are what is parted."""
+    """chunk, split, unbind: if channels are split, each part has all cells."""
     axis = call.args.get("dim", 0) % len(call.first.shape)
     if axis in (call.first.axes or ()):
-        call.refuse("rows or columns parted into several maps; slice them one at a time")
+        call.refuse("rows or columns split into several maps; slice them one at a time")
     return call.passed(without(call.first.axes, {axis}) if call.op in {"unbind", "select"} else call.first.axes)
 
 
@@ -34,7 +34,7 @@ def rolling(call: Call) -> Map:
     """roll along channels."""
     dims = call.args.get("dims") or range(len(call.shape))
     if {d % len(call.shape) for d in dims} & set(call.first.axes or ()):
-        call.refuse("rows or columns moved round the border")
+        call.refuse("rows or columns shifted round the border")
     return call.passed(call.first.axes)
 
 
@@ -51,13 +51,13 @@ def reordering(call: Call) -> Map:
 
 
 def unsqueezing(call: Call) -> Map:
-    """A new axis of one."""
+    """A new axis of length one."""
     at, axes = call.args["dim"] % len(call.shape), call.first.axes
     return call.passed(axes and (axes[0] + (axes[0] >= at), axes[1] + (axes[1] >= at)))
 
 
 def squeezing(call: Call) -> Map:
-    """Axes of one go."""
+    """Axes of length one are removed."""
     rank, given = len(call.first.shape), call.args.get("dim")
     dims = range(rank) if given is None else [given] if isinstance(given, int) else given
     gone = {d % rank for d in dims if call.first.shape[d] == 1}
@@ -65,7 +65,7 @@ def squeezing(call: Call) -> Map:
 
 
 def reshaping(call: Call) -> Map:
-    """view, reshape, flatten: rows and columns stay axes, or both end in one axis and the place is lost."""
+    """view, reshape, flatten: rows and columns stay axes, or both merge into one axis and positions are lost."""
     source, axes = call.first, call.first.axes
     if axes is None or source.shape == call.shape:
         return call.passed(axes)
@@ -81,7 +81,7 @@ def reshaping(call: Call) -> Map:
 
 
 def _carried(before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    """Where an axis of `before` is found, whole, among those of `after`."""
+    """The axis of `after` that is this axis of `before`, whole; None if there is none."""
     ahead = math.prod(before[:axis])
     same = [at for at, n in enumerate(after) if n == before[axis] and math.prod(after[:at]) == ahead]
     return same[-1] if same else None

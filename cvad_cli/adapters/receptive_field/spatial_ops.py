@@ -1,6 +1,6 @@
-"""What torch operators mean that let cells read others: windows, resampling, pooling, norms. One rule an operator.
+"""Rules for torch operators whose cells read other cells: windows, resampling, pooling, norms. One rule per operator.
 
-A rule gets a `Call` and answers with the `Map` that comes out.
+A rule takes a `Call` and returns the resulting `Map`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BORDERS: Final[dict[str, Border]] = {
 
 
 def pointwise(call: Call) -> Map:
-    """Each cell for itself: activations, sums and products of maps, joined channels. Branches make a layer."""
+    """Each cell by itself: activations, sums and products of maps, joined channels. Branches make a layer."""
     rank = len(call.shape)
     aligned = {(m.axes[0] + rank - len(m.shape), m.axes[1] + rank - len(m.shape)) for m in call.maps if m.axes}
     if len(aligned) > 1:
@@ -32,7 +32,7 @@ def pointwise(call: Call) -> Map:
 
 
 def joined(call: Call, axes: Axes) -> Map:
-    """All inputs cell by cell, one of a single cell handed to all; a layer where more than one goes in."""
+    """All inputs cell by cell; an input of one cell is broadcast. Several inputs make a layer."""
     size = (1, 1) if axes is None else (call.shape[axes[0]], call.shape[axes[1]])
     sources = {m.layer: m for m in call.maps}
     if len(sources) == 1 and call.first.size == size:
@@ -48,9 +48,9 @@ def _broadcast(n: int, m: int) -> Step:
 
 
 def convolution(call: Call) -> Map:
-    """conv2d, with numbers or with 'same' and 'valid'."""
+    """conv2d, with padding as numbers, 'same' or 'valid'."""
     if len(call.args["weight"]) != 4:
-        call.refuse("two-dimensional convolutions alone are understood")
+        call.refuse("only two-dimensional convolutions are supported")
     padding = call.args.get("padding", 0)
     windows = []
     for axis, (k, s, d) in enumerate(
@@ -109,7 +109,7 @@ def padding(call: Call) -> Map:
 
 
 def cropping(call: Call) -> Map:
-    """Slicing: a stretch of rows or columns is a step; a stretch of channels is none."""
+    """Slicing: a range of rows or columns is a step; a range of channels is not."""
     axis, axes = call.args.get("dim", 0) % len(call.first.shape), call.first.axes or ()
     n = call.first.shape[axis]
     start = call.args.get("start")
@@ -136,7 +136,7 @@ def interpolation(call: Call) -> Map:
 
 
 def adaptive(call: Call) -> Map:
-    """Adaptive pooling; to one cell it is global pooling."""
+    """Adaptive pooling; pooling to one cell is global pooling."""
     source = call.image_like(call.first)
     whole = "adaptive pooling to one cell averages over the image" if tuple(call.shape[-2:]) == (1, 1) else ""
     steps: list[Span] = []
@@ -148,7 +148,7 @@ def adaptive(call: Call) -> Map:
 
 
 def shuffled(call: Call) -> Map:
-    """pixel_shuffle and pixel_unshuffle: blocks of cells become channels, or the other way round."""
+    """pixel_shuffle and pixel_unshuffle: blocks of cells become channels, or channels become blocks."""
     source = call.image_like(call.first)
     steps: list[Step] = []
     for n, m in zip(source.size, call.shape[-2:], strict=True):
@@ -157,7 +157,7 @@ def shuffled(call: Call) -> Map:
 
 
 def reduction(call: Call) -> Map:
-    """Mean, sum, maximum ... over axes: over rows and columns it is global pooling."""
+    """Mean, sum, maximum ... over axes; over rows and columns this is global pooling."""
     source, rank = call.first, len(call.first.shape)
     given = call.args.get("dim")
     dims = (
@@ -179,7 +179,7 @@ def reduction(call: Call) -> Map:
 
 
 def normalisation(call: Call) -> Map:
-    """Norms: on running statistics or over channels each cell stays for itself; on the image's, all are mixed in."""
+    """Norms with running statistics or over channels keep cells apart; the image's statistics mix all cells."""
     rank, axes = len(call.shape), call.first.axes or ()
     if call.op in {"layer_norm", "rms_norm"}:
         mixed = any(axis >= rank - len(call.args["normalized_shape"]) for axis in axes)
@@ -195,7 +195,7 @@ def normalisation(call: Call) -> Map:
 
 
 def softmax(call: Call) -> Map:
-    """Over channels each cell stays for itself; over rows or columns they are mixed."""
+    """Softmax over channels keeps cells apart; over rows or columns it mixes them."""
     mixed = call.args["dim"] % len(call.shape) in (call.first.axes or ())
     return _mixed(call, "softmax", "softmax over rows or columns") if mixed else call.passed(call.first.axes)
 
@@ -214,7 +214,7 @@ def linear(call: Call) -> Map:
 
 
 def product(call: Call) -> Map:
-    """Matrix products and attention, of tensors without rows and columns."""
+    """Matrix products and attention of tensors without rows and columns."""
     if any(m.axes for m in call.maps):
         call.refuse("a matrix product between cells; flatten rows and columns first if the whole image is meant")
     return joined(call, None)
@@ -225,7 +225,7 @@ def _last_two(call: Call) -> tuple[int, int]:
 
 
 def _pair(call: Call, name: str, default: int = 1) -> tuple[int, int]:
-    """An argument that torch takes as one number or two."""
+    """An argument that torch accepts as one number or two."""
     given: Any = call.args.get(name)
     values = list(given) if isinstance(given, (list, tuple)) else [default if given is None else given]
     return (values[0], values[-1])

@@ -1,4 +1,4 @@
-"""The maps that operators hand to each other while a layer table grows."""
+"""The maps that operators pass to each other while the table of layers is built."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cvad_cli.core.receptive_field.steps import Window, everything
 from cvad_cli.errors import ModelError
 
 Axes = tuple[int, int] | None
-"""Which axes of a tensor are rows and columns; None where it has neither: one cell that stands for the image."""
+"""The axes of a tensor that are rows and columns; None if it has neither: one cell stands for the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A tensor that depends on the image: the layer that made it, and where its rows and columns are."""
+    """A tensor that depends on the image: the layer that made it, and its axes of rows and columns."""
 
     layer: str
     shape: tuple[int, ...]
     axes: Axes
     only_here: bool
-    """Nothing else reads the layer: it may be merged into the one that does."""
+    """Only one operator reads the layer: it may be merged into that one."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -37,7 +37,7 @@ class Layers:
     table: dict[str, Layer] = field(default_factory=dict)
 
     def add(self, label: str, kind: str, size: tuple[int, int], edges: Sequence[Edge]) -> str:
-        """Append a layer, numbered where its label is taken, and return its name."""
+        """Append a layer, with a number if its label is taken, and return its name."""
         name, count = label, 1
         while name in self.table:
             count += 1
@@ -52,26 +52,26 @@ class Layers:
             cells = edge.steps[0].cells(before[0]), edge.steps[1].cells(before[1])
             if cells != size:
                 raise ModelError(
-                    f"{name}: {before} cells should become {cells} by its window, but torch says {size}; this operator "
-                    "is read wrongly: please report it with the model's name"
+                    f"{name}: {before} cells should become {cells} by its window, but torch gives {size}; cvad reads "
+                    "this operator wrongly: please report it with the model's name"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operator at work."""
+    """One call of an operator."""
 
     op: str
     args: Mapping[str, Any]
     """Arguments by the names of torch's schema, with a `Map` for every tensor that depends on the image."""
     maps: tuple[Map, ...]
     shape: tuple[int, ...]
-    """Of the (first) tensor that comes out."""
+    """Of the first tensor that the operator returns."""
     submodule: str
     """Dotted name of the submodule; empty for the module itself."""
     leaf: bool
     lone: bool
-    """One operator alone reads what comes out."""
+    """Only one operator reads the result."""
     layers: Layers
 
     @property
@@ -80,7 +80,7 @@ class Call:
         return self.maps[0]
 
     def passed(self, axes: Axes, source: Map | None = None) -> Map:
-        """Every cell goes through for itself: no new layer, but perhaps another order of the axes."""
+        """Every cell passes through by itself: no new layer, but the axes may change."""
         source = source or self.first
         return Map(source.layer, self.shape, axes, source.only_here and self.lone)
 
@@ -110,7 +110,7 @@ class Call:
         return source
 
     def take_padding(self, source: Map, windows: tuple[Window, Window]) -> Edge:
-        """A padding that this window alone reads becomes part of the window, as it is in a table of layers."""
+        """The edge to `source`; a padding that only this window reads is merged into the window."""
         layer = self.layers.table[source.layer]
         if layer.kind != "pad" or not source.only_here:
             return Edge(source.layer, windows)
@@ -133,7 +133,7 @@ class Call:
 
 
 def without(axes: Axes, gone: set[int]) -> Axes:
-    """Where rows and columns are once the axes `gone` are dropped; None where one of them is dropped itself."""
+    """The axes of rows and columns after the axes `gone` are dropped; None if one of the two is dropped."""
     if axes is None or gone & set(axes):
         return None
     rows, cols = (axis - sum(d < axis for d in gone) for axis in axes)

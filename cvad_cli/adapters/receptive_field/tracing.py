@@ -1,7 +1,7 @@
-"""A torch module as a flat torch.fx graph of operators with sizes, and which submodule ran each of them.
+"""Traces a torch module to a flat torch.fx graph of operators, with sizes and the submodule that ran each operator.
 
 The module runs once on fake tensors: nothing is allocated or computed, however large the image, and control flow
-that depends on sizes is resolved. Symbolic tracing would stop at timm's dynamic padding and anomalib's interpolation.
+that depends on sizes is resolved. Symbolic tracing fails at timm's dynamic padding and at anomalib's interpolation.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 LARGEST_SIDE: Final = 16384
-"""Pixels: beyond it even the tables of a network are unwieldy, and no camera needs it untiled."""
+"""Pixels. Larger images make the tables of a network too large, and are cut into tiles anyway."""
 
 
 @dataclass(slots=True)
 class Trace:
-    """One pass through a module."""
+    """One run of a module."""
 
     nodes: list[Node] = field(default_factory=list)
     modules: dict[Node, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Trace:
 
 @dataclass(slots=True)
 class _Observer:
-    """Keeps books, through hooks, of which submodule is running while nodes appear."""
+    """Records through hooks which submodule is running while nodes are added."""
 
     running: list[str] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class _Observer:
         self.returned[name] = len(self.owners) - 1
 
     def _settle(self) -> None:
-        """Everything that was recorded since the last call belongs to the submodule on top."""
+        """Assign the nodes recorded since the last call to the submodule that is running."""
         from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
         mode = get_proxy_mode()
@@ -71,9 +71,9 @@ class _Observer:
 
 
 def trace(model: nn.Module, image_size: tuple[int, int], channels: int, arguments: tuple[Any, ...]) -> Trace:
-    """Run `model` in eval mode on one fake image (1, channels, h, w), with `arguments` behind it.
+    """Run `model` in eval mode on one fake image (1, channels, h, w), followed by `arguments`.
 
-    Raises ModelError for sides beyond `LARGEST_SIDE`, and where the module does not run: naming the submodule.
+    Raises ModelError for sides beyond `LARGEST_SIDE`, and, naming the submodule, if the module does not run.
     """
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -112,7 +112,7 @@ def _stopped(model: nn.Module, image_size: tuple[int, int], running: list[str], 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off and norms on their running statistics, for as long as it lasts."""
+    """Switch to eval mode within the block: no dropout, norms with their running statistics."""
     training = [child for child in model.modules() if child.training]
     model.eval()
     try:

@@ -1,1 +1,1 @@
-"""Images and paths as a config names them."""
+"""Images and paths that a config or the command line names."""

@@ -1,4 +1,4 @@
-"""From a config to images at the network's size: the data set, and its images read ahead, in order."""
+"""From a config to images at the network's size: opens the data set and reads its images ahead, in order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_dataset(data: DataConfig) -> Dataset:
 
 
 def dataset_home(data: DataConfig) -> Path:
-    """The folder that the keys of the config's images are relative to, whether or not it is there."""
+    """The folder that the keys of the config's images are relative to, whether or not it exists."""
     root = Path(data.root).expanduser()
     below = root / (data.category or "")
     return below if data.format == "mvtec" and below.is_dir() else root
@@ -43,7 +43,7 @@ def dataset_home(data: DataConfig) -> Path:
 class ImageStream:
     """Images of some records, decoded in threads ahead of the network, in the records' order.
 
-    With `data.on_error: skip` an unreadable image is passed over and listed in `skipped`; else it raises DataError.
+    With `data.on_error: skip` an unreadable image is skipped and listed in `skipped`; else it raises DataError.
     """
 
     def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
@@ -53,7 +53,7 @@ class ImageStream:
 
     @property
     def readable(self) -> list[ImageRecord]:
-        """The records of the images that could be read, once all were asked for."""
+        """The records of the readable images; valid after all images were read."""
         skipped = {image.key for image in self.skipped}
         return [record for record in self.records if record.key not in skipped]
 
@@ -77,7 +77,7 @@ class ImageStream:
 
 
 class LazyImages(Sequence[np.ndarray]):
-    """Images that are read when they are asked for: an epoch over them needs memory for one batch."""
+    """Images that are read on access: an epoch over them needs memory for one batch."""
 
     def __init__(self, records: Sequence[ImageRecord], data: DataConfig) -> None:
         self._records = records

@@ -1,4 +1,4 @@
-"""What a user names on the command line -> images: files, folders with all below them, and patterns."""
+"""From the names on the command line to images: files, folders with all below them, and patterns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def expand(names: Sequence[str]) -> list[Path]:
     """Every image that the names mean, each once: a file as it is, a folder's images, a pattern's matches.
 
     Folders and patterns give files with an image suffix, sorted, hidden ones left out; a file named by itself is taken
-    whatever its suffix. Raises DataError for a name that means nothing, or a folder that cannot be read.
+    whatever its suffix. Raises DataError for a name without images, or a folder that cannot be read.
     """
     found: dict[str, Path] = {}
     for name in names:
@@ -27,9 +27,9 @@ def expand(names: Sequence[str]) -> list[Path]:
 
 
 def meant(name: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path | DataError]:
-    """The images that one name means, found as they are asked for; a folder that cannot be read comes as its error.
+    """Yield the images that one name means, lazily; a folder that cannot be read yields its error.
 
-    Raises DataError, at the first, where the name means nothing.
+    Raises DataError at the first image if there is none.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -59,7 +59,7 @@ def _matches(pattern: str, suffixes: frozenset[str]) -> Iterator[Path | DataErro
 def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path | DataError]:
     """The files below a folder with one of the suffixes, sorted, hidden ones left out, one folder in memory at a time.
 
-    Linked folders are not entered: they may lead in a circle.
+    Links to folders are not followed: they may form a cycle.
     """
     try:
         with os.scandir(folder) as entries:
@@ -77,7 +77,7 @@ def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Pa
 
 
 def whole_path(path: Path) -> Path:
-    """The absolute path by its letters: links keep the names that were given, two leading slashes count as one."""
+    """The absolute path without resolving links; two leading slashes count as one."""
     absolute = os.path.abspath(path)  # noqa: PTH100 - `resolve` would follow links
     return Path(f"/{absolute.lstrip('/')}" if absolute.startswith("//") else absolute)
 
@@ -85,7 +85,7 @@ def whole_path(path: Path) -> Path:
 def common_folder(folders: Iterable[Path]) -> Path | None:
     """The deepest folder, absolute, that all of these lie in or are, relative and absolute ones alike.
 
-    None where they have nothing in common, as on two drives, or where there are none.
+    None if they have nothing in common, as on two drives, or if there are none.
     """
     whole = [whole_path(folder) for folder in folders]
     if len({folder.anchor for folder in whole}) != 1:
@@ -94,7 +94,7 @@ def common_folder(folders: Iterable[Path]) -> Path | None:
 
 
 def name_below(path: Path, common: Path | None) -> str:
-    """A relative name of a file that leads nowhere else: below `common`, which it lies in, or below all drives."""
+    """A relative name of a file: below `common`, if given, else with its drive as the first folder."""
     whole = whole_path(path)
     if common is not None:
         return whole.relative_to(common).as_posix()
@@ -103,16 +103,16 @@ def name_below(path: Path, common: Path | None) -> str:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each of the images, below a common folder: different images never share one.
+    """A name for each image, relative to their common folder: different images never share a name.
 
-    Names are made of the parts that tell the images apart, so nothing can be written outside the folder they go to.
+    Names have no leading slash and no "..", so nothing is written outside the output folder.
     """
     common = common_folder(path.parent for path in paths)
     return [name_below(path, common) for path in paths]
 
 
 def shown_names(images: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """A folder and names below it, as short as a person can read them; None and the paths as given where none helps."""
+    """A folder and names below it, as short as possible; None and the paths as given if no common folder helps."""
     paths = [Path(image) for image in images]
     common = common_folder(path.parent for path in paths)
     if common is None or common == Path(common.anchor):
@@ -125,5 +125,5 @@ def shown_names(images: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def with_suffix_added(name: str, suffix: str) -> str:
-    """An image's name with a suffix that says what is written: a.jpg and a.png stay two files."""
+    """An image's name with the suffix of the written file: a.jpg and a.png stay two files."""
     return name if name.lower().endswith(suffix) else f"{name}{suffix}"

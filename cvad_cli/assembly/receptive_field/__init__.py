@@ -1,1 +1,1 @@
-"""What a detector can see: analysis, advice, report."""
+"""The receptive field of a detector: analysis, advice, report."""

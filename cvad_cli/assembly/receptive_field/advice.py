@@ -1,4 +1,4 @@
-"""What a receptive field means for the defects of one part: sizes in pixels and millimetres, and what would help."""
+"""What a receptive field means for defects on a part: sizes in pixels and millimetres, and changes that would help."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cvad_cli.core.receptive_field.graph import analyse
 from cvad_cli.errors import ConfigError
 
 CELLS_WANTED: Final = 4
-"""A defect on so many cells' centres shows as a patch of the map, not as one cell that might be noise."""
+"""A defect on the centres of this many cells shows as a patch of the map, not as one cell that may be noise."""
 
 BULK: Final = 0.9
-"""Share of the gradient energy that is told in words."""
+"""Share of the gradient energy that the advice names."""
 
 
 def parse_defect(text: str, pixel_size_mm: float | None) -> float:
-    """Side in pixels of the original image of a size such as '2.5mm' or '40px'. Raises ConfigError otherwise."""
+    """Convert a size such as '2.5mm' or '40px' to pixels of the original image. Raises ConfigError for other text."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(mm|px)\s*", text, re.IGNORECASE)
     if found is None or float(found[1]) <= 0:
         raise ConfigError(f"--defect-size {text}: expected a size above 0 with its unit, such as 2.5mm or 40px")
@@ -30,14 +30,14 @@ def parse_defect(text: str, pixel_size_mm: float | None) -> float:
         return float(found[1])
     if pixel_size_mm is None:
         raise ConfigError(
-            f"--defect-size {text}: millimetres need the size of a pixel on the part; set it with --set "
-            "data.pixel_size_mm=0.05, say, or give the defect in px"
+            f"--defect-size {text}: millimetres need the size of a pixel on the part; set it, for example "
+            "--set data.pixel_size_mm=0.05, or give the defect in px"
         )
     return float(found[1]) / pixel_size_mm
 
 
 def require_fitting(defect: float, original_size: tuple[int, int]) -> None:
-    """Raise ConfigError where the defect is larger than the image: nothing could be said of it."""
+    """Raise ConfigError if the defect is larger than the image."""
     if defect > min(original_size):
         raise ConfigError(
             f"--defect-size: {defect:.6g} px do not fit into the image of {original_size[0]} x {original_size[1]} px "
@@ -46,7 +46,7 @@ def require_fitting(defect: float, original_size: tuple[int, int]) -> None:
 
 
 def layer_views(networks: AnalysedNetworks, view: View) -> dict[str, View]:
-    """Views of the backbone's layers, 3x3 pooling included; empty where there is no choice of layers."""
+    """Views of the backbone's layers, with their 3x3 pooling; empty if there is no choice of layers."""
     if networks.candidates is None:
         return {}
     graph = read_layers(networks.candidates, (round(view.image_size[0]), round(view.image_size[1])))
@@ -58,7 +58,7 @@ def layer_views(networks: AnalysedNetworks, view: View) -> dict[str, View]:
 
 
 def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: float | None) -> dict[str, Any]:
-    """What can be said of the part, in JSON's types: lengths in pixels of the original image, and in mm or null."""
+    """The advice in JSON's types: lengths in pixels of the original image, and in mm or null."""
     effective = findings.effective.get(CENTRE)
     bulk = None if effective is None else replace(view, field_px=(effective.side(BULK),) * 2)
     beyond = any(field >= side for field, side in zip(view.field_px, view.image_size, strict=True))
@@ -87,24 +87,24 @@ def advise(findings: Findings, view: View, layers: Mapping[str, View], defect: f
 
 
 def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
-    """The advice in words."""
+    """The advice as sentences."""
     beyond, bulk, wanted = advice["field_beyond_image"], advice["bulk"], advice["cells_wanted"]
     image, sees = _both(advice["original_size"]), "more than all of it" if beyond else length_text(advice["field"])
-    yield f"On the {image} px image a cell can see {sees}, one every {length_text(advice['stride'])}."
+    yield f"On the {image} px image a cell can see {sees}; there is one cell every {length_text(advice['stride'])}."
     if bulk:
         yield (
             f"{100 * advice['bulk_share']:.0f} % of what moves a cell lies within {length_text(bulk)}. A defect of up "
-            f"to {length_text(advice['largest_whole_in_bulk'])} is sure to lie within that of some cell."
+            f"to {length_text(advice['largest_whole_in_bulk'])} is sure to lie within this area of some cell."
         )
     yield (
-        f"A square defect of {length_text(advice['smallest_on_one_centre'])} or more is sure to lie on the centre of "
-        f"a cell, from {length_text(advice['smallest_on_wanted_centres'])} on, on {wanted}. Smaller ones are seen "
-        "too, but as a smaller part of what a cell sees."
+        f"A square defect of {length_text(advice['smallest_on_one_centre'])} or more is sure to lie on the centre "
+        f"of a cell; one of {length_text(advice['smallest_on_wanted_centres'])} or more, on the centres of {wanted} "
+        "cells. Cells see smaller defects too, but as a smaller part of their field."
     )
     if advice["largest_whole"]["px"] and not beyond:
         yield (
-            f"One cell is sure to see all of a defect up to {length_text(advice['largest_whole'])}; of larger ones, "
-            "each cell sees a part."
+            f"One cell is sure to see all of a defect up to {length_text(advice['largest_whole'])}; each cell sees "
+            "only a part of larger ones."
         )
     if advice["defect"]:
         yield _of_defect(advice["defect"], beyond=beyond)
@@ -112,10 +112,10 @@ def sentences(advice: Mapping[str, Any]) -> Iterator[str]:
 
 
 def length_text(length: Mapping[str, Any]) -> str:
-    """A length, or one along rows and one along columns, with its unit.
+    """A length with its unit, or two: along rows and along columns.
 
-    >>> told({"px": 16.0, "mm": 0.8}), told({"px": [132.0, 132.0], "mm": None}), told({"px": [132.0, 99.0], "mm": None})
-    ('16 px (0.8 mm)', '132 x 132 px', '132 x 99 px')
+    >>> length_text({"px": 16.0, "mm": 0.8}), length_text({"px": [132.0, 99.0], "mm": None})
+    ('16 px (0.8 mm)', '132 x 99 px')
     """
     mm = "" if length["mm"] is None else f" ({_both(length['mm'])} mm)"
     return f"{_both(length['px'])} px{mm}"
@@ -139,7 +139,7 @@ def _of_defect(defect: Mapping[str, Any], *, beyond: bool) -> str:
         )
         seen, filled = (_range(defect[key]) for key in ("share_seen", "share_filled"))
         text += (
-            f", and {seen_by}, wherever it lies; the best-placed cell sees {seen} of it, and it fills {filled} of that "
+            f", and {seen_by}, wherever it lies; the nearest cell sees {seen} of it, and it fills {filled} of that "
             "cell's field"
         )
     if defect["share_of_bulk_filled"]:
@@ -152,11 +152,11 @@ def _of_options(advice: Mapping[str, Any]) -> Iterator[str]:
     if not advice["options"]:
         wrong = defect and not (defect["cells_with_centre_on_it"] and defect["cells_that_see_it_whole"])
         if wrong:
-            yield "No affordable change of input, tiles or layer mends that: a closer lens or a larger sensor would."
+            yield "No affordable change of input, tiles or layer helps: use a closer lens or a larger sensor."
         elif defect:
             yield "Nothing needs to change for it."
         return
-    purpose = "would help" if defect else "would make the cells twice as fine"
+    purpose = "would help" if defect else "would halve the distance between cells"
     for option in advice["options"]:
         note = f" ({option['note']})" if option["note"] else ""
         work = "the same work" if option["cost"] == 1 else f"{option['cost']:.3g} times the work"

@@ -1,4 +1,4 @@
-"""One network's receptive field three ways: by theory, by what reaches a cell, and by what moves it."""
+"""One network's receptive field in three ways: derived, measured, and by gradients."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NEIGHBOUR: Final = "neighbour of the centre"
 EDGE: Final = "left edge"
 
 SIGN_DRAWS: Final = 4
-"""Signals an image and cell: with one, squares that hold half of the energy differ by a third from seed to seed."""
+"""Signals per image and cell. With one, the squares that hold half of the energy differ by a third between seeds."""
 
 Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCell:
-    """What one cell depends on, by theory and measured."""
+    """The pixels that one cell depends on: derived and measured."""
 
     position: str
     cell: Cell
@@ -39,7 +39,7 @@ class MeasuredCell:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """The recursion along the furthest-reaching branch to one map, along the rows."""
+    """The recursion along the furthest-reaching branch to one map, for rows."""
 
     layer: str
     windows: tuple[tuple[str, Window], ...]
@@ -51,19 +51,19 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of one network's last map."""
+    """The results for one network's last map."""
 
     network: Network
     fields: Mapping[str, LayerField]
-    """Of every map, at the size that the detector runs at."""
+    """The field of every map, at the detector's image size."""
     output: str
     stages: Mapping[str, str]
-    """Module name to the name of the map that it returns."""
+    """For each module name, the name of the map that it returns."""
     formulas: tuple[Formula, ...]
     measured_size: tuple[int, int]
     cells: tuple[MeasuredCell, ...]
     effective: Mapping[str, EffectiveField]
-    """By the cell's place; empty where no gradient comes through."""
+    """By the cell's position; empty if no gradient reaches the image."""
     no_gradient_because: str = ""
 
     @property
@@ -73,12 +73,12 @@ class Findings:
 
     @property
     def agrees(self) -> bool:
-        """Whether recursion and closed form agree, and theory and measurement do at every cell that was probed."""
-        return all(f.recursion == f.closed for f in self.formulas) and all(p.theory == p.measured for p in self.cells)
+        """Whether recursion and closed form agree, and theory and measurement agree at every measured cell."""
+        return all(f.recursion == f.closed for f in self.formulas) and all(c.theory == c.measured for c in self.cells)
 
     @property
     def measured_stride(self) -> tuple[int, int] | None:
-        """How far the measured box moves from the middle cell to its neighbour; None where a border cuts one."""
+        """How far the measured box moves from the middle cell to its neighbour; None if a border cuts one of them."""
         boxes = {each.position: each.measured for each in self.cells}
         first, second = boxes.get(CENTRE), boxes.get(NEIGHBOUR)
         if first is None or second is None or _cut(first, self.measured_size) or _cut(second, self.measured_size):
@@ -86,17 +86,17 @@ class Findings:
         return second.top - first.top, second.left - first.left
 
     def box(self, position: str) -> Box:
-        """What theory says of a probed cell."""
+        """The derived box of a measured cell."""
         return next(each.theory for each in self.cells if each.position == position)
 
 
 def analyse_network(
     network: Network, image_size: tuple[int, int], images: Sequence[np.ndarray], *, rng: np.random.Generator
 ) -> Findings:
-    """Read, probe and differentiate `network`, which the detector runs at `image_size`; `images` are at that size.
+    """Derive, measure and differentiate the field of `network`; the detector and `images` have size `image_size`.
 
-    The measurement runs on an image of bounded size, gradients on the middle of each image at that size: the work does
-    not grow with the image. Raises ModelError where a layer has no receptive field that could be worked out, naming it.
+    The measurement uses an image of bounded size, and the gradients the middle of each image at that size: the work
+    does not grow with the image. Raises ModelError, naming the layer, if a layer's receptive field cannot be derived.
     """
     graph = _read(network, image_size)
     fields = analyse(graph)
@@ -132,7 +132,7 @@ def _field_at(network: Network, size: tuple[int, int]) -> LayerField:
 
 
 def _formulas(network: Network, graph: Graph, fields: Mapping[str, LayerField]) -> list[Formula]:
-    """One for the last map and one for each selected layer, as far as windows alone lead there."""
+    """One for the last map and one for each selected layer, if the path to it consists of windows only."""
     targets = dict.fromkeys([*(graph.stages[s] for s in network.stages if s in graph.stages), graph.outputs[0]])
     formulas = []
     for target in targets:
@@ -176,7 +176,7 @@ def _effective(
 
 
 def _prepared(images: Sequence[np.ndarray], size: tuple[int, int], *, normalised: bool) -> np.ndarray:
-    """The middle of each image, as the network takes it: float32 (b, 3, h, w)."""
+    """The middle of each image as the network takes it: float32 (b, 3, h, w)."""
     top, left = (images[0].shape[0] - size[0]) // 2, (images[0].shape[1] - size[1]) // 2
     cut = np.stack([image[top : top + size[0], left : left + size[1]] for image in images])
     scaled = cut.astype(np.float32) / 255.0
@@ -189,7 +189,7 @@ def _cut(box: Box, size: tuple[int, int]) -> bool:
 
 
 def as_report(findings: Findings) -> dict[str, Any]:
-    """The findings in JSON's types. Pairs are (h, w) and lengths pixels of the network's input; boxes hold borders."""
+    """The findings in JSON's types: pairs are (h, w), lengths pixels of the network's input; boxes include borders."""
     found, network = findings.found, findings.network
     return {
         "name": network.name,

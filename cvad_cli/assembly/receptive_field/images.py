@@ -1,4 +1,4 @@
-"""The images that a receptive field is measured on and drawn over, and the size that they had at first."""
+"""The images that a receptive field is measured and drawn on, and their original size."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from cvad_cli.errors import DataError
 from cvad_cli.ports import Reporter
 
 AVERAGED: Final = 4
-"""Images that gradients are averaged over."""
+"""Gradients are averaged over this many images."""
 
 LARGEST_DRAWN: Final = 512
-"""Generated images are drawn no larger than this, and enlarged."""
+"""Generated images are drawn with at most this side, then enlarged."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldImages:
-    """Images at the network's size, and what is known of them."""
+    """Images at the network's size, and where they came from."""
 
     images: tuple[np.ndarray, ...]
-    """uint8 RGB (s, s, 3), with s = `data.image_size`; the first is drawn on."""
+    """uint8 RGB (s, s, 3), with s = `data.image_size`; the charts show the first."""
     original_size: tuple[int, int]
-    """Rows and columns of the first image as the camera took it."""
+    """Rows and columns of the first image, as the camera took it."""
     source: str
     """Where the images came from, in words."""
 
 
 def field_images(settings: RunConfig, chosen: Path | None, reporter: Reporter) -> FieldImages:
-    """The image that the caller chose; else the first good training images; else generated ones, with a warning.
+    """The chosen image, or the first good training images, or generated ones, with a warning.
 
-    Raises DataError, naming the file, where the chosen image cannot be read.
+    Raises DataError, naming the file, if the chosen image cannot be read.
     """
     if chosen is not None:
         return _read((chosen,), settings.data, f"the image {chosen.name}")
@@ -50,8 +50,8 @@ def field_images(settings: RunConfig, chosen: Path | None, reporter: Reporter) -
         )
     except DataError as error:
         reporter.warn(
-            f"{str(error).splitlines()[0]}. Generated images are analysed, and the camera's image is taken to have "
-            "the network's size: give one of yours with --image FILE"
+            f"{str(error).splitlines()[0]}. Generated images are analysed, at the network's size instead of the "
+            "camera's: give an image of yours with --image FILE"
         )
         return _generated(settings)
 

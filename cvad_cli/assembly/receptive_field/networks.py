@@ -1,4 +1,4 @@
-"""From a config to the networks whose receptive fields matter, with the best weights that can be had."""
+"""From a config to the networks to analyse, with the best weights available."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ TRAINED: Final = "the trained bundle of this config"
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One network of a detector, ready to be read, probed and differentiated."""
+    """One network of a detector, ready for analysis."""
 
     name: str
-    """What it is in its detector, such as 'teacher'."""
+    """Its role in the detector, such as 'teacher'."""
     module: Module
     weights: str
     """Where its weights came from, in words."""
     normalised: bool
-    """It takes RGB by ImageNet's statistics; otherwise RGB in 0..1, which it normalises itself."""
+    """Whether its input is RGB normalised by ImageNet's statistics; otherwise it takes RGB in 0..1."""
     wants_size: bool = False
-    """Its `forward` takes the image's size after the image, as anomalib's autoencoder does."""
+    """Whether `forward` takes the image's size after the image, as in anomalib's autoencoder."""
     stages: tuple[str, ...] = ()
     """Module names of the layers that the config selects."""
 
     def arguments(self, size: tuple[int, int]) -> tuple[Any, ...]:
-        """What follows the image in `forward`."""
+        """The arguments after the image in `forward`."""
         return (size,) if self.wants_size else ()
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysedNetworks:
-    """The networks of one config; the first is the one whose cells the anomaly map is made of."""
+    """The networks of one config. The cells of the first make the anomaly map."""
 
     networks: tuple[Network, ...]
     candidates: Module | None = None
-    """The same backbone with all of its layers as outputs, 3x3 pooling included: to be read for advice, never run."""
+    """The same backbone with all layers as outputs and 3x3 pooling: read for advice, never run."""
     candidate_names: tuple[str, ...] = field(default=())
 
 
 def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> AnalysedNetworks:
     """The networks that the config names, in eval mode on `device`.
 
-    The architecture decides the theory; the weights only how gradients fall. They are those of the config's trained
-    bundle, else pretrained ones from the usual places, else random ones drawn from the config's seed, with a warning.
-    Raises ModelError where the model is neither PatchCore nor EfficientAD, or cannot be built.
+    The derived field depends on the architecture only; the weights decide the gradients. The weights come from the
+    config's trained bundle, else from the usual pretrained sources, else at random from the config's seed, with a
+    warning. Raises ModelError if the model is neither PatchCore nor EfficientAD, or cannot be built.
     """
     require_known(settings.model.name)
     if settings.model.name not in _FINDERS:
@@ -73,19 +73,19 @@ def find_networks(settings: RunConfig, device: str, reporter: Reporter) -> Analy
 
 
 def _trained(settings: RunConfig, device: str, reporter: Reporter) -> Module | None:
-    """The network of the config's bundle; None, with a warning where there is a bundle that cannot be used."""
+    """The network of the config's bundle; None if there is none, or, with a warning, if it cannot be used."""
     if not bundle_folder(settings).is_dir():
         return None
     try:
         as_trained = replace(settings, runtime=as_reference(settings.runtime))
         detector = open_detector(as_trained, device).detector
     except (BundleError, ModelError) as error:
-        reporter.warn(f"{error}. The trained weights are left aside here")
+        reporter.warn(f"{error}. The trained weights are not used here")
         return None
     if isinstance(detector, (TorchPatchcore, TorchEfficientAd)):
         network: Module = detector.network
         return network
-    reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are left aside here")
+    reporter.warn(f"{bundle_folder(settings)}: holds a {type(detector).__name__}, whose weights are not used here")
     return None
 
 
@@ -114,7 +114,7 @@ def _backbone(settings: RunConfig, reporter: Reporter) -> Backbone:
         if model.weights is not None:
             raise
         random = patchcore_backbone(replace(model, weights=RANDOM_WEIGHTS), seed=seed)  # a wrong name ends here
-        reporter.warn(f"{error}\nThe effective field is that of random weights: a guide to its shape, no more")
+        reporter.warn(f"{error}\nThe effective field is that of random weights: only a guide to its shape")
         return random
 
 
@@ -133,7 +133,7 @@ def _efficient_ad(settings: RunConfig, device: str, reporter: Reporter) -> Analy
 
 
 def _untrained(settings: RunConfig) -> tuple[Any, dict[str, str]]:
-    """EfficientAD with the teacher that training would take, and where the weights of its parts come from."""
+    """EfficientAD with the teacher that training would use, and the origin of each network's weights."""
     from cvad_cli.adapters.anomalib_models.efficient_ad import new_model
     from cvad_cli.adapters.anomalib_models.seeding import seeded
 

@@ -1,4 +1,4 @@
-"""receptive_field.md: the derivation for this very model and what was measured, ready for a validation report."""
+"""receptive_field.md: the derivation for this model and the measurements, ready for a validation report."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ All lengths are pixels of the network's input; pixel 0 has its centre at 0."""
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as one Markdown page, figures beside it; `report` is the content of receptive_field.json."""
+    """The content of receptive_field.json as a Markdown page that shows the figures beside it."""
     cells = sum(len(network["support"]["cells"]) for network in report["networks"])
     verdict = (
-        f"Recursion, closed form and measurement agree ({cells} cells probed)."
+        f"Recursion, closed form and measurement agree ({cells} cells measured)."
         if report["agrees"]
         else "**Theory and measurement disagree: see the cells marked below.**"
     )
@@ -52,7 +52,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def file_stem(network: str) -> str:
-    """A network's name as its figures' files have it.
+    """A network's name in the file names of its figures.
 
     >>> file_stem("patch features")
     'patch-features'
@@ -72,9 +72,9 @@ def _network(network: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
     parts += [_formula(formula) for formula in network["formulas"]]
     if all(formula["layer"] != network["output"] for formula in network["formulas"]):
         parts.append(
-            "The way to the last map is no chain of windows (it interpolates, pools to a size or joins maps), so no "
-            "one formula gives its field: it is the hull of what each cell reads, worked out cell by cell; the last "
-            "rows of the table of layers show what pooling and interpolation add."
+            "The path to the last map is not a chain of windows (it interpolates, pools to a size or joins maps), so "
+            "no single formula gives its field. The field is the hull of what each cell reads, computed cell by cell; "
+            "the last rows of the table of layers show what pooling and interpolation add."
         )
     stem = file_stem(network["name"])
     mine = (f"fields-{stem}.png", f"heat-{stem}.png", f"heat-{stem}-edge.png")
@@ -128,7 +128,7 @@ def _formula(formula: Mapping[str, Any]) -> str:
 
 def _support(network: Mapping[str, Any]) -> str:
     text = (
-        "Exact support: parts of an image are painted with NaN, which every layer hands on; a cell is NaN if and only "
+        "Exact support: parts of an image are painted with NaN, which every layer passes on; a cell is NaN if and only "
         "if it depends on a painted pixel. Boxes are top, left, bottom, right.\n\n"
     )
     rows = [
@@ -182,7 +182,7 @@ def _layers(network: Mapping[str, Any]) -> str:
 
 
 def _padding(sides: Sequence[int]) -> str:
-    """One number, or both where TensorFlow's `same` pads one cell more at the far border."""
+    """One number, or both if TensorFlow's `same` pads one cell more at the far border."""
     return f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]}+{sides[1]}"
 
 

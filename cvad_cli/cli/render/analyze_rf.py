@@ -1,4 +1,4 @@
-"""What `cvad analyze-rf` found, as a person reads it: layer by layer, the ways side by side, and in words."""
+"""The findings of `cvad analyze-rf` on the terminal: layer by layer, methods side by side, and in words."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MANY_LAYERS: Final = 24
-"""Of longer networks the table shows what the config selects and what comes after; the report has every layer."""
+"""For longer networks the table shows only the selected layers and those after them; the report has every layer."""
 
 
 def show_fields(summary: FieldSummary) -> None:
-    """A table of layers a network, the ways side by side, what that means for defects, and where the rest is."""
+    """Print a table of layers per network, the methods side by side, the advice, and the folder with the rest."""
     from rich.console import Console
 
     report = summary.report
@@ -39,7 +39,7 @@ def show_fields(summary: FieldSummary) -> None:
 
 
 def _architectures(report: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
-    """Each network with its name; one that is built like an earlier one lends that its name, and no more."""
+    """Each distinct network with the names of all networks that are built like it."""
     found: list[tuple[Mapping[str, Any], str]] = []
     for network in report["networks"]:
         like = next((at for at, (other, _) in enumerate(found) if other["layers"] == network["layers"]), None)
@@ -68,7 +68,7 @@ def _layers(network: Mapping[str, Any], names: str) -> Table:
 
 
 def _worth_showing(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All layers of a short network; of a long one the first, the selected ones and all behind the last of these."""
+    """All layers of a short network; of a long one, the first, the selected ones and all after the last of these."""
     layers = network["layers"][1:]
     if len(layers) <= MANY_LAYERS:
         return list(layers)
@@ -109,7 +109,7 @@ def _table(report: Mapping[str, Any]) -> Table:
 
 
 def _pair(sides: Sequence[Any] | None) -> str:
-    """Rows and columns, or one number for both; '-' where there is none."""
+    """Rows and columns, or one number if they are equal; '-' if there is none."""
     if not sides:
         return "-"
     first, second = (side if isinstance(side, str) else f"{side:.4g}" for side in sides)

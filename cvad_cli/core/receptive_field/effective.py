@@ -1,7 +1,8 @@
-"""How a cell's gradient energy lies inside its receptive field: shares, and a Gaussian fit.
+"""Where a cell's gradient energy lies in its receptive field: shares, and a Gaussian fit.
 
-Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NIPS 2016: the field
-that counts is a small, roughly Gaussian part of the theoretical one; its side grows with the square root of the depth.
+Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NIPS 2016: the
+effective field is a small, roughly Gaussian part of the theoretical one; its side grows with the square root of the
+depth.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ SHARES: Final = (0.5, 0.9, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """A bell over one axis, in pixels."""
+    """A bell curve along one axis, in pixels."""
 
     centre: float
     sigma: float
     explained: float
-    """R squared of the fit to the marginal profile: 1 is a perfect bell."""
+    """R squared of the fit to the marginal profile: 1 is a perfect fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class EffectiveField:
-    """Where the gradient of one cell falls on the image."""
+    """Where one cell's gradient lies on the image."""
 
     cell: tuple[int, int]
     energy: Float64[np.ndarray, "h w"]
-    """Sums to 1: squared gradient of a unit signal at the cell, over colours, averaged over images."""
+    """Sums to 1: the squared gradient of a unit signal at the cell, summed over colours, averaged over images."""
     images: int
 
     def __post_init__(self) -> None:
@@ -45,12 +46,12 @@ class EffectiveField:
         return float(self.energy.sum(axis=1) @ rows), float(self.energy.sum(axis=0) @ cols)
 
     def area(self, share: float) -> int:
-        """The fewest pixels that hold `share` (0..1) of the energy."""
+        """The smallest number of pixels that hold `share` (0..1) of the energy."""
         held = np.cumsum(np.sort(self.energy, axis=None)[::-1])
         return int(np.searchsorted(held, share - 1e-12)) + 1
 
     def side(self, share: float) -> int:
-        """Side of the smallest square round the centre of mass, in odd pixels, that holds `share` of the energy."""
+        """Side in pixels, always odd, of the smallest square round the centre of mass with `share` of the energy."""
         (row, col), (h, w) = (round(at) for at in self.centre), self.energy.shape
         reach = np.maximum(np.abs(np.arange(h) - row)[:, None], np.abs(np.arange(w) - col))
         held = np.cumsum(np.bincount(reach.ravel(), weights=self.energy.ravel()))

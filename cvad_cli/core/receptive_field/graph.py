@@ -1,9 +1,9 @@
-"""A network as a graph of maps, and what every cell of every map can see of the image.
+"""A network as a graph of maps, and the part of the image that every cell of every map can see.
 
-It is worked out cell by cell instead of by formula: a step says which cells of the map before it a cell reads, and a
-cell's interval is the hull of the intervals of those. That is exact for interpolation, uneven padding, branches and
-borders alike. It is done twice: on an endless image, which gives the published figures, and on the real one with its
-borders, which is what a probe must find.
+Fields are computed cell by cell, not by formula: a step gives the cells of the previous map that a cell reads, and the
+cell's interval is the hull of their intervals. This is exact for interpolation, uneven padding, branches and borders.
+It is computed twice: on an endless image, which gives the published figures, and on the real image with its borders,
+which a measurement must confirm.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Axis = Literal[0, 1]
 """0: rows, h. 1: columns, w."""
 
 FAR: Final = 1 << 40
-"""Stands for no pixel: larger than any index, so that the hull of nothing is empty."""
+"""Stands for no pixel. It is larger than any index, so the hull of nothing is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One map read by another. `whole` says in words why all of the image goes in, where it does."""
+    """One map that another reads. `whole` is the reason, in words, if the whole image goes in."""
 
     parent: str
     steps: tuple[Step, Step] = (SAME, SAME)
@@ -38,7 +38,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A map: how it reads the maps before it, and its size in cells (h, w). The image itself has no edges."""
+    """A map: the maps that it reads, and its size in cells (h, w). The image itself has no edges."""
 
     name: str
     kind: str
@@ -48,12 +48,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A network as maps in the order of computation, the image first."""
+    """A network's maps in the order of computation, starting with the image."""
 
     layers: tuple[Layer, ...]
     outputs: tuple[str, ...]
     stages: Mapping[str, str] = field(default_factory=dict)
-    """Module name, such as `layer2` or `blocks.4`, to the name of the map that it returns."""
+    """For module names such as `layer2` or `blocks.4`, the name of the map that the module returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Box:
 
 
 EMPTY: Final = Box(0, 0, -1, -1)
-"""What a cell sees that lies in the padding altogether."""
+"""What a cell sees that lies completely in the padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +78,16 @@ class LayerField:
     h: Field
     w: Field
     whole_image_because: str
-    """Why every cell depends on the whole image (squeeze-excite, global pooling ...); empty where it does not."""
+    """Why every cell depends on the whole image (squeeze-excite, global pooling ...); empty if it does not."""
     widest: Edge | None
-    """The local branch that reaches furthest: along these the closed form holds."""
+    """The local branch that reaches furthest: the closed form holds along these."""
     seen_h: Int64[np.ndarray, "rows 2"]
     """First and last image row that each row of cells depends on: all branches, cut at the borders."""
     seen_w: Int64[np.ndarray, "cols 2"]
     """The same for columns."""
 
     def box(self, row: int, col: int) -> Box:
-        """Exactly the part of the image that the cell depends on: the hull, with borders and whole-image branches."""
+        """The exact part of the image that the cell depends on: the hull, with borders and whole-image branches."""
         (top, bottom), (left, right) = self.seen_h[row].tolist(), self.seen_w[col].tolist()
         return Box(top, left, bottom, right) if top <= bottom and left <= right else EMPTY
 
@@ -97,13 +97,13 @@ class LayerField:
         return self.layer.size[0] // 2, self.layer.size[1] // 2
 
     def nearest(self, row: float, col: float) -> tuple[int, int]:
-        """The cell whose field is centred nearest to a pixel."""
+        """The cell whose field has its centre nearest to a pixel."""
         at = zip((self.h, self.w), self.layer.size, (row, col), strict=True)
         rows, cols = (int(np.abs(f.offset + f.jump * np.arange(n) - middle).argmin()) for f, n, middle in at)
         return rows, cols
 
     def row(self) -> dict[str, Any]:
-        """What a table of layers shows: pairs are (h, w), lengths in pixels of the network's input."""
+        """The row of a table of layers: pairs are (h, w), lengths are pixels of the network's input."""
         steps = self.widest.steps if self.widest else ()
         windows = [step for step in steps if isinstance(step, Window)]
         named: dict[str, list[Any]] = {
@@ -176,7 +176,7 @@ class _Reach:
     def pull(
         self, step: Step, cells: Int64[np.ndarray, " c"], n: int | None
     ) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
-        """First and last pixel of `cells` that read this map by `step`; n cells long, or endless where n is None."""
+        """First and last pixel of `cells` that read this map by `step`; it has n cells, or is endless if n is None."""
         found, counts = step.taps(cells)
         if n is not None:
             found = _folded(found, step.border, n)
@@ -196,7 +196,7 @@ class _Along:
 
 
 def _folded(found: Int64[np.ndarray, "c t"], border: Border, n: int) -> Int64[np.ndarray, "c t"]:
-    """Cells beyond the border as the cells inside that stand for them; left as they are where zeros do."""
+    """Replace cells beyond the border by the cells inside that stand for them; zero padding keeps them."""
     inside: np.ndarray = found
     if border == "replicate":
         inside = np.clip(found, 0, n - 1)
@@ -209,7 +209,7 @@ def _folded(found: Int64[np.ndarray, "c t"], border: Border, n: int) -> Int64[np
 
 
 def _local_edges(graph: Graph) -> dict[str, tuple[Edge, ...]]:
-    """Each layer's edges without the whole-image ones; none left where all of them lead to the whole image."""
+    """Each layer's edges without the whole-image ones; none if all of them lead to the whole image."""
     reached = {graph.layers[0].name}
     local: dict[str, tuple[Edge, ...]] = {}
     for layer in graph.layers:
@@ -220,7 +220,7 @@ def _local_edges(graph: Graph) -> dict[str, tuple[Edge, ...]]:
 
 
 def _along(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> dict[str, _Along]:
-    """Fields on the endless image from `local` edges, and intervals on the real one from all of them."""
+    """Fields on the endless image from `local` edges, and intervals on the real image from all edges."""
     sizes = {layer.name: layer.size[axis] for layer in graph.layers}
     needed = _needed(graph, axis, local)
     image = graph.layers[0].name
@@ -248,7 +248,7 @@ def _along(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> d
 
 
 def _needed(graph: Graph, axis: Axis, local: Mapping[str, tuple[Edge, ...]]) -> dict[str, tuple[int, int]]:
-    """First and last cell of every endless map that some cell of a real map leads back to."""
+    """First and last cell of every endless map that a cell of a real map reads."""
     needed = {layer.name: (0, layer.size[axis] - 1) for layer in graph.layers}
     for layer in reversed(graph.layers):
         for edge in local[layer.name]:
@@ -265,7 +265,7 @@ def _hull(pulled: list[tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]],
 
 
 def _jump(layer: Layer, jumps: list[tuple[Fraction, str]], cells: int) -> Fraction:
-    """The pace that the branches share. Sizes that do not divide may drift by two cells over the map, no more."""
+    """The jump that the branches share. Branches may drift apart by at most two cells over the map."""
     moving = [(jump, parent) for jump, parent in jumps if jump]
     if not moving:
         return Fraction(0)
@@ -281,7 +281,7 @@ def _jump(layer: Layer, jumps: list[tuple[Fraction, str]], cells: int) -> Fracti
 
 
 def _summary(reach: _Reach | None, jump: Fraction, cells: int, pixels: int) -> Field:
-    """The largest field among the real cells and the first cell's centre; all of the image without a local path."""
+    """The largest field of the real cells and the first cell's centre; the whole image if there is no local path."""
     if reach is None:
         return Field(pixels, 0.0, (pixels - 1) / 2)
     own = slice(-reach.start, cells - reach.start)
@@ -291,6 +291,6 @@ def _summary(reach: _Reach | None, jump: Fraction, cells: int, pixels: int) -> F
 
 
 def _outgrown(image: tuple[int, int], h: _Along, w: _Along) -> str:
-    """The reason where every cell's field happens to be larger than the image."""
+    """The reason if every cell's field is larger than the image."""
     whole = all((a.seen == [0, n - 1]).all() for a, n in zip((h, w), image, strict=True))
     return f"its field of {h.field.size} x {w.field.size} px reaches beyond all borders" if whole else ""

@@ -1,7 +1,7 @@
-"""One axis of one layer: which cells of the map before it a cell reads, and the recursion along a path of windows.
+"""One axis of one layer: the cells of the previous map that a cell reads, and the recursion along a path of windows.
 
 Coordinates are pixel indices of the network's input: pixel 0 has its centre at 0. Cell i of a map sees the pixels from
-its first to its last, both included, and is centred on offset + i * jump. The recursion is that of Araujo, Norris and
+its first to its last, both included, and its centre is offset + i * jump. The recursion is that of Araujo, Norris and
 Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, doi 10.23915/distill.00021.
 """
 
@@ -24,27 +24,27 @@ class Field:
 
     size: int
     jump: float
-    """Distance between the centres of neighbouring cells: the effective stride. 0 where the map has no such thing."""
+    """Distance between the centres of neighbouring cells: the effective stride. 0 if all cells share one centre."""
     offset: float
     """Centre of the first cell's field. Negative values lie in the padding."""
 
 
 class Step(Protocol):
-    """How the cells of one map read the map before it, along one axis."""
+    """How the cells of one map read the previous map, along one axis."""
 
     @property
     def pace(self) -> Fraction:
-        """Cells of the map before per cell of this one; 0 where all cells read the same."""
+        """Cells of the previous map per cell of this one; 0 if all cells read the same cells."""
 
     @property
     def border(self) -> Border:
-        """What stands for cells beyond the border."""
+        """The padding beyond the border."""
 
     def cells(self, n: int) -> int:
-        """How many cells come of n."""
+        """The number of cells that result from n."""
 
     def taps(self, cells: Int64[np.ndarray, " c"]) -> tuple[Int64[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
-        """Which cells (c, t) of an endless map before this one `cells` (c,) read, and which of those entries count."""
+        """The cells of an endless previous map that `cells` read, and which of these entries count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Window:
     padding: int = 0
     dilation: int = 1
     padding_after: int | None = None
-    """Padding at the far border where it differs: TensorFlow's `same` pads one cell more there."""
+    """Padding at the far border, if it differs: TensorFlow's `same` pads one cell more there."""
     ceil_mode: bool = False
     border: Border = "zero"
 
@@ -103,7 +103,7 @@ class Span:
     border: Border = "replicate"
 
     def cells(self, n: int) -> int:
-        """The size that the operation was asked for, whatever came in."""
+        """The requested size, whatever the input's."""
         return self.size if n else 0
 
     def taps(self, cells: Int64[np.ndarray, " c"]) -> tuple[Int64[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
@@ -114,7 +114,7 @@ class Span:
 
 
 SAME: Final = Window(1)
-"""Every cell reads the cell at its own place: activations, norms in eval mode, sums of branches."""
+"""Every cell reads the cell at its own position: activations, norms in eval mode, sums of branches."""
 
 
 def interpolated(
@@ -122,8 +122,8 @@ def interpolated(
 ) -> Span:
     """n cells resampled to m. `ratio` is n / m unless torch was given a scale factor: then 1 / factor.
 
-    Bilinear: cell i sits at src = (i + 1/2) n/m - 1/2 and reads floor(src) and ceil(src): one cell alone where src is
-    whole, for the other's weight is zero. `align_corners`: src = i (n-1)/(m-1). Nearest: floor(i n/m).
+    Bilinear: cell i sits at src = (i + 1/2) n/m - 1/2 and reads floor(src) and ceil(src): only one cell if src
+    is whole, because the other's weight is zero. `align_corners`: src = i (n-1)/(m-1). Nearest: floor(i n/m).
     """
     pace = ratio or Fraction(n, m)
     a, d = (n - 1, max(m - 1, 1)) if align_corners else (2 * pace.numerator, 2 * pace.denominator)
@@ -137,7 +137,7 @@ def pooled_to(n: int, m: int) -> Span:
 
 
 def everything(n: int, m: int) -> Span:
-    """Each of m cells reads all n: global pooling, statistics over the image; n = 1: one cell handed to all."""
+    """Each of m cells reads all n: global pooling, statistics over the image; n = 1: one cell is broadcast to all."""
     return Span(m, (0, 0, 1), (0, n - 1, 1), Fraction(0))
 
 
@@ -163,7 +163,7 @@ def through(windows: Iterable[Window]) -> Field:
 
 
 def growth(windows: Sequence[Window]) -> tuple[int, ...]:
-    """What each window of a path adds to the field: d_l (k_l - 1) times the product of the strides before it."""
+    """Pixels that each window of a path adds to the field: d_l (k_l - 1) times the product of the strides before it."""
     return tuple(w.dilation * (w.kernel - 1) * _strides(windows[:i]) for i, w in enumerate(windows))
 
 

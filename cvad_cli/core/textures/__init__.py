@@ -1,8 +1,8 @@
 """Seeded look-alikes of MVTec AD's grid, leather and tile, with typed defects and exact masks.
 
 A part is drawn, then photographed twice under one lamp, without and with its defect: the mask holds the pixels where
-the two differ by what an eye would notice. For `cvad demo` and for tests; no figure measured on them says anything of
-real parts.
+the two differ by what an eye would notice. For `cvad demo` and for tests; figures measured on them say
+nothing about real parts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cvad_cli.core.textures.canvas import SIDE, Canvas
 from cvad_cli.core.textures.lighting import Lamp, Surface, photograph
 
 NOTICEABLE: Final = 9.0
-"""From this change on, in grey levels of any channel, a pixel belongs to the mask: some four times the noise."""
+"""A pixel belongs to the mask if a channel changes by this many grey levels: about four times the noise."""
 
 GAP_UNITS: Final = 5.0
 """Gaps in a mask up to about this many 256ths of the image are closed."""
 
 LINES: Final = frozenset({"crack", "cut", "thread"})
-"""Defects that may run around good surface. In the masks of the others holes are filled."""
+"""Defects that may enclose good surface. Holes are filled in the masks of all others."""
 
 SMALLEST_PX: Final = 64
 """Below that, the wires of the grid are thinner than the pixels."""
@@ -37,7 +37,7 @@ Spoil = Callable[[Any, np.random.Generator], Surface]
 
 @dataclass(frozen=True, slots=True)
 class _Texture:
-    """How one category is drawn, spoilt and lit."""
+    """How one category is drawn, damaged and lit."""
 
     draw: Draw
     clean: Callable[[Any], Surface]

@@ -1,7 +1,7 @@
 """The drawing board of the textures: coordinates, noise, outlines and curves, all measured in units of 1/256 image.
 
-Nothing here knows the number of pixels but through the coordinates, and random numbers are drawn on lattices fixed in
-units. One seed therefore gives the same image at every size.
+Only the coordinates depend on the number of pixels, and random numbers are drawn on lattices fixed in units: one seed
+gives the same image at every size.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Canvas:
 
     @property
     def pixel(self) -> float:
-        """Units a pixel."""
+        """Units per pixel."""
         return SIDE / self.size
 
     def edge(self, values: Float[np.ndarray, "h w"], softness: float) -> Float[np.ndarray, "h w"]:
-        """`step`, never sharper than the pixels can show: at small sizes thin things fade, they do not vanish."""
+        """`step`, never sharper than the pixels can show: at small sizes thin details fade instead of vanishing."""
         return step(values, max(softness, 1.3 * self.pixel))
 
     def noise(self, grain: float, rng: np.random.Generator, *, stretch: float = 1.0) -> Float32[np.ndarray, "h w"]:
