@@ -8,7 +8,7 @@ import numpy as np
 
 
 def growth_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:
-    """The e in cost ~ size^e, by least squares on logarithms; None with fewer than two sizes.
+    """The e in cost ~ size^e, by a least-squares fit on logarithms; None with fewer than two sizes.
 
     >>> round(growth_exponent([1, 2, 4], [3, 12, 48]), 6)
     2.0

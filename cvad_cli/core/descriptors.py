@@ -1,13 +1,13 @@
 """What is wrong with a region, as a vector: its features minus those of the nearest normal surface, whitened.
 
-A region is looked at a second time: a square view about it, at native resolution where that pays, in eight
-orientations, through a frozen backbone. The network is the caller's; from its features on, this is plain arithmetic:
+A frozen backbone looks at each region a second time: at a square view around it, at native resolution where that
+helps, in eight orientations. The network belongs to the caller; what follows on its features is plain arithmetic:
 
-    view, 8 orientations --backbone--> stages on one grid of `CELLS` x `CELLS` cells, and pixel statistics a cell
+    view, 8 orientations --backbone--> stages on one grid of `CELLS` x `CELLS` cells, and pixel statistics per cell
     cells of the region --nearest normal cell--> residuals --whitened by good residuals--> mean over the region
-    one block of length 1 a stage, pixel statistics beside them --> one unit vector an orientation
+    one block of length 1 per stage, then the pixel statistics --> one unit vector per orientation
 
-The definition was chosen by measurement: docs/defect-types.md has what was compared and what each gave.
+The definition was chosen by measurement: docs/defect-types.md lists the alternatives and their results.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 DESCRIPTOR_VERSION: Final = 1
-"""Goes up with any change to the numbers in a vector: vectors of two versions must never be compared."""
+"""Rises with any change to the numbers in a vector: vectors of different versions must never be compared."""
 
 VIEW_PX: Final = 256
-"""Side of a view as the network sees it."""
+"""Side of a view at the input of the network."""
 
 CELLS: Final = 32
 """Cells along one side of a view."""
 
 ORIENTATIONS: Final = 8
-"""Four quarter turns, each also mirrored: the symmetries of a square."""
+"""Four quarter turns, each plain and mirrored: the symmetries of a square."""
 
 MAX_ZOOM: Final = 4.0
-"""A view is never less than a quarter of the image's shorter side."""
+"""A view is never smaller than a quarter of the image's shorter side."""
 
 SHRINKAGE: Final = 0.01
 """Share of the isotropic part in the covariance of good residuals."""
 
 KEY_STAGES: Final = (1, 2)
-"""Of the stages, input to output, those on which the nearest normal cell is looked up (strides 8 and 16)."""
+"""The stages, counted from the input, on which the nearest normal cell is searched (strides 8 and 16)."""
 
 CELL_QUANTILE: Final = 0.999
-"""A cell counts as defective when it is farther from normal than this share of good cells."""
+"""A cell counts as defective if it is farther from normal than this share of good cells."""
 
 FALLBACK: Final = 0.85
-"""A region whose every cell passes for normal is described by the cells above this share of its own peak."""
+"""If every cell of a region looks normal, the cells above this share of the region's peak describe it."""
 
 SURFACE_WEIGHT: Final = 0.5
-"""Length of the pixel statistics beside the stages' blocks of length 1."""
+"""Length of the block of pixel statistics; the blocks of the stages have length 1."""
 
 SURFACE_SIZE: Final = 7
-"""Pixel statistics of a cell."""
+"""Number of pixel statistics of a cell."""
 
 PAIRS_AT_ONCE: Final = 1 << 23
-"""Most distances held at once: 32 MiB of float32."""
+"""Maximum number of distances held at once: 32 MiB of float32."""
 
 ROWS_AT_ONCE: Final = 8192
-"""Samples of a covariance that are brought to float64 at once."""
+"""Samples of a covariance that are converted to float64 at once."""
 
 Stages = Sequence[Float[np.ndarray, "n _"]]
-"""One array a stage of the network, from the input to the output; the same n cells in each."""
+"""One array per stage of the network, from the input to the output; the same n cells in each."""
 
 
 class ViewBox(NamedTuple):
@@ -80,16 +80,17 @@ def unit(vectors: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
 
 
 def view_side(image_size: tuple[int, int]) -> int:
-    """Side of a view in native pixels: `VIEW_PX`, so that nothing is enlarged, but at least 1 / `MAX_ZOOM` of it all.
+    """Side of a view in native pixels: `VIEW_PX`, but at least 1 / `MAX_ZOOM` of the image's shorter side.
 
-    What counts is the shorter side. An image that is smaller than a view is seen whole, and has to be enlarged.
+    A view of `VIEW_PX` pixels needs no enlargement. If the image is smaller than that, the view is the whole shorter
+    side and has to be enlarged.
     """
     shorter = min(image_size)
     return min(shorter, max(VIEW_PX, round(shorter / MAX_ZOOM)))
 
 
 def view_box(centre: tuple[float, float], image_size: tuple[int, int]) -> ViewBox:
-    """The view about `centre` (y, x in native pixels) of an image (rows, columns), moved until it lies inside."""
+    """The view around `centre` (y, x in native pixels) of an image (rows, columns), moved so that it lies inside."""
     side = view_side(image_size)
     top, left = (
         min(max(round(position - side / 2), 0), length - side)
@@ -101,9 +102,9 @@ def view_box(centre: tuple[float, float], image_size: tuple[int, int]) -> ViewBo
 def own_cells(
     mask: Bool[np.ndarray, "h w"], image_size: tuple[int, int], box: ViewBox
 ) -> Bool[np.ndarray, "cells cells"]:
-    """The cells of a view in which a region has a pixel.
+    """The cells of a view that contain a pixel of a region.
 
-    `mask` is the region, at the size of the anomaly map; `image_size` that of the original image.
+    `mask` is the region at the size of the anomaly map; `image_size` is the size of the original image.
     """
     cells = np.zeros((CELLS, CELLS), dtype=bool)
     rows, columns = (
@@ -117,8 +118,8 @@ def own_cells(
 
 
 def _cells_along(length: int, size: int, start: int, side: int) -> list[tuple[int, int]]:
-    """For each cell along an axis, the half-open range of map pixels (`length` of them on `size` pixels) it meets."""
-    # In whole numbers: an edge that falls on a pixel's border must not reach into the next pixel by rounding.
+    """For each cell along an axis, the half-open range of map pixels it covers; `length` map pixels cover `size`."""
+    # In whole numbers: an edge on the border of a pixel must not reach into the next pixel by rounding.
     edges = [(start * CELLS + cell * side) * length for cell in range(CELLS + 1)]
     unit_px = size * CELLS
     return [(low // unit_px, -(-high // unit_px)) for low, high in pairwise(edges)]
@@ -131,9 +132,9 @@ def orient(image: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.n
 
 
 def pixel_statistics(view: Float[np.ndarray, "s s 3"]) -> Float32[np.ndarray, "cells cells 7"]:
-    """Of an RGB view in 0..1, s a multiple of `CELLS`.
+    """Seven statistics of each cell of an RGB view in 0..1, whose side s is a multiple of `CELLS`.
 
-    Of each cell: brightness, its spread, maximum and minimum, red minus green, blue minus green, and slope.
+    They are: brightness, its standard deviation, maximum and minimum, red minus green, blue minus green, and slope.
     """
     if view.ndim != 3 or view.shape[0] != view.shape[1] or view.shape[2] != 3 or view.shape[0] % CELLS:
         raise ValueError(f"view: expected (s, s, 3) with s a multiple of {CELLS}, got shape {view.shape}")
@@ -156,11 +157,14 @@ def _tiles(plane: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "cells cells pi
     return plane.reshape(CELLS, step, CELLS, step).swapaxes(1, 2).reshape(CELLS, CELLS, -1)
 
 
-def inverse_root(samples: Float[np.ndarray, "n d"], shrinkage: float = SHRINKAGE) -> Float32[np.ndarray, "d d"]:
+def inverse_root(
+    samples: Float[np.ndarray, "n d"], shrinkage: float = SHRINKAGE, *, max_rows: int = ROWS_AT_ONCE
+) -> Float32[np.ndarray, "d d"]:
     """The inverse square root of the covariance of samples, shrunk towards its mean variance.
 
-    With S the covariance, the root is of (1 - a) S + a trace(S) / d I (Ledoit and Wolf, Journal of Multivariate
-    Analysis 2004, with the share a given instead of estimated). Samples without any spread are left as they are.
+    With S the covariance, it is the inverse root of (1 - a) S + a trace(S) / d I (Ledoit and Wolf, Journal of
+    Multivariate Analysis 2004, with the share a given instead of estimated). For constant samples it is the identity.
+    `max_rows` samples are converted to float64 at once.
     """
     from sklearn.covariance import shrunk_covariance
 
@@ -168,25 +172,25 @@ def inverse_root(samples: Float[np.ndarray, "n d"], shrinkage: float = SHRINKAGE
         raise ValueError(f"samples: expected (n, d) with n >= 2, got shape {samples.shape}")
     mean, size = samples.mean(0, dtype=np.float64), samples.shape[1]
     covariance = np.zeros((size, size))
-    for start in range(0, len(samples), ROWS_AT_ONCE):
-        centred = samples[start : start + ROWS_AT_ONCE] - mean
+    for start in range(0, len(samples), max_rows):
+        centred = samples[start : start + max_rows] - mean
         covariance += centred.T @ centred / (len(samples) - 1)
     if not covariance.any():
         return np.eye(size, dtype=np.float32)
     values, vectors = np.linalg.eigh(shrunk_covariance(covariance, shrinkage))
-    floor = np.finfo(np.float64).eps * values.max()  # without shrinkage, a direction may have no spread
+    floor = np.finfo(np.float64).eps * values.max()  # without shrinkage, the variance along a direction may be 0
     root: np.ndarray = ((vectors / np.sqrt(np.maximum(values, floor))) @ vectors.T).astype(np.float32)
     return root
 
 
 @dataclass(frozen=True)
 class NormalModel:
-    """What good surface looks like in a view: m representative cells, and how much good cells differ from them."""
+    """What a good surface looks like in a view: m representative cells, and how much good cells differ from them."""
 
     stages: tuple[Float32[np.ndarray, "m _"], ...]
-    """Of each stage the representatives."""
+    """The representatives, per stage."""
     whitening: tuple[Float32[np.ndarray, "_ _"], ...]
-    """Of each stage the inverse root of the covariance of good residuals."""
+    """The inverse root of the covariance of good residuals, per stage."""
     surface_mean: Float32[np.ndarray, " 7"]
     """Mean pixel statistics of good cells."""
     surface_whitening: Float32[np.ndarray, "7 7"]
@@ -212,13 +216,13 @@ class NormalModel:
 
     @cached_property
     def keys(self) -> Float[np.ndarray, "m d_key"]:
-        """What the nearest representative is looked up by."""
+        """The features by which the nearest representative is searched."""
         return key_of(self.stages)
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Some cells of good views, and the image that each was seen in."""
+    """Some cells of good views, and the image that each comes from."""
 
     stages: tuple[Float[np.ndarray, "n _"], ...]
     pixels: Float[np.ndarray, "n 7"]
@@ -226,12 +230,12 @@ class Cells:
     images: Int[np.ndarray, " n"]
 
     def take(self, rows: Int[np.ndarray, " m"]) -> Cells:
-        """Those cells alone."""
+        """Only the cells in `rows`."""
         return Cells(tuple(stage[rows] for stage in self.stages), self.pixels[rows], self.images[rows])
 
 
 def key_of(stages: Stages) -> Float[np.ndarray, "n d_key"]:
-    """The stages on which cells are compared, side by side."""
+    """The stages on which cells are compared, concatenated."""
     return np.concatenate([stages[stage] for stage in KEY_STAGES], -1)
 
 
@@ -239,13 +243,15 @@ def nearest(
     queries: Float[np.ndarray, "n d"],
     keys: Float[np.ndarray, "m d"],
     groups: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]] | None = None,
+    *,
+    max_pairs: int = PAIRS_AT_ONCE,
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Distance to, and row of, the nearest key of each query.
 
-    `groups`, of the queries and the keys: a key of the query's own group does not count. The distance is
-    infinite where none is left.
+    `groups` are the groups of the queries and of the keys: a key of the query's own group does not count. The distance
+    is infinite if no key remains. At most `max_pairs` distances are held at once.
     """
-    step = max(1, PAIRS_AT_ONCE // len(keys))
+    step = max(1, max_pairs // len(keys))
     squares = (keys * keys).sum(1)
     distances, rows = np.empty(len(queries), keys.dtype), np.empty(len(queries), np.intp)
     for start in range(0, len(queries), step):
@@ -260,9 +266,9 @@ def nearest(
 
 
 def normal_model(representatives: Cells, good: Cells) -> NormalModel:
-    """The model that `representatives` and a sample of `good` cells give.
+    """The normal model of `representatives` and a sample of `good` cells.
 
-    A good cell is compared with representatives from other images than its own: it must not be its own neighbour.
+    A good cell is compared with representatives of other images only, so that it is never its own neighbour.
 
     Raises:
         ValueError: fewer than 2 good cells have a representative in another image.
@@ -273,7 +279,7 @@ def normal_model(representatives: Cells, good: Cells) -> NormalModel:
     usable = np.flatnonzero(np.isfinite(distances))
     if len(usable) < 2:
         raise ValueError("good cells: expected cells from at least 2 images")
-    residuals = (  # one stage at a time: together they are as large as the sample
+    residuals = (  # one stage at a time: all stages together are as large as the sample
         stage[usable] - reference[rows[usable]]
         for stage, reference in zip(good.stages, representatives.stages, strict=True)
     )
@@ -291,13 +297,13 @@ def describe(
 ) -> Float32[np.ndarray, " d"]:
     """The unit vector of a region in one view in one orientation.
 
-    The n = `CELLS`^2 cells are in order, row by row; `own` are those of the region. Of its
-    cells, those count that are stranger than good cells are. A view without any cell of the region counts as a whole.
+    The n = `CELLS`^2 cells are in row-major order; `own` marks those of the region. Only those of them that are more
+    anomalous than good cells count. If the view has no cell of the region, all its cells count.
     """
     cells = np.flatnonzero(own) if own.any() else np.arange(len(own))
     mine = [stage[cells] for stage in stages]
     distance, row = nearest(key_of(mine), normal.keys)
-    # Equality keeps the peak itself where every distance is zero.
+    # Equality keeps the peak itself if every distance is zero.
     chosen = distance >= min(normal.cell_threshold, FALLBACK * distance.max())
     blocks = [
         unit((stage[chosen] - reference[row[chosen]]).mean(0) @ matrix)
@@ -309,5 +315,5 @@ def describe(
 
 
 def query_vector(orientations: Float[np.ndarray, "*n o d"]) -> Float[np.ndarray, "*n d"]:
-    """The unit mean of a region's vectors in its orientations; what is searched with."""
+    """The unit mean of a region's vectors over its orientations: the vector to search with."""
     return unit(orientations.mean(-2))

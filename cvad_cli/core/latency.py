@@ -1,7 +1,7 @@
-"""Percentiles of times that stream past, in memory that does not grow.
+"""Percentiles of a stream of times, in constant memory.
 
-Logarithmic buckets, as in DDSketch (Masson, Rim and Lee, PVLDB 12(12), 2019): a quantile comes out within 1 % of the
-value that has that rank. Sums and counts are exact.
+The buckets are logarithmic, as in DDSketch (Masson, Rim and Lee, PVLDB 12(12), 2019): a quantile is within 1 % of the
+value of that rank. Sums and counts are exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ACCURACY: Final = 0.01
 
 MIN_S: Final = 1e-7
 MAX_S: Final = 1e5
-"""Shorter times count as `MIN_S`, longer ones as `MAX_S`: a day and more."""
+"""Shorter times count as `MIN_S`, longer ones as `MAX_S` (about a day)."""
 
 _GROWTH: Final = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG_GROWTH: Final = math.log(_GROWTH)
@@ -27,7 +27,7 @@ _BUCKETS: Final = math.ceil(math.log(MAX_S / MIN_S) / _LOG_GROWTH) + 1
 
 @dataclass(frozen=True, slots=True)
 class LatencySummary:
-    """How long something took, over many times, in milliseconds."""
+    """Mean and percentiles of many times, in milliseconds."""
 
     count: int
     mean_ms: float
@@ -37,7 +37,7 @@ class LatencySummary:
 
 
 def latency_summary(seconds: Sequence[float]) -> LatencySummary:
-    """Exact percentiles (linear interpolation) of times that are all at hand, at least one."""
+    """Exact mean and percentiles (linear interpolation) of a list of one or more times."""
     if not len(seconds):
         raise ValueError("seconds: expected at least one time, got none")
     times = np.asarray(seconds, dtype=np.float64) * 1e3
@@ -47,7 +47,7 @@ def latency_summary(seconds: Sequence[float]) -> LatencySummary:
 
 @final
 class Durations:
-    """Times in seconds, added one by one. 11 KB, however many."""
+    """Times in seconds, added one by one. Uses 11 KB for any number of times."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(_BUCKETS, dtype=np.int64)
@@ -55,7 +55,7 @@ class Durations:
         self.total_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one. Raises ValueError for a time below 0 or no number."""
+        """Count one time. Raises ValueError if it is negative or not a number."""
         if not seconds >= 0:
             raise ValueError(f"seconds: expected a time from 0, got {seconds}")
         # Python's own functions: NumPy's take eight times as long for a single number.
@@ -64,7 +64,7 @@ class Durations:
         self.total_s += seconds
 
     def quantile(self, share: float) -> float:
-        """The time of rank floor(share * (count - 1)), from 0, within `ACCURACY`; 0 where there is none."""
+        """The time of rank floor(share * (count - 1)), counted from 0, within `ACCURACY`; 0 if there is none."""
         if not self.count:
             return 0.0
         rank = int(share * (self.count - 1))
@@ -87,18 +87,18 @@ class StageTimes:
         self._stages: dict[str, Durations] = {}
 
     def add(self, whole_s: float, stages_s: Mapping[str, float]) -> None:
-        """Count an image: its latency, and what each stage had of it."""
+        """Count an image: its latency, and the part of it that each stage took."""
         self.whole.add(whole_s)
         for name, seconds in stages_s.items():
             self._stages.setdefault(name, Durations()).add(seconds)
 
     @property
     def stages(self) -> dict[str, LatencySummary]:
-        """Mean and percentiles by stage, in the order in which the stages were first seen."""
+        """Mean and percentiles per stage, in the order in which the stages first appeared."""
         return {name: times.summary() for name, times in self._stages.items()}
 
     @property
     def explained(self) -> float:
-        """Share of the whole time that the stages account for; 1 where nothing was counted."""
+        """Share of the whole time that the stages account for; 1 if nothing was counted."""
         parts = sum(times.total_s for times in self._stages.values())
         return parts / self.whole.total_s if self.whole.total_s else 1.0

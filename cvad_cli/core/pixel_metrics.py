@@ -1,8 +1,8 @@
-"""How well defective pixels are told apart, measured as the maps go by.
+"""How well defective pixels are located, measured one map at a time.
 
-anomalib's AUPRO and torchmetrics' exact curves keep every map until the end: 4 bytes a pixel for the scores and up to
-8 for the labels, 1.2 GB for a hundred maps of 1024 x 1024. Here a map adds to three histograms and is let go; their
-size depends on the range of the scores alone. What is kept is enough for the same figures: a bin is a set of tied
+anomalib's AUPRO and torchmetrics' exact curves keep every map until the end: 4 bytes per pixel for the scores and up to
+8 for the labels, 1.2 GB for a hundred maps of 1024 x 1024. Here each map is added to three histograms and then freed;
+the size of the histograms depends only on the range of the scores. They give the same figures: a bin is a set of tied
 scores, and scikit-learn's curves take the counts as sample weights.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 AUPRO_FPR_LIMIT: Final = 0.3  # Bergmann et al.: The MVTec Anomaly Detection Dataset, IJCV 2021
-_DROPPED_BITS: Final = 10  # of 23 mantissa bits: scores closer than 2^-13 of their size (0.012 %) count as tied
+_DROPPED_BITS: Final = 10  # of 23 mantissa bits: scores that differ by less than 2^-13 (0.012 %) count as tied
 _NORMAL, _DEFECT, _REGION = range(3)
 
 
@@ -27,17 +27,17 @@ class PixelMetrics:
     auroc: float | None
     average_precision: float | None
     aupro: float | None
-    """Mean share of a defect region that is found, averaged over false-positive rates up to the limit."""
+    """Mean overlap with the defect regions, averaged over false-positive rates up to the limit."""
     aupro_fpr_limit: float
 
 
 @dataclass(frozen=True, slots=True)
 class PixelReport:
-    """Everything that anomaly maps tell, and why the rest is missing."""
+    """All figures from anomaly maps, and why others are missing."""
 
     pixel: PixelMetrics
     unavailable: Mapping[str, str]
-    """Dotted name of a value that is None, or `pixel.masks` where some images were left out -> the reason."""
+    """Dotted name of a value that is None, or `pixel.masks` if some images were left out -> the reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """The parts `pixel` and `unavailable` of metrics.json."""
@@ -47,10 +47,10 @@ class PixelReport:
 class PixelScores:
     """Weighted score histograms of normal pixels, defective pixels and defective regions.
 
-    The bits of a non-negative float32, read as an integer, have the order of the floats. Dropping the lower bits of
-    the mantissa bins scores to a relative width, so that no range need be known beforehand; a negative score gets the
-    negated key of its magnitude. Against exact curves this costs 1e-6 of AUROC where scores spread over their own
-    size, and 3e-4 where they lie within 1000 +- 0.5.
+    The bits of non-negative float32 numbers, read as integers, sort like the numbers. Dropping the lower bits of the
+    mantissa gives bins of constant relative width, so that the range need not be known beforehand; a negative score
+    gets the negated key of its magnitude. The error of AUROC is 1e-6 if the range of the scores is as large as the
+    scores, and 3e-4 if all scores are within 1000 +- 0.5.
     """
 
     def __init__(self) -> None:
@@ -63,16 +63,16 @@ class PixelScores:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: 64 kB times three for each power of two that the scores span, whatever the number of maps."""
+        """Bytes held: three times 64 kB for each power of two that the scores span, for any number of maps."""
         return self._counts.nbytes
 
-    def add(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
+    def add(self, anomaly_map: Float32[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"] | None) -> None:
         """Count the pixels of one image.
 
         Args:
-            anomaly_map: (h, w) finite scores, larger = stranger.
-            mask: (h, w), True where the part is defective; all False for a good part. None for a defective part
-                whose mask is not known: it is left out, and the report says how many were.
+            anomaly_map: finite scores, larger = more anomalous.
+            mask: True where the part is defective; all False for a good part. None for a defective part whose mask is
+                not known: it is left out, and the report gives the number of such parts.
 
         Raises:
             ValueError: shapes differ, or a score is not finite; the message names the map and the pixel.
@@ -122,15 +122,15 @@ class PixelScores:
 
     def region_curve(
         self, *, fpr_limit: float = AUPRO_FPR_LIMIT
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """The curve above AUPRO's area: false-positive rates (p,) from 0 to `fpr_limit`, and mean shares found (p,).
+    ) -> tuple[Float64[np.ndarray, " p"], Float64[np.ndarray, " p"]] | None:
+        """The curve whose area is AUPRO: false-positive rates from 0 to `fpr_limit`, and mean overlaps.
 
-        None where `measure` has no AUPRO.
+        None if `measure` gives no AUPRO.
         """
         return None if self._reason() else _curve_below(fpr_limit, *self._samples(_REGION))
 
     def _reason(self) -> str | None:
-        """Why nothing can be measured, if so."""
+        """Why nothing can be measured; None if it can."""
         if not self.images:
             return "no image has a mask" if self.images_without_mask else "there are no anomaly maps"
         if not self._counts[_DEFECT].any():
@@ -140,7 +140,7 @@ class PixelScores:
         return None if self._counts[_NORMAL].any() else "the masks mark every pixel as defective"
 
     def _cover(self, lowest: int, highest: int) -> None:
-        """Widen the histograms to hold the keys from `lowest` to `highest`."""
+        """Widen the histograms so that they cover the keys from `lowest` to `highest`."""
         held = self._counts.shape[1]
         if not held:
             self._first_key = lowest
@@ -150,7 +150,7 @@ class PixelScores:
             self._counts = np.pad(self._counts, ((0, 0), (before, after)))
             self._first_key -= before
 
-    def _count(self, row: int, keys: NDArray[np.int32], weights: NDArray[np.float64] | None = None) -> None:
+    def _count(self, row: int, keys: Int32[np.ndarray, " p"], weights: Float64[np.ndarray, " p"] | None = None) -> None:
         if not keys.size:
             return
         lowest = int(keys.min())
@@ -158,14 +158,18 @@ class PixelScores:
         start = lowest - self._first_key
         self._counts[row, start : start + len(counts)] += counts
 
-    def _samples(self, positives: int) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.float64]]:
+    def _samples(
+        self, positives: int
+    ) -> tuple[Bool[np.ndarray, " bins"], Int64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]:
         """Labels, keys and weights of the bins in use, for scikit-learn: normal pixels against row `positives`."""
         rows = [np.flatnonzero(self._counts[row]) for row in (_NORMAL, positives)]
         labels = np.repeat([False, True], [len(row) for row in rows])
         keys = np.concatenate(rows)
         return labels, keys, self._counts[np.where(labels, positives, _NORMAL), keys]
 
-    def _checked(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _checked(
+        self, anomaly_map: Float32[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]
+    ) -> Float32[np.ndarray, "h w"]:
         scores = np.ascontiguousarray(anomaly_map, dtype=np.float32)
         if scores.ndim != 2 or scores.size == 0 or scores.shape != np.shape(mask):
             raise ValueError(
@@ -180,14 +184,14 @@ class PixelScores:
         return scores
 
 
-def _ordered_keys(scores: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Integers in the order of the scores, as many in an octave as the mantissa bits kept allow: 2^13."""
+def _ordered_keys(scores: Float32[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
+    """Integers in the order of the scores; the kept mantissa bits allow 2^13 of them per octave."""
     magnitude = (scores.view(np.int32) & np.int32(0x7FFFFFFF)) >> np.int32(_DROPPED_BITS)
     return np.where(np.signbit(scores), -magnitude, magnitude)
 
 
-def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(p,) for the p True pixels of the mask, row by row: 1 / (area of the 8-connected region)."""
+def _region_weights(mask: Bool[np.ndarray, "h w"]) -> Float64[np.ndarray, " p"]:
+    """1 / (area of the 8-connected region) for each of the p True pixels of the mask, row by row."""
     from scipy.ndimage import label
 
     regions, _ = label(mask, structure=np.ones((3, 3), dtype=np.int8))
@@ -195,7 +199,12 @@ def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(1.0 / np.bincount(own)[own])
 
 
-def _area_below(limit: float, labels: NDArray[np.bool_], keys: NDArray[np.intp], weights: NDArray[np.float64]) -> float:
+def _area_below(
+    limit: float,
+    labels: Bool[np.ndarray, " bins"],
+    keys: Int64[np.ndarray, " bins"],
+    weights: Float64[np.ndarray, " bins"],
+) -> float:
     """Area of the weighted ROC curve from 0 to `limit`, divided by `limit`."""
     from sklearn.metrics import auc
 
@@ -203,8 +212,11 @@ def _area_below(limit: float, labels: NDArray[np.bool_], keys: NDArray[np.intp],
 
 
 def _curve_below(
-    limit: float, labels: NDArray[np.bool_], keys: NDArray[np.intp], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    limit: float,
+    labels: Bool[np.ndarray, " bins"],
+    keys: Int64[np.ndarray, " bins"],
+    weights: Float64[np.ndarray, " bins"],
+) -> tuple[Float64[np.ndarray, " p"], Float64[np.ndarray, " p"]]:
     """The weighted ROC curve from 0 to `limit`, interpolated there."""
     from sklearn.metrics import roc_curve
 

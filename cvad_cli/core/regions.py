@@ -1,8 +1,8 @@
-"""From an anomaly map to defect regions: where they lie in the original image, how large and how strange they are.
+"""From an anomaly map to defect regions: their position in the original image, their size and their anomaly scores.
 
-A pixel above `seed` starts a region, and the pixels above `grow` that hang together with it belong to it (hysteresis;
-Canny, PAMI 1986, section V). Parts with a small gap between them are one region: a scratch is not five defects. With
-the calibrated map threshold as `seed`, good parts show a region no more often than the rate that calibration states.
+A pixel above `seed` starts a region; the region takes in all connected pixels above `grow` (hysteresis; Canny, PAMI
+1986, section V). Parts with a small gap between them are one region: a scratch is not five defects. With the
+calibrated map threshold as `seed`, good parts show a region no more often than the rate that calibration states.
 
 The map has the size of the network's input and the image any other: rows and columns are scaled apart.
 """
@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 PEAK_SHARE: Final = 0.9
-"""A rejected part whose map stays under the threshold is shown where the map is above this share of its peak."""
+"""If a part is rejected but its map stays below the threshold, the region is where the map exceeds this share of its
+peak."""
 
 EIGHT: Final = np.ones((3, 3), dtype=bool)
-"""Pixels hang together along edges and over corners."""
+"""Pixels are connected along edges and across corners."""
 
 STEPS: Final = ((0, 1), (1, 0), (0, -1), (-1, 0))
 """Right, down, left, up: (rows, columns)."""
@@ -32,7 +34,7 @@ class RegionRule:
     seed: float
     """A region needs a pixel of the map above this: the calibrated `pixel_threshold`."""
     grow: float | None = None
-    """It takes in the connected pixels above this, at most `seed`; None: equal to `seed`, no hysteresis."""
+    """A region takes in the connected pixels above this, at most `seed`; None: equal to `seed`, no hysteresis."""
     bridge_px: int = 8
     """Parts with at most this many map pixels between them are one region; 8 is a cell of PatchCore's grid at 256."""
     min_area_px: float = 0.0
@@ -42,7 +44,7 @@ class RegionRule:
     pixel_size_mm: float | None = None
     """Side of one pixel of the original image."""
     max_regions: int = 4
-    """At most this many regions, those of most mass."""
+    """At most this many regions are kept, those with the largest mass."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.seed) and np.isfinite(self.floor) and self.floor <= self.seed):
@@ -62,33 +64,33 @@ class RegionRule:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One defect: its place in pixels of the original image, its size and its scores on the map."""
+    """One defect: its position in pixels of the original image, its size and its scores on the map."""
 
     box: tuple[int, int, int, int]
     """(top, left, bottom, right), bottom and right exclusive: the smallest whole-pixel box that holds the region."""
     centre: tuple[float, float]
-    """(y, x): mean place of its pixels, weighted with their scores above the lower threshold."""
-    contours: tuple[np.ndarray, ...]
-    """Closed polygons (k, 2) of corners (y, x): clockwise around parts, counter-clockwise around holes."""
+    """(y, x): mean position of its pixels, weighted with their scores above the lower threshold."""
+    contours: tuple[Float[np.ndarray, "_ 2"], ...]
+    """Closed polygons of corners (y, x): clockwise around parts, counter-clockwise around holes."""
     area_px: float
-    """Pixels of the original image, a fraction where the scale is one."""
+    """Pixels of the original image; not always a whole number, because the map has another scale."""
     area_mm2: float | None
-    """The same in square millimetres; None where the pixel's size is not known."""
+    """The same in square millimetres; None where the pixel size is not known."""
     peak: float
     mean_score: float
     mass: float
-    """Sum over its map pixels of (map - lower threshold): how much of the evidence is here."""
-    mask: np.ndarray = field(repr=False, compare=False)
-    """bool (h, w), at the size of the map."""
+    """Sum over its map pixels of (map - lower threshold): the evidence for this defect."""
+    mask: Bool[np.ndarray, "h w"] = field(repr=False, compare=False)
+    """The region's pixels, at the size of the map."""
 
 
 def find_regions(
-    anomaly_map: np.ndarray, image_size: tuple[int, int], rule: RegionRule, *, rejected: bool = False
+    anomaly_map: Float[np.ndarray, "h w"], image_size: tuple[int, int], rule: RegionRule, *, rejected: bool = False
 ) -> tuple[Region, ...]:
-    """The regions of a map (h, w), most mass first, in an image of `image_size` (rows, columns).
+    """The regions of a map, largest mass first, in an image of `image_size` (rows, columns).
 
-    `rejected`: the part was rejected by its image score, so there is something to show. Where nothing passes the rule,
-    the answer is the one region of most mass above `PEAK_SHARE` of the map's peak, of whatever area.
+    `rejected`: the part was rejected by its image score, so it must have a region. If no region passes the rule, the
+    result is the region with the largest mass above `PEAK_SHARE` of the map's peak, of any area.
 
     Raises:
         ValueError: the map is not two-dimensional, empty or not finite, or the image has no pixels.
@@ -110,13 +112,16 @@ def find_regions(
 
 
 def mask_regions(
-    share: np.ndarray, anomaly_map: np.ndarray, image_size: tuple[int, int], rule: RegionRule
+    share: Float[np.ndarray, "h w"],
+    anomaly_map: Float[np.ndarray, "h w"],
+    image_size: tuple[int, int],
+    rule: RegionRule,
 ) -> tuple[Region, ...]:
-    """The parts of a defect mask as regions of any area, with the map's scores; none where the mask is empty.
+    """The parts of a defect mask as regions of any area, with the map's scores; none if the mask is empty.
 
-    `share` (h, w) says how much of each pixel of the map (h, w) the mask covers, 0..1.
+    `share` is the fraction of each map pixel that the mask covers, 0..1.
     """
-    # Any share of a map pixel counts: a scratch must not fall through the map's grid.
+    # Any fraction of a map pixel counts: a scratch is often thinner than a map pixel.
     whole = replace(rule, seed=0.0, grow=None, min_area_px=0.0, min_area_mm2=0.0)
     return tuple(
         replace(
@@ -129,17 +134,17 @@ def mask_regions(
     )
 
 
-def overlaps(region: Region, mask: np.ndarray) -> bool:
-    """Whether a region and a mask of any size, bool (h, w), share a part of the image.
+def overlaps(region: Region, mask: Bool[np.ndarray, "h w"]) -> bool:
+    """Whether a region and a mask of any size have a part of the image in common.
 
-    Each side is compared at the finer of both grids: nothing thin falls between the samples.
+    Each axis is compared on the finer of the two grids, so that no thin line falls between the samples.
     """
     finer = [max(sides) for sides in zip(mask.shape, region.mask.shape, strict=True)]
     return bool((_sampled(region.mask, finer) & _sampled(mask, finer)).any())
 
 
-def _sampled(mask: np.ndarray, size: list[int]) -> np.ndarray:
-    """A mask (h, w) at the centres of a grid of `size` (rows, columns), at least as fine."""
+def _sampled(mask: Bool[np.ndarray, "h w"], size: list[int]) -> Bool[np.ndarray, "rows columns"]:
+    """The mask at the centres of a grid of `size` (rows, columns), which is at least as fine."""
     rows, columns = (
         np.minimum((np.arange(many) + 0.5) * few / many, few - 1).astype(int)
         for many, few in zip(size, mask.shape, strict=True)
@@ -148,23 +153,23 @@ def _sampled(mask: np.ndarray, size: list[int]) -> np.ndarray:
     return sampled
 
 
-def _min_pixels(values: np.ndarray, image_size: tuple[int, int], rule: RegionRule) -> float:
+def _min_pixels(values: Float[np.ndarray, "h w"], image_size: tuple[int, int], rule: RegionRule) -> float:
     """The minimum areas of the rule, in pixels of the map."""
     in_mm = rule.min_area_mm2 / rule.pixel_size_mm**2 if rule.pixel_size_mm else 0.0
     return max(rule.min_area_px, in_mm) * values.size / (image_size[0] * image_size[1])
 
 
-def _strongest(labels: np.ndarray, excess: np.ndarray, min_pixels: float) -> list[int]:
-    """The labels of at least so many pixels, most mass first; equal ones in reading order."""
+def _strongest(labels: Int[np.ndarray, "h w"], excess: Float[np.ndarray, "h w"], min_pixels: float) -> list[int]:
+    """The labels of `min_pixels` pixels or more, largest mass first; labels of equal mass in reading order."""
     pixels = np.bincount(labels.ravel())
     mass = np.bincount(labels.ravel(), weights=excess.ravel())
     order = np.argsort(-mass[1:], kind="stable") + 1
-    # A minimum of exactly the region's area keeps it, whatever the scales round to.
+    # A region of exactly the minimum area is kept, however the scales are rounded.
     return [int(label) for label in order if pixels[label] >= min_pixels * (1 - 1e-9)]
 
 
-def _hysteresis(values: np.ndarray, seed: float, grow: float) -> np.ndarray:
-    """Pixels above `grow` in components that hold one above `seed`: bool (h, w)."""
+def _hysteresis(values: Float[np.ndarray, "h w"], seed: float, grow: float) -> Bool[np.ndarray, "h w"]:
+    """The pixels above `grow` in components that contain a pixel above `seed`."""
     labels, count = ndimage.label(values > grow, structure=EIGHT)
     seeded = np.zeros(count + 1, dtype=bool)
     seeded[labels[values > seed]] = True
@@ -173,10 +178,10 @@ def _hysteresis(values: np.ndarray, seed: float, grow: float) -> np.ndarray:
     return kept
 
 
-def _bridged(mask: np.ndarray, gap: int) -> np.ndarray:
-    """Numbers from 1 for the mask's components, those with up to `gap` empty pixels between them taken together.
+def _bridged(mask: Bool[np.ndarray, "h w"], gap: int) -> Int[np.ndarray, "h w"]:
+    """Labels from 1 for the mask's components; components with up to `gap` empty pixels between them share a label.
 
-    A square of side gap + 1 about each pixel makes two pixels touch exactly where the gap between them is small enough.
+    Each pixel grows to a square of side gap + 1: two squares touch exactly where the gap is small enough.
     """
     reach = ndimage.maximum_filter(mask, size=gap + 1, mode="constant", cval=0) if gap else mask
     labels: np.ndarray = ndimage.label(reach, structure=EIGHT)[0]
@@ -185,14 +190,18 @@ def _bridged(mask: np.ndarray, gap: int) -> np.ndarray:
 
 
 def _measure(
-    values: np.ndarray, mask: np.ndarray, image_size: tuple[int, int], floor: float, pixel_size_mm: float | None
+    values: Float[np.ndarray, "h w"],
+    mask: Bool[np.ndarray, "h w"],
+    image_size: tuple[int, int],
+    floor: float,
+    pixel_size_mm: float | None,
 ) -> Region:
-    """What is known of the region `mask` (h, w), which holds a pixel."""
+    """Measure the region `mask`, which is not empty."""
     scale = np.asarray(image_size) / np.asarray(values.shape)
     pixels, scores = np.argwhere(mask), values[mask]
     excess = scores - floor
     weights = excess if excess.sum() > 0 else np.ones_like(excess)
-    # In whole numbers: a corner that falls on a pixel's edge must not be rounded past it.
+    # In whole numbers: a corner on the edge of a pixel must not be rounded past it.
     (top, bottom), (left, right) = (
         (first * size // length, -(-(last + 1) * size // length))
         for first, last, size, length in zip(
@@ -214,19 +223,19 @@ def _measure(
     )
 
 
-def outline(mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The edges between a bool mask (h, w) and its outside, as closed polygons (k, 2) of corners (y, x), exact.
+def outline(mask: Bool[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "_ 2"], ...]:
+    """The exact border of a mask, as closed polygons of corners (y, x).
 
-    The mask lies to the right of the way round: clockwise around parts, counter-clockwise around holes. Where two
-    pixels touch over a corner only, the way goes from one to the other, so that they stay one part.
+    The polygons run clockwise around parts and counter-clockwise around holes: the mask is on their right. Two pixels
+    that touch only at a corner share a polygon, so that they stay one part.
     """
     edges = _edges(mask)
     left_to_walk = {(int(y), int(x)) for y, x in np.argwhere(edges[0])}  # every loop goes right somewhere
     return tuple(_walk(edges, start, left_to_walk) for start in sorted(left_to_walk) if start in left_to_walk)
 
 
-def _edges(mask: np.ndarray) -> np.ndarray:
-    """bool (4, h + 1, w + 1): an edge leaves the corner (y, x) in the direction of `STEPS`, the mask on its right."""
+def _edges(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "4 h+1 w+1"]:
+    """Whether an edge starts at each corner in each direction of `STEPS`, with the mask on its right."""
     inside = np.pad(mask.astype(bool), 1)
     north_west, north_east = inside[:-1, :-1], inside[:-1, 1:]
     south_west, south_east = inside[1:, :-1], inside[1:, 1:]
@@ -240,8 +249,10 @@ def _edges(mask: np.ndarray) -> np.ndarray:
     )
 
 
-def _walk(edges: np.ndarray, start: tuple[int, int], left_to_walk: set[tuple[int, int]]) -> np.ndarray:
-    """The loop that leaves `start` to the right, its corners alone; what it passes is taken off `left_to_walk`."""
+def _walk(
+    edges: Bool[np.ndarray, "4 rows columns"], start: tuple[int, int], left_to_walk: set[tuple[int, int]]
+) -> Float[np.ndarray, "k 2"]:
+    """The corners of the loop that starts at `start` to the right; removes visited starts from `left_to_walk`."""
     corners, corner, heading = [], start, 0
     while True:
         if heading == 0:

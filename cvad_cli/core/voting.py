@@ -1,12 +1,12 @@
-"""From labelled regions to the type of a new one: class scores, a calibrated confidence, and the right to say unknown.
+"""From labelled regions to the type of a new one: class scores, a calibrated confidence, and the answer "unknown".
 
 - **Which type**: class-balanced one-against-rest ridge regression on the vectors of the labelled regions.
-- **How sure**: a softmax whose temperature is fitted to scores that each labelled image got while it was left out.
-- **Known at all**: the distance to the nearest region of a type, in units of that type's own spread, and a conformal
-  p-value of it against the labelled regions' own, left out in the same way.
-- **An image with several regions**: its type is the vote of its regions, each weighing its mass.
+- **How sure**: a softmax whose temperature is fitted to leave-one-out scores of the labelled images.
+- **Known at all**: the nonconformity score is the distance to the nearest region of a type, in units of that type's
+  scale; its conformal p-value compares it with the leave-one-out scores of the labelled regions.
+- **An image with several regions**: its type is the vote of its regions, weighted by their mass.
 
-Nothing is trained but a linear system of the size of the labelled set, so a new type costs one labelled image.
+Training solves one linear system of the size of the labelled set, so a new type needs one labelled image.
 
     Saunders, Gammerman, Vovk: Ridge regression learning algorithm in dual variables, ICML 1998
     Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, ICML 2017 (temperature, section 4.2)
@@ -31,19 +31,19 @@ RIDGE: Final = 0.3
 """Ridge penalty, in units of the mean squared length of the centred labelled vectors."""
 
 MAX_REFITS: Final = 200
-"""With more labelled images than this, several are left out at a time."""
+"""If there are more labelled images than this, several are left out at a time."""
 
 TEMPERATURES: Final = (0.01, 10.0)
-"""The range that a temperature is looked for in; ridge scores lie about in -1..1."""
+"""The range in which the temperature is searched; ridge scores are roughly in -1..1."""
 
 UNCALIBRATED: Final = 0.2
-"""Temperature where no type has two images, so that leaving one out says nothing."""
+"""The temperature if no type has two images, so that leave-one-out scores say nothing."""
 
 LOWEST_LOG: Final = math.log(1e-12)
-"""Of a confidence while the temperature is fitted: one type that was left out must not outweigh all the others."""
+"""Lower bound on a log-confidence while the temperature is fitted: one outlier must not outweigh all other regions."""
 
 MIN_TYPE_SCALE: Final = 1e-3
-"""Copies of one image do not make a type of no spread: distances between unit vectors, 0..2."""
+"""Lower bound on a type's scale, which copies of one image would make 0; distances of unit vectors are in 0..2."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class LabelledRegions:
 
     @cached_property
     def type_scales(self) -> Float[np.ndarray, " C"]:
-        """Median distance, within each type, of a region to its nearest mate from another image."""
+        """The scale of each type: the median distance of its regions to their nearest mate from another image.
+
+        A type of one image gets the median scale of the others, or 1 if there is none.
+        """
         mates = _gaps(self.centres, self.views)
         mates[self.images[:, None] == self.images] = np.inf
         mates[self.types[:, None] != self.types] = np.inf
@@ -95,7 +98,7 @@ class LabelledRegions:
 
     @cached_property
     def has_mate(self) -> Bool[np.ndarray, " n"]:
-        """Whether another image shows the region's type too, so that it can be judged without its own."""
+        """Whether another image shows the region's type too, so that leave-one-out can judge it."""
         types_of_images = np.unique(np.stack([self.types, self.images]), axis=1)[0]
         return np.asarray(np.bincount(types_of_images)[self.types] > 1)
 
@@ -121,7 +124,7 @@ class Ridge:
         a = labelled - centre
         target = (types[:, None] == np.arange(len(counts))).astype(float)
         penalty = RIDGE * float((a * a).sum()) / len(a)
-        if penalty == 0:  # one vector, or copies of it: nothing tells types apart
+        if penalty == 0:  # one vector, or copies of it: no score can separate types
             return cls(centre, np.zeros((a.shape[1], len(counts))))
         if len(a) <= a.shape[1]:
             return cls(centre, a.T @ _solved(a @ a.T + np.diag(penalty / weight), target))
@@ -129,7 +132,7 @@ class Ridge:
         return cls(centre, _solved(weighted @ a + penalty * np.eye(a.shape[1]), weighted @ target))
 
     def scores(self, queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q C"]:
-        """Of each query and type."""
+        """The score of each type for each query."""
         scores: np.ndarray = (queries - self.centre) @ self.solution
         return scores
 
@@ -139,18 +142,18 @@ def ridge_scores(
 ) -> Float[np.ndarray, "q C"]:
     """Class scores of queries from labelled vectors of types in 0..C - 1, each present.
 
-    With weights w that sum to the same over every type, the weighted mean of the labelled vectors taken off, and a
-    target of 1 for a vector's own type and 0 for others, W minimises sum w |x W - t|^2 + penalty |W|^2. It is solved in
-    the smaller of its two forms, (n, n) or (d, d); they give the same W. The scores of a query sum to 0.
+    The weights w have the same sum over every type. After the weighted mean of the labelled vectors is subtracted, and
+    with a target t of 1 for a vector's own type and 0 for others, W minimises sum w |x W - t|^2 + penalty |W|^2. The
+    smaller of the two equivalent systems, (n, n) or (d, d), is solved. The scores of a query sum to 0.
     """
     return Ridge.learn(labelled, types).scores(queries)
 
 
 def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REFITS) -> Float[np.ndarray, "n C"]:
-    """Scores of the labelled regions, each from the images other than its own; minus infinity: type unseen.
+    """Scores of the labelled regions, each learnt from the other images; minus infinity for a type not seen there.
 
-    With more than `max_refits` images, a share of them is left out at a time. A row is minus infinity throughout
-    where nothing is left to learn from.
+    With more than `max_refits` images, several are left out at a time. If no image is left to learn from, the whole row
+    is minus infinity.
     """
     _, image = np.unique(labelled.images, return_inverse=True)
     scores = np.full((len(labelled.types), labelled.count), -np.inf)
@@ -165,16 +168,16 @@ def leave_one_out_scores(labelled: LabelledRegions, *, max_refits: int = MAX_REF
 
 
 def softmax(scores: Float[np.ndarray, "q C"], temperature: float) -> Float[np.ndarray, "q C"]:
-    """Confidences that sum to 1 over the types; the lower the temperature, the surer."""
+    """Confidences that sum to 1 over the types; a lower temperature makes them more extreme."""
     return np.asarray(special.softmax(scores / temperature, axis=1))
 
 
 def calibrate_temperature(scores: Float[np.ndarray, "n C"], types: Int[np.ndarray, " n"]) -> float:
-    """The temperature under which left-out scores are most likely, given their types.
+    """The temperature that maximises the likelihood of leave-one-out scores, given the true types.
 
-    Regions whose own type was left out with them say nothing and are passed over. The target is (m + 1) / (m + C) for
-    the true one of C types and 1 / (m + C) for the others (Laplace's rule): m regions that are all right do not make
-    certainty. `UNCALIBRATED` where no region is left.
+    Regions whose own type was left out with them are ignored. The target is (m + 1) / (m + C) for the true one of C
+    types and 1 / (m + C) for the others (Laplace's rule), because m correct regions do not prove certainty. The result
+    is `UNCALIBRATED` if no region remains.
     """
     is_scored = np.isfinite(scores[np.arange(len(types)), types])
     known, own = np.where(np.isfinite(scores[is_scored]), scores[is_scored], -1e9), types[is_scored]
@@ -197,11 +200,10 @@ def nonconformity(
     labelled: LabelledRegions,
     query_images: Int[np.ndarray, " q"] | None = None,
 ) -> Float[np.ndarray, " q"]:
-    """How far queries are from every known type, in units of that type's own spread; large means unknown.
+    """Distance of each query to its nearest known type, in units of that type's scale; large means unknown.
 
-    Distance to a region: the least over its orientations. A type's spread: the median distance of its members to their
-    nearest mate from another image; a type of one image has the median spread of the others, or 1 where there is
-    none. `query_images`: regions of the same image do not count (leave-one-out). Infinite where none is left.
+    The distance to a region is the minimum over its orientations; `LabelledRegions.type_scales` defines the scale.
+    `query_images`: regions of the same image do not count (leave-one-out). The result is infinite if none remains.
     """
     away = _gaps(queries, labelled.views)
     if query_images is not None:
@@ -212,19 +214,18 @@ def nonconformity(
 
 
 def own_nonconformity(labelled: LabelledRegions) -> Float[np.ndarray, " n"]:
-    """Strangeness of the labelled regions, each against those of other images.
+    """Nonconformity of the labelled regions, each compared with those of other images.
 
-    P-values compare with those that have a mate. Any other is judged as a region of an unknown type is, while its
-    image is left out, and says nothing of known ones.
+    P-values use only regions that have a mate: without its own image, any other region is one of an unknown type.
     """
     return nonconformity(labelled.centres, labelled, labelled.images)
 
 
 def conformal_p(own: Float[np.ndarray, " n"], queries: Float[np.ndarray, " q"]) -> Float[np.ndarray, " q"]:
-    """P-values of strangeness against that of n labelled regions, `own`: unknown where p <= rate.
+    """P-values of nonconformity scores against those of n labelled regions, `own`: unknown where p <= rate.
 
-    If a region of a known type is exchangeable with the n labelled ones, p <= rate has probability `rate` at most. They
-    are nearly so (docs/derivations.md), hence the rate is an estimate. p is never under 1 / (n + 1).
+    If a region of a known type is exchangeable with the n labelled ones, P(p <= rate) <= rate. They are only nearly
+    exchangeable (docs/derivations.md), so the rate is an estimate. p is never below 1 / (n + 1).
     """
     not_below = len(own) - np.searchsorted(np.sort(own), queries, side="left")
     p: np.ndarray = (1 + not_below) / (len(own) + 1)
@@ -232,12 +233,12 @@ def conformal_p(own: Float[np.ndarray, " n"], queries: Float[np.ndarray, " q"]) 
 
 
 def vote(confidences: Float[np.ndarray, "r C"], masses: Float[np.ndarray, " m"]) -> Float[np.ndarray, " C"]:
-    """Confidences of an image from those of its regions, each weighing its mass, at least 0.
+    """Confidences of an image: the mean of those of its regions, weighted by their mass.
 
-    Where no region has any mass, all weigh the same.
+    If every mass is 0, all regions have the same weight.
 
     Raises:
-        ValueError: no region, or masses that do not fit.
+        ValueError: there is no region, or the masses do not fit.
     """
     if len(confidences) == 0 or masses.shape != (len(confidences),) or (masses < 0).any():
         raise ValueError(f"masses: expected one from 0 for each of {len(confidences)} regions, got {masses}")
@@ -248,31 +249,31 @@ def vote(confidences: Float[np.ndarray, "r C"], masses: Float[np.ndarray, " m"])
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What is said of q regions. Equal confidences go to the type of the lowest number."""
+    """The classification of q regions. If confidences are equal, the type with the lowest number wins."""
 
     confidences: Float[np.ndarray, "q C"]
     nonconformity: Float[np.ndarray, " q"]
     p_values: Float[np.ndarray, " q"]
-    """That a region of a known type is as strange as this."""
+    """How often a region of a known type has such a nonconformity score or a higher one."""
 
     @property
     def types(self) -> Int[np.ndarray, " q"]:
-        """The most likely type, were the region of a known one."""
+        """The most likely of the known types."""
         return np.asarray(self.confidences.argmax(1))
 
     def unknown(self, rate: float) -> Bool[np.ndarray, " q"]:
-        """Regions of no known type, at a rate of `rate` errors among regions of known types."""
+        """Which regions are of no known type; about `rate` of the regions of known types are wrongly among them."""
         return np.asarray(self.p_values <= rate)
 
 
 @dataclass(frozen=True, slots=True)
 class TypeClassifier:
-    """Labelled regions with what was learnt from leaving each out."""
+    """Labelled regions with the temperature and the nonconformity scores learnt from them by leave-one-out."""
 
     labelled: LabelledRegions
     temperature: float
     own: Float[np.ndarray, " m"]
-    """Strangeness of the labelled regions that have a mate."""
+    """Nonconformity of the labelled regions that have a mate."""
 
     @classmethod
     def learn(cls, labelled: LabelledRegions) -> TypeClassifier:
@@ -286,27 +287,27 @@ class TypeClassifier:
         return 1 / (len(self.own) + 1)
 
     def judge(self, queries: Float[np.ndarray, "q d"]) -> Verdicts:
-        """Type, confidence and strangeness of queries, unit vectors."""
+        """Type, confidence and nonconformity of queries, which are unit vectors."""
         confidences = softmax(self.labelled.ridge.scores(queries), self.temperature)
         anomalous = nonconformity(queries, self.labelled)
         return Verdicts(confidences, anomalous, conformal_p(self.own, anomalous))
 
 
-def _solved(system: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """X in system @ X = target, of a positive definite system."""
+def _solved(system: Float[np.ndarray, "k k"], target: Float[np.ndarray, "k C"]) -> Float[np.ndarray, "k C"]:
+    """The X that solves system @ X = target; the system is positive definite."""
     return np.asarray(cho_solve(cho_factor(system, check_finite=False), target, check_finite=False))
 
 
 def _flat(
     views: Float[np.ndarray, "n o d"], types: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n*o d"], Int[np.ndarray, " n*o"]]:
-    """Every orientation as a vector of its own, and their types."""
+    """Each orientation as a separate vector, and the types of these vectors."""
     n, orientations, width = views.shape
     return views.reshape(n * orientations, width), np.repeat(types, orientations)
 
 
 def _gaps(queries: Float[np.ndarray, "q d"], views: Float[np.ndarray, "n o d"]) -> Float[np.ndarray, "q n"]:
-    """Distances of unit vectors to regions: the least over the orientations."""
+    """Distances of unit vectors to regions: the minimum over the orientations."""
     n, orientations, width = views.shape
     likeness = (queries @ views.reshape(-1, width).T).reshape(len(queries), n, orientations).max(2)
     gaps: np.ndarray = np.sqrt(np.maximum(2 - 2 * likeness, 0))

@@ -141,11 +141,10 @@ def test_views_that_do_not_divide_into_cells_are_refused(shape: tuple[int, ...])
         pixel_statistics(np.zeros(shape))
 
 
-def test_the_inverse_root_whitens(monkeypatch) -> None:
-    monkeypatch.setattr("cvad_cli.core.descriptors.ROWS_AT_ONCE", 64)
+def test_the_inverse_root_whitens() -> None:
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) + 3
-    root = inverse_root(samples, shrinkage=0.0)
+    root = inverse_root(samples, shrinkage=0.0, max_rows=64)
     np.testing.assert_allclose(np.cov(samples @ root, rowvar=False), np.eye(6), atol=1e-4)
     np.testing.assert_allclose(root, root.T, atol=1e-6)
 
@@ -164,11 +163,10 @@ def test_more_dimensions_than_samples_and_constant_samples_give_finite_roots() -
         inverse_root(np.ones((1, 4)))
 
 
-def test_the_nearest_key_is_the_nearest(monkeypatch) -> None:
-    monkeypatch.setattr("cvad_cli.core.descriptors.PAIRS_AT_ONCE", 100)
+def test_the_nearest_key_is_the_nearest() -> None:
     rng = np.random.default_rng(0)
     queries, keys = rng.normal(size=(57, 4)), rng.normal(size=(23, 4))
-    distances, rows = nearest(queries, keys)
+    distances, rows = nearest(queries, keys, max_pairs=100)
     everything = np.linalg.norm(queries[:, None] - keys, axis=2)
     assert (rows == everything.argmin(1)).all()
     np.testing.assert_allclose(distances, everything.min(1))

@@ -98,7 +98,7 @@ def test_a_perfect_ranking_claims_no_narrower_interval_than_its_pairs_support():
     report = measure([0.1, 0.2, 0.3, 0.8, 0.9], ["good"] * 3 + ["bent"] * 2)
     assert report.image.auroc == 1.0
     assert report.image.auroc_interval is None
-    assert f"prove {0.025 ** (1 / 2):.3g} or more" in report.unavailable["image.auroc_interval"]
+    assert f"show {0.025 ** (1 / 2):.3g} or more" in report.unavailable["image.auroc_interval"]
 
 
 @pytest.mark.parametrize(

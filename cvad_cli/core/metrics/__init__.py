@@ -1,7 +1,7 @@
-"""How well images are told apart: ranking quality, and the decision at the calibrated threshold.
+"""How well good and defective images are separated: the ranking, and the decision at the calibrated threshold.
 
-scikit-learn and SciPy do the counting. What a test set cannot answer (it has one class, too few images) is None, and
-`unavailable` says why.
+scikit-learn and SciPy compute the figures. A figure that a test set cannot give (it has one class, or too few images)
+is None, and `unavailable` says why.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float, Float64, Shaped
 
 from cvad_cli.records import GOOD
 
 CONFIDENCE: Final = 0.95
-RESAMPLES: Final = 2000  # the 2.5 % tail is 50 resamples: its own error is then about a tenth of the interval
-BATCH_ELEMENTS: Final = 4_000_000  # scores resampled at once: 32 MB a temporary array
+RESAMPLES: Final = 2000  # the 2.5 % tail has 50 resamples: the error of a limit is about a tenth of the interval
+BATCH_ELEMENTS: Final = 4_000_000  # scores resampled at once: 32 MB per temporary array
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageMetrics:
-    """Ranking quality over all thresholds, 0..1."""
+    """Quality of the ranking over all thresholds, 0..1."""
 
     auroc: float | None
     auroc_interval: Interval | None
@@ -32,12 +32,12 @@ class ImageMetrics:
     average_precision: float | None
     f1_max: float | None
     f1_max_threshold: float | None
-    """`score > f1_max_threshold` reaches `f1_max`. Chosen with the test labels: never a threshold to deploy."""
+    """`score > f1_max_threshold` gives `f1_max`. It is chosen with the test labels: never deploy it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionMetrics:
-    """What `score > threshold` does to this test set. Rates are 0..1, positives are rejected parts."""
+    """The result of `score > threshold` on this test set. Rates are 0..1; positives are rejected parts."""
 
     threshold: float
     stated_false_alarm_rate: float
@@ -65,7 +65,7 @@ class DefectTypeMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """Everything that image scores tell, and why the rest is missing."""
+    """All figures from image scores, and why others are missing."""
 
     image: ImageMetrics
     decision: DecisionMetrics
@@ -84,7 +84,7 @@ class ImageReport:
 
 
 def measure_images(
-    scores: ArrayLike,
+    scores: Sequence[float] | Float[np.ndarray, " n"],
     defect_types: Sequence[str],
     *,
     threshold: float,
@@ -94,14 +94,14 @@ def measure_images(
     """Measure a labelled test set.
 
     Args:
-        scores: (n,) finite image scores, larger = stranger.
+        scores: n finite image scores, larger = more anomalous.
         defect_types: n names, `GOOD` for a good part.
-        threshold: the calibrated one; a part is rejected when its score is above it.
+        threshold: the calibrated threshold; a part is rejected if its score is above it.
         stated_false_alarm_rate: the rate that the calibration states, 0..1.
         rng: draws the bootstrap resamples.
 
     Raises:
-        ValueError: no images, more or fewer names than scores, or a score that is not finite.
+        ValueError: there are no images, more or fewer names than scores, or a score that is not finite.
     """
     values, types = _checked(scores, defect_types)
     defective = types != GOOD
@@ -114,14 +114,19 @@ def measure_images(
     )
 
 
-def bootstrap_auroc_interval(good: ArrayLike, defective: ArrayLike, *, rng: np.random.Generator) -> Interval:
-    """95 % percentile bootstrap interval of the AUROC; good and defective images are resampled apart.
+def bootstrap_auroc_interval(
+    good: Sequence[float] | Float[np.ndarray, " g"],
+    defective: Sequence[float] | Float[np.ndarray, " d"],
+    *,
+    rng: np.random.Generator,
+) -> Interval:
+    """95 % percentile bootstrap interval of the AUROC; good and defective images are resampled separately.
 
-    BCa intervals would need a spread in every jackknife sample, which a nearly perfect detector does not have.
+    BCa intervals need variation in the jackknife samples, which a nearly perfect detector does not have.
 
     Args:
-        good: (g,) scores of good images, g >= 2.
-        defective: (d,) scores of defective images, d >= 2.
+        good: scores of good images, g >= 2.
+        defective: scores of defective images, d >= 2.
         rng: draws the resamples.
 
     Raises:
@@ -143,13 +148,15 @@ def bootstrap_auroc_interval(good: ArrayLike, defective: ArrayLike, *, rng: np.r
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def auroc_along(good: NDArray[np.float64], defective: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """AUROC of many resamples at once: the Mann-Whitney U statistic over the number of pairs.
+def auroc_along(
+    good: Float[np.ndarray, "*resamples g"], defective: Float[np.ndarray, "*resamples d"], axis: int = -1
+) -> Float64[np.ndarray, "*resamples"]:
+    """AUROC of many resamples at once: the Mann-Whitney U statistic divided by the number of pairs.
 
     Args:
-        good: scores, g of them along `axis`; the other axes are resamples.
-        defective: the same with d along `axis`.
-        axis: of the images.
+        good: scores of good images along the last axis; the other axes are resamples.
+        defective: the same for defective images.
+        axis: the axis of the images, which SciPy names; the last.
     """
     from scipy.stats import rankdata
 
@@ -159,8 +166,8 @@ def auroc_along(good: NDArray[np.float64], defective: NDArray[np.float64], axis:
 
 
 def _ranking(
-    scores: NDArray[np.float64],
-    defective: NDArray[np.bool_],
+    scores: Float64[np.ndarray, " n"],
+    defective: Bool[np.ndarray, " n"],
     rng: np.random.Generator,
     unavailable: dict[str, str],
 ) -> ImageMetrics:
@@ -184,12 +191,12 @@ def _ranking(
 
 def _interval_of(
     auroc: float,
-    scores: NDArray[np.float64],
-    defective: NDArray[np.bool_],
+    scores: Float64[np.ndarray, " n"],
+    defective: Bool[np.ndarray, " n"],
     rng: np.random.Generator,
     unavailable: dict[str, str],
 ) -> Interval | None:
-    """The bootstrap interval, or None where resampling shows no spread: [1, 1] would claim a certainty nobody has."""
+    """The bootstrap interval, or None if all resamples agree: [1, 1] would claim a certainty that does not exist."""
     good, bad = scores[~defective], scores[defective]
     pairs = min(len(good), len(bad))
     if pairs < 2:
@@ -201,13 +208,13 @@ def _interval_of(
     reason = f"every bootstrap resample gives the same AUROC of {auroc:.4g}"
     if auroc == 1:
         bound, _ = _proportion_interval(pairs, pairs)
-        reason += f"; {pairs} independent good-defective pairs, all ranked rightly, prove {bound:.3g} or more (95 %)"
+        reason += f"; {pairs} independent good-defective pairs, all ranked correctly, show {bound:.3g} or more (95 %)"
     unavailable["image.auroc_interval"] = reason
     return None
 
 
-def _best_f1(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> tuple[float, float]:
-    """The highest F1 and the cut that reaches it, midway between the scores on its two sides; of ties, the lowest."""
+def _best_f1(scores: Float64[np.ndarray, " n"], defective: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """The highest F1 and its cut, midway between the scores on its two sides; the lowest cut if several are equal."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, cuts = precision_recall_curve(defective, scores)
@@ -222,8 +229,8 @@ def _best_f1(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> tuple
 
 
 def _decision(
-    rejected: NDArray[np.bool_],
-    defective: NDArray[np.bool_],
+    rejected: Bool[np.ndarray, " n"],
+    defective: Bool[np.ndarray, " n"],
     calibrated: tuple[float, float],
     unavailable: dict[str, str],
 ) -> DecisionMetrics:
@@ -254,9 +261,9 @@ def _decision(
 
 
 def _proportion_interval(successes: int, trials: int) -> Interval:
-    """Clopper-Pearson: it covers the true rate at least 95 % of the time for any n.
+    """Clopper-Pearson interval: it contains the true rate at least 95 % of the time for any n.
 
-    Wilson's interval is narrower, but covers less than it says near 0, where a good detector's false alarms lie.
+    Wilson's interval is narrower, but it covers less than 95 % near 0, where a good detector's false-alarm rate is.
     """
     from scipy.stats import binomtest
 
@@ -265,8 +272,8 @@ def _proportion_interval(successes: int, trials: int) -> Interval:
 
 
 def _by_type(
-    scores: NDArray[np.float64],
-    types: NDArray[np.str_],
+    scores: Float64[np.ndarray, " n"],
+    types: Shaped[np.ndarray, " n"],
     threshold: float,
     unavailable: dict[str, str],
 ) -> dict[str, DefectTypeMetrics]:
@@ -288,13 +295,15 @@ def _by_type(
     return rows
 
 
-def _one_class(defective: NDArray[np.bool_]) -> str | None:
+def _one_class(defective: Bool[np.ndarray, " n"]) -> str | None:
     if defective.all():
         return "the test set has no good image"
     return None if defective.any() else "the test set has no defective image"
 
 
-def _checked(scores: ArrayLike, defect_types: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+def _checked(
+    scores: Sequence[float] | Float[np.ndarray, " n"], defect_types: Sequence[str]
+) -> tuple[Float64[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
     values, types = np.asarray(scores, dtype=np.float64), np.asarray(defect_types, dtype=np.str_)
     if values.ndim != 1 or values.size == 0 or values.shape != types.shape:
         raise ValueError(f"expected n scores and n defect types, got shapes {values.shape} and {types.shape}")
