@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -74,11 +75,14 @@ def run_each(configs: Sequence[Path], options: Options, call: TaskCall, show: Ca
 
 
 def load_settings(configs: Sequence[Path], options: Options) -> list[RunConfig]:
-    """The settings of each config, with the options' overrides."""
+    """The settings of each config, with the options' overrides; a warning that several configs share is shown once."""
+    from cvad_cli.cli.progress import reporter_for
     from cvad_cli.config.load import load_config
 
+    warn = functools.cache(reporter_for(options.quiet).warn)
+
     overrides = [*options.overrides, *([f"device={options.device}"] if options.device else [])]
-    return [load_config(path, overrides) for path in configs]
+    return [load_config(path, overrides, warn=warn) for path in configs]
 
 
 def show_result(result: object, options: Options, show: Callable[[Any], None]) -> None:

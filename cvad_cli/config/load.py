@@ -7,7 +7,8 @@ valid name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -22,6 +23,7 @@ from omegaconf.errors import (
 )
 
 from cvad_cli.config.checks import BadSettingError
+from cvad_cli.config.old_names import OLD_SETTINGS
 from cvad_cli.config.schema import HIDDEN, SECRET_SETTINGS, RunConfig
 from cvad_cli.errors import ConfigError, did_you_mean
 
@@ -40,12 +42,21 @@ class _Layer:
         return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read `path`, what it extends, and `key=value` overrides, the last one winning.
+def _python_warning(message: str) -> None:
+    warnings.warn(message, FutureWarning, stacklevel=4)
 
-    Raises ConfigError naming the file (or `--set`), the key and what was expected.
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, warn: Callable[[str], None] = _python_warning
+) -> RunConfig:
+    """Read `path`, what it extends, and `key=value` overrides; the last value of a key wins.
+
+    `warn` gets one message for each setting that is given by the name of an earlier release. Raises ConfigError naming
+    the file (or `--set`), the key and what was expected.
     """
-    layers = [*_file_layers(path), *_override_layers(overrides)]
+    layers: list[_Layer] = []
+    for given in (*_file_layers(path), *_override_layers(overrides)):
+        layers.append(_with_present_names(given, warn))  # noqa: PERF401 - a comprehension may be a frame of its own
     merged = OmegaConf.structured(RunConfig)
     for layer in layers:
         _reject_unknown_keys(layer)
@@ -65,6 +76,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(settings, RunConfig):
         raise TypeError(f"{path}: OmegaConf gave {type(settings).__name__} instead of RunConfig")
     return settings
+
+
+def _with_present_names(layer: _Layer, warn: Callable[[str], None]) -> _Layer:
+    """The layer with every name of an earlier release replaced by the present one."""
+    values, changed = layer.plain, False
+    for old, new in OLD_SETTINGS.items():
+        (section, _, former), name = old.rpartition("."), new.rpartition(".")[2]
+        given = values.get(section)
+        if not isinstance(given, dict) or former not in given:
+            continue
+        if name in given:
+            raise ConfigError(f"{layer.label}: {old}: is the earlier name of {new}, which is given too; remove {old}")
+        warn(f"{layer.label}: {old} is now {new}; change the name, the next release will not accept the earlier one")
+        given[name] = given.pop(former)
+        changed = True
+    return dataclasses.replace(layer, values=OmegaConf.create(values)) if changed else layer
 
 
 def to_plain(settings: RunConfig) -> dict[str, Any]:

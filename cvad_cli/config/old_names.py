@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+OLD_SETTINGS: Final[Mapping[str, str]] = {"evaluation.pictures": "evaluation.images"}
+"""Of dotted settings. An earlier name is read, with a warning, for one release."""
+
 OLD_FILE_ROLES: Final[Mapping[str, str]] = {"probes": "agreement_samples"}
 """Of a bundle's data files, in its manifest and in the header of the file itself."""
 

@@ -154,6 +154,20 @@ def test_other_settings_images_or_a_lost_file_are_reason_to_do_a_run_again(
     assert states(*moved, verb="train") == ["done", "kept"]
 
 
+def test_an_evaluation_whose_settings_have_names_of_an_earlier_release_is_done_again(own_copy: Path, cvad) -> None:
+    file = own_copy.parent / "runs" / "small_grid" / "evaluation" / "metrics.json"
+    metrics = json.loads(file.read_text("utf-8"))
+    section = metrics["provenance"]["settings"]["evaluation"]
+    section["pictures"] = section.pop("images")
+    file.write_text(json.dumps(metrics), encoding="utf-8")
+    result = cvad("evaluate", "-c", own_copy, "--categories", "grid", "--json")
+    assert [run["state"] for run in json.loads(result.stdout)["runs"]] == ["done"]
+    assert "images" in json.loads(file.read_text("utf-8"))["provenance"]["settings"]["evaluation"]
+    again = cvad("evaluate", "-c", own_copy, "--categories", "grid", "--json", "--set", "evaluation.pictures=2")
+    assert [run["state"] for run in json.loads(again.stdout)["runs"]] == ["kept"], "the present name of the same value"
+    assert "evaluation.pictures is now evaluation.images" in again.stderr
+
+
 def test_one_failure_stops_no_other_and_the_gravest_status_is_the_batchs(own_copy: Path, cvad) -> None:
     bundle = own_copy.parent / "runs" / "small_leather" / "bundle"
     (bundle / "manifest.json").write_text("{", encoding="utf-8")
