@@ -1,4 +1,4 @@
-"""The `cvad` command: every command's file is registered here."""
+"""The `cvad` command: registers every subcommand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cvad_cli.cli import analyze_rf, bench, demo, distill_teacher, index_classif
 from cvad_cli.cli.root import RootGroup
 
 EXIT_STATUSES = """
-Exit statuses: 0 done · 1 a gate failed, or a defect was found where that was asked for · 2 usage or configuration ·
+Exit statuses: 0 success · 1 a gate failed, or --fail-on-defect found a defect · 2 usage or configuration ·
 3 images, masks or labels · 4 model or weights · 5 trained bundle · 6 defect index · 7 disk, memory or device ·
 70 a bug in cvad · 130 Ctrl-C.
 """
 
 app = typer.Typer(
     cls=RootGroup,
-    help="Industrial visual inspection from YAML configs: train, measure honestly, and name every defect.",
+    help="Industrial visual inspection from YAML configs: train a detector, measure it, classify every defect.",
     epilog=EXIT_STATUSES,
     no_args_is_help=True,
     add_completion=True,
@@ -36,10 +36,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def cvad(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Carry the options that stand before the command's name."""
+    """Take the options before the name of the subcommand."""
     del version
 
 

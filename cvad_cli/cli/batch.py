@@ -16,19 +16,17 @@ if TYPE_CHECKING:
 
 Categories = Annotated[
     str | None,
-    typer.Option("--categories", metavar="A,B|all", help="A run for each category: these, or all below data.root."),
+    typer.Option("--categories", metavar="A,B|all", help="One run per category: these, or all below data.root."),
 ]
 Models = Annotated[
-    str | None, typer.Option("--models", metavar="A,B", help="A run for each model, as in patchcore,efficientad.")
+    str | None, typer.Option("--models", metavar="A,B", help="One run per model, as in patchcore,efficientad.")
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="In a batch: also do again what is there, of the same settings and images.")
-]
+Force = Annotated[bool, typer.Option("--force", help="In a batch: repeat runs even if their results are up to date.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the options ask for."""
+    """The configs and the options that multiply them."""
 
     configs: Sequence[Path]
     categories: str | None
@@ -37,7 +35,7 @@ class Batch:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is more than the one run of one config."""
+        """Whether this is more than one run of one config."""
         return len(self.configs) > 1 or self.categories is not None or self.models is not None
 
 
@@ -48,11 +46,10 @@ Importing = Callable[[], Callable[..., Any]]
 def run_batch_of(
     batch: Batch, verb: Literal["train", "evaluate"], options: Options, call: TaskCall, earlier: Importing
 ) -> BatchSummary:
-    """Plan the runs, do them with a table of how far they are, show what came of them.
+    """Plan the runs, do them while a table shows their progress, and show the results.
 
-    `call` gives the task of the verb and its request, `earlier` finds the result of an earlier call that still holds.
-
-    All configs are read before the first run starts: a typo in the last one is found at once.
+    `call` gives the task of the verb and its request; `earlier` finds the result of an earlier call that is still up to
+    date. All configs are read before the first run starts, so that a typo in the last one is found at once.
     """
     from cvad_cli.cli.progress import reporter_for
     from cvad_cli.cli.render.batch import run_table_for
@@ -78,13 +75,13 @@ def run_batch_of(
 
 
 def exit_with_status(summary: BatchSummary) -> None:
-    """Exit with the gravest of the runs' statuses."""
+    """Exit with the most severe status of the runs, unless it is 0."""
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
 
 
 def _listed(text: str | None) -> list[str]:
-    """The parts of 'a,b', each once."""
+    """The parts of 'a,b', without duplicates."""
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]

@@ -9,9 +9,18 @@ import typer
 from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.run_task import Options, Task, run_each
 
-Images = Annotated[int | None, typer.Option("--images", min=1, metavar="N", help="Test images to judge; else all.")]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="R", help="Measurements, each in a new process.")]
-Scaling = Annotated[bool, typer.Option("--scaling", help="Also over image sizes, memory banks and numbers of images.")]
+Images = Annotated[
+    int | None, typer.Option("--images", min=1, metavar="N", help="Number of test images to judge; default: all.")
+]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=1, metavar="R", help="Number of measurements, each in a new process.")
+]
+Scaling = Annotated[
+    bool,
+    typer.Option(
+        "--scaling", help="Also measure how time and memory grow with image size, memory bank and number of images."
+    ),
+]
 ComparisonOption = Annotated[bool, typer.Option("--peers", hidden=True)]
 COMPARISON_MOVED: Final = (
     "--peers was moved out of cvad: the comparison with anomalib's inferencers is a tool of cvad's repository; run "
@@ -31,7 +40,7 @@ def bench(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a trained detector on this machine: images a second, latency by stage, memory, time to open.
+    """Measure a trained detector on this machine: images per second, latency by stage, memory, time to open.
 
     Writes <output.root>/<name>/bench/: bench.json, bench.md and charts.
     """

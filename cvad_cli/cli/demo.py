@@ -1,4 +1,4 @@
-"""`cvad demo`: the whole of cvad on generated images."""
+"""`cvad demo`: all of cvad on generated images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def demo(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Generate a small data set of grid, leather and tile look-alikes, train on it, measure, show where it all is."""
+    """Generate small data sets that resemble grid, leather and tile; train on them, evaluate, and print the results."""
     _run_demo(output, seed, Options((), None, json, quiet, debug))
 
 

@@ -1,4 +1,4 @@
-"""`cvad distill-teacher`: a patch description network of one's own."""
+"""`cvad distill-teacher`: train your own patch description network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ Folders = Annotated[
 ]
 Backbones = Annotated[
     list[str],
-    typer.Option("--backbone", metavar="NAME[:LAYERS]", help="A timm backbone to learn from. Repeatable."),
+    typer.Option(
+        "--backbone", metavar="NAME[:LAYERS]", help="A timm backbone to learn from. May be given several times."
+    ),
 ]
 WeightFiles = Annotated[
     list[str], typer.Option("--weights", metavar="FILE", help="Weights of each backbone, in the same order.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume/--restart", help="Go on from the checkpoint beside the output, or begin anew.")
+    bool, typer.Option("--resume/--restart", help="Continue from the checkpoint beside the output, or start again.")
 ]
 
 
@@ -30,23 +32,27 @@ def distill_teacher(  # noqa: PLR0913, PLR0917 - Typer's options are its argumen
     images: Folders = [],  # noqa: B006
     samples: Annotated[bool, typer.Option(help="Also use scikit-image's sample photographs, if installed.")] = True,
     size: Annotated[str, typer.Option(help="small or medium.")] = "small",
-    channels: Annotated[int, typer.Option(min=0, help="Of the teacher; 0: as many as the backbones give.")] = 384,
+    channels: Annotated[
+        int, typer.Option(min=0, help="Channels of the teacher; 0: as many as the backbones have.")
+    ] = 384,
     backbone: Backbones = ["tf_efficientnet_lite0", "mobilenetv2_100"],  # noqa: B006
     weights: WeightFiles = [],  # noqa: B006
-    steps: Annotated[int, typer.Option(help="Training steps; may change on resuming until the last 30 %.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the images and of the first weights.")] = 42,
+    steps: Annotated[
+        int, typer.Option(help="Training steps; may be changed on resuming before the last 30 %.")
+    ] = 10_000,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the initial weights.")] = 42,
     device: Device = "auto",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
     generated_share: Annotated[float, typer.Option(help="Share of generated images, 0 to 1.")] = 0.5,
-    calibration_images: Annotated[int, typer.Option(help="Images that the targets are standardised over.")] = 1024,
-    held_out_images: Annotated[int, typer.Option(help="Images that the loss is reported on.")] = 48,
+    calibration_images: Annotated[int, typer.Option(help="Images over which the targets are standardised.")] = 1024,
+    held_out_images: Annotated[int, typer.Option(help="Images on which the loss is reported.")] = 48,
     resume: Resume = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Distil a patch description network from pretrained backbones, on your images and on generated ones."""
+    """Distil a patch description network from pretrained backbones, on your images and generated images."""
     _run_distillation(
         Options((), device, json, quiet, debug),
         output=output,

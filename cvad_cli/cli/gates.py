@@ -1,4 +1,4 @@
-"""Gates on the command line: their options, a line for each that failed, and the files that CI reads."""
+"""Gates on the command line: their options, one line per failed gate, and the files that CI reads."""
 
 from __future__ import annotations
 
@@ -30,34 +30,41 @@ Maximums = Annotated[
     list[str], typer.Option("--max", metavar="METRIC=X", help="A gate, as in decision.false_alarm_rate=0.05.")
 ]
 BaselinePath = Annotated[
-    Path | None, typer.Option("--baseline", metavar="PATH", help="An earlier metrics.json, or its folder: no worse.")
+    Path | None,
+    typer.Option(
+        "--baseline", metavar="PATH", help="An earlier metrics.json or its folder; the run must not be worse."
+    ),
 ]
 Tolerances = Annotated[
-    list[str], typer.Option("--tolerance", metavar="[METRIC=]X", help="How much worse than the baseline is still well.")
+    list[str],
+    typer.Option("--tolerance", metavar="[METRIC=]X", help="How much worse than the baseline a figure may be."),
 ]
 Undecided = Annotated[
-    str | None, typer.Option("--undecided", metavar="pass|fail", help="Where the test set cannot tell. Default: pass.")
+    str | None,
+    typer.Option(
+        "--undecided", metavar="pass|fail", help="The verdict if the test set is too small to decide. Default: pass."
+    ),
 ]
 JunitFile = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the verdicts as JUnit XML.")]
 SummaryFile = Annotated[
-    Path | None, typer.Option("--summary", metavar="FILE", help="Write them as GitHub-flavoured markdown.")
+    Path | None, typer.Option("--summary", metavar="FILE", help="Write the verdicts as GitHub-flavoured Markdown.")
 ]
 
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
-"""The file that a step of GitHub Actions may append markdown to."""
+"""The file to which a step of GitHub Actions may append Markdown."""
 
 
 class Verdicts:
-    """Collects what each run of a call came to, and writes the reports when the last is done or has failed."""
+    """Collects the verdicts of each run of a call, and writes the reports at the end, even after a failure."""
 
     def __init__(self, junit: Path | None, summary: Path | None, *, tell: bool) -> None:
-        """`tell`: print a line for each failed gate, where nothing else of the result is shown."""
+        """`tell`: print one line per failed gate, because nothing else of the result is shown."""
         self._junit, self._summary, self._tell = junit, summary, tell
         self._runs: list[RunVerdict] = []
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Whatever ends the block, write what is known then: CI shows the runs before a crash as well."""
+        """Write the reports at the end of the block, even after an error: CI then shows the runs before a crash too."""
         try:
             yield
         finally:
@@ -65,7 +72,7 @@ class Verdicts:
                 self._write()
 
     def watch(self, call: TaskCall) -> TaskCall:
-        """The same task and request; the outcome is kept."""
+        """The same call, with a task whose verdicts are collected."""
 
         def watched() -> tuple[Task, Any]:
             task, request = call()
@@ -94,7 +101,7 @@ class Verdicts:
         return watched
 
     def add(self, batch: BatchSummary) -> None:
-        """What the runs of a batch came to, with a line for each failed gate: its table shows figures alone."""
+        """Add the verdicts of a batch and print one line per failed gate; the table of a batch shows figures only."""
         from cvad_cli.assembly.gates.reports import RunVerdict
         from cvad_cli.records import EvaluationSummary
 
@@ -104,7 +111,7 @@ class Verdicts:
             _tell_failed(run.name, gates)
 
     def exit_on_failure(self) -> None:
-        """Raise `typer.Exit(1)` where a gate failed."""
+        """Raise `typer.Exit(1)` if a gate failed."""
         if any(not gate.passed for run in self._runs for gate in run.gates):
             raise typer.Exit(1)
 

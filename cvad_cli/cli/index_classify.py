@@ -24,16 +24,22 @@ from cvad_cli.cli.options import (
 )
 from cvad_cli.cli.run_task import Options, Task, run_each
 
-Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index K images a type.")]
-ShotsSeed = Annotated[int, typer.Option("--seed", min=0, help="Draws the images of --shots.")]
-LabelledBy = Annotated[str, typer.Option("--labelled-by", metavar="NAME", help="Who says so; kept with every region.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Also remove what the data set holds no longer, or otherwise.")]
-Rebuild = Annotated[bool, typer.Option("--rebuild", help="Begin anew, as after training again.")]
-List = Annotated[bool, typer.Option("--list", help="Only list every labelled region of the index.")]
-Stats = Annotated[bool, typer.Option("--stats", help="Only count regions and images of each type.")]
-Export = Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Only write the index to one file.")]
-Import = Annotated[Path | None, typer.Option("--import", metavar="FILE", help="Only add what --export wrote.")]
-Delete = Annotated[str | None, typer.Option("--delete", metavar="TYPE", help="Only forget every region of a type.")]
+Shots = Annotated[int | None, typer.Option("--shots", min=1, metavar="K", help="Index only K images per type.")]
+ShotsSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw of --shots.")]
+LabelledBy = Annotated[
+    str, typer.Option("--labelled-by", metavar="NAME", help="Who labelled the images; stored with every region.")
+]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Also remove regions whose image was removed, changed or relabelled.")
+]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Delete the index first, as is needed after training again.")]
+List = Annotated[bool, typer.Option("--list", help="Only list the labelled regions of the index.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Only count the regions and images of each type.")]
+Export = Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Only write the index to a file.")]
+Import = Annotated[
+    Path | None, typer.Option("--import", metavar="FILE", help="Only add the regions of a file from --export.")
+]
+Delete = Annotated[str | None, typer.Option("--delete", metavar="TYPE", help="Only delete all regions of a type.")]
 
 
 def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -54,7 +60,7 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Learn defect types from labelled images: describe their regions and keep them in the defect index."""
+    """Learn defect types from labelled images: describe their regions and store them in the defect index."""
     from cvad_cli.cli.render import index_classify as tables
 
     options = Options(tuple(set_), device, json, quiet, debug)
@@ -81,7 +87,7 @@ def index(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     run_each(config, options, call, show)
 
 
-Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row a region.")]
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table with one row per region.")]
 Overlays = Annotated[
     Path | None, typer.Option("--overlays", metavar="DIR", help="Write each image with its defects marked.")
 ]
@@ -89,7 +95,7 @@ Overlays = Annotated[
 
 def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB...", help="Images, folders of them, or patterns.")
+        list[str], typer.Argument(metavar="IMAGE|FOLDER|GLOB...", help="Images, folders of images, or patterns.")
     ],
     config: ConfigFile,
     set_: Overrides = [],  # noqa: B006
@@ -102,7 +108,7 @@ def classify(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Judge images and name each of their defects: a type with its confidence and nearest examples, or unknown."""
+    """Judge images and classify each defect: its type with confidence and nearest examples, or unknown."""
     from cvad_cli.cli.render.as_json import as_json
     from cvad_cli.cli.render.index_classify import show_classification
 

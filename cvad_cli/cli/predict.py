@@ -28,22 +28,31 @@ from cvad_cli.cli.run_task import Options, Task, run_each
 
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGE|FOLDER|GLOB|VIDEO|camera:N|-]...", help="Images; - reads paths from stdin."),
+    typer.Argument(
+        metavar="[IMAGE|FOLDER|GLOB|VIDEO|camera:N|-]...", help="Images; - reads paths from standard input."
+    ),
 ]
 Watch = Annotated[
-    Path | None, typer.Option("--watch", metavar="FOLDER", help="Inspect each file as it appears, until stopped.")
+    Path | None, typer.Option("--watch", metavar="FOLDER", help="Inspect each new file of the folder until stopped.")
 ]
 Results = Annotated[
-    Path | None, typer.Option("--results", metavar="FILE", help="With --watch: the JSONL file that is its memory.")
+    Path | None,
+    typer.Option(
+        "--results",
+        metavar="FILE",
+        help="With --watch: the JSONL file of results, which also records the finished files.",
+    ),
 ]
-Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row an image.")]
+Table = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table with one row per image.")]
 Maps = Annotated[
     Path | None, typer.Option("--maps", metavar="DIR", help="Write each anomaly map as 32-bit float TIFF.")
 ]
 Overlays = Annotated[
     Path | None, typer.Option("--overlays", metavar="DIR", help="Write each image with its regions marked.")
 ]
-Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with a NUL, as find -print0 writes them.")]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Paths on standard input end with NUL, as find -print0 writes them.")
+]
 
 
 def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -63,7 +72,7 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Judge images with a trained detector: score, verdict and regions of each, as fast as it goes."""
+    """Judge images with a trained detector: score, verdict and regions of each image."""
     from cvad_cli.cli.render.predict import PredictionLines
 
     refuse_both_forms(json=json, jsonl=jsonl)
@@ -95,7 +104,7 @@ def predict(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
 @contextlib.contextmanager
 def _stop_gently() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that what was begun is finished; a second one ends the process as usual."""
+    """Ctrl-C and SIGTERM set the event, so that started images are finished; a second signal ends the process."""
     enough = threading.Event()
     former: dict[int, Any] = {}
 

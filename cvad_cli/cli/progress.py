@@ -1,4 +1,4 @@
-"""How far a task is: bars on a terminal, plain lines when piped, warnings only when quiet. All on standard error."""
+"""Progress of a task on standard error: bars on a terminal, plain lines in a pipe, warnings only when quiet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvad_cli.ports import Reporter
 
 
 def reporter_for(quiet: bool) -> Reporter:
-    """The reporter that fits where standard error goes."""
+    """The reporter for the kind of standard error: a terminal or not."""
     if quiet:
         return QuietReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()
@@ -24,12 +24,12 @@ class QuietReporter:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Yield a counter that counts for no one."""
+        """Yield a counter that does nothing."""
         del title, total
         yield lambda _steps: None
 
     def note(self, message: str) -> None:
-        """Keep it to ourselves."""
+        """Print nothing."""
 
     def warn(self, message: str) -> None:
         """Print the warning."""
@@ -38,7 +38,7 @@ class QuietReporter:
 
 @final
 class LineReporter:
-    """A line when a stage ends: what a log file wants."""
+    """Prints one line when a stage ends, which suits a log file."""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -58,13 +58,13 @@ class LineReporter:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     def warn(self, message: str) -> None:
-        """Print the line, marked."""
+        """Print the line with the prefix 'warning'."""
         self.note(f"warning: {message}")
 
 
 @final
 class BarReporter:
-    """A bar with an estimate of what is left."""
+    """Shows a bar with an estimate of the remaining time."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -73,7 +73,7 @@ class BarReporter:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Draw the bar; it stays when the stage is done."""
+        """Draw the bar; it stays on the screen after the stage."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,

@@ -1,4 +1,4 @@
-"""One task over one or several configs: settings loaded, libraries kept quiet, progress shown, failures collected."""
+"""Run one task over one or several configs: load settings, silence libraries, show progress, collect failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every command takes beside its configs."""
+    """The options that every command has."""
 
     overrides: tuple[str, ...]
     device: str | None
@@ -38,14 +38,14 @@ Task = Callable[[Any, Any, "Reporter"], Any]
 """`(settings, request, reporter) -> record`: every task in cvad_cli/tasks."""
 
 TaskCall = Callable[[], tuple[Task, Any]]
-"""Imports a task when it is needed, and makes its request."""
+"""Imports a task when it is needed, and returns it with its request."""
 
 
 def run_each(configs: Sequence[Path], options: Options, call: TaskCall, show: Callable[[Any], None]) -> list[Any]:
-    """Run the task for each config, in order, and return the results; one that fails does not stop the others.
+    """Run the task for each config, in order, and return the results; a failure does not stop the other configs.
 
-    All configs are read before the first task starts: a typo in the last one is found at once. With several configs
-    the JSON is a list, and the exit status is that of the first failure.
+    All configs are read before the first task starts, so that a typo in the last one is found at once. With several
+    configs the JSON is a list, and the exit status is that of the first failure.
     """
     from cvad_cli.cli.progress import reporter_for
     from cvad_cli.cli.render.as_json import as_json
@@ -86,7 +86,7 @@ def load_settings(configs: Sequence[Path], options: Options) -> list[RunConfig]:
 
 
 def show_result(result: object, options: Options, show: Callable[[Any], None]) -> None:
-    """Print the one record of a command that reads no configs: as JSON, by `show`, or not at all."""
+    """Show the record of a command that reads no configs: as JSON, with `show`, or not at all."""
     from cvad_cli.cli.render.as_json import as_json
 
     if options.json:
@@ -102,7 +102,7 @@ def print_json(document: Any) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries(options: Options) -> Iterator[None]:
-    """Keep third-party chatter off the terminal, and standard output for results. `--debug` lets everything through."""
+    """Keep messages of libraries off the terminal, and standard output free for results. `--debug` shows everything."""
     with contextlib.ExitStack() as stack:
         if options.json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))

@@ -13,9 +13,14 @@ from cvad_cli.cli.options import Configs, Debug, Device, Json, Overrides, Quiet
 from cvad_cli.cli.run_task import Options, Task, TaskCall, run_each
 
 Classification = Annotated[
-    bool, typer.Option("--classification", help="Also measure how well defect types are named, from a few each.")
+    bool,
+    typer.Option(
+        "--classification", help="Also measure the classification of defect types from a few labelled images."
+    ),
 ]
-Portable = Annotated[bool, typer.Option("--portable", help="Put the images into report.html: one file to pass on.")]
+Portable = Annotated[
+    bool, typer.Option("--portable", help="Put the images into report.html, so that it is a single file.")
+]
 
 
 def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
@@ -29,7 +34,7 @@ def train(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a detector on good images, calibrate its threshold, write its bundle."""
+    """Train a detector on good images, calibrate its threshold and write its bundle."""
     from cvad_cli.cli.render.train_evaluate import show_training
 
     def call() -> tuple[Task, Any]:
@@ -82,7 +87,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
     verdicts = gates.Verdicts(junit, summary, tell=json or quiet)
     call = _evaluation(classification=classification, portable=portable, plan=plan)
     options = Options(tuple(set_), device, json, quiet, debug)
-    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge what is measured now
+    batch = Batch(config, categories, models, force=force or plan is not None)  # gates judge new measurements only
     with verdicts.written():
         if batch.wanted:
             found = run_batch_of(batch, "evaluate", options, call, _evaluated(classification=classification))
@@ -94,7 +99,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - Typer's options are its arguments
 
 
 def _evaluation(**wanted: Any) -> TaskCall:
-    """Imports the task and makes its request when they are needed."""
+    """Imports the task when it is needed, and makes its request."""
 
     def call() -> tuple[Task, Any]:
         from cvad_cli.tasks.evaluate import EvaluateRequest, evaluate
@@ -105,7 +110,7 @@ def _evaluation(**wanted: Any) -> TaskCall:
 
 
 def _evaluated(**wanted: Any) -> Importing:
-    """Imports what finds an earlier evaluation when it is needed."""
+    """Imports the search for an earlier evaluation when it is needed."""
 
     def earlier() -> Callable[..., Any]:
         from functools import partial

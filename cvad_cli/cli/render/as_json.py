@@ -1,4 +1,4 @@
-"""Records as a program reads them: JSON-ready dictionaries."""
+"""Records for programs: JSON-ready dictionaries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cvad_cli.records import BenchSummary, DemoSummary, EvaluationSummary, Field
 
 
 def as_json(record: object) -> Any:
-    """The record in JSON's own types. An evaluation is its metrics.json, an analysis its file too, to the letter."""
+    """The record in JSON types. An evaluation or an analysis is exactly the content of its JSON file."""
     if isinstance(record, EvaluationSummary):
         return dict(record.metrics)
     if isinstance(record, (BenchSummary, FieldSummary)):

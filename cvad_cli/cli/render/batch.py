@@ -1,4 +1,4 @@
-"""How far the runs of a batch are: a live table on a terminal, a line a run when piped, failures only when quiet."""
+"""Progress of a batch: a live table on a terminal, lines in a pipe, only failures when quiet."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ STYLES: Final = {"waiting": "dim", "running": "bold", "done": "green", "kept": "
 
 
 class RunTable(Protocol):
-    """Is told of runs as they begin and end."""
+    """Follows runs as they begin and end."""
 
     def watch(self, run: PlannedRun, outcome: RunOutcome | None) -> None:
-        """None: the run begins."""
+        """`outcome` is None when the run begins."""
 
     def reporter(self, name: str) -> Reporter:
-        """Where a run that is done in this process says how far it is."""
+        """The reporter of a run that is done in this process."""
 
 
 @contextmanager
 def run_table_for(runs: Sequence[PlannedRun], verb: str, *, quiet: bool) -> Iterator[RunTable]:
-    """The table that fits where standard error goes."""
+    """The table for the kind of standard error: a terminal or not."""
     if quiet or not sys.stderr.isatty():
         yield RunLines(len(runs), verb, quiet=quiet)
         return
@@ -51,16 +51,16 @@ def run_table_for(runs: Sequence[PlannedRun], verb: str, *, quiet: bool) -> Iter
 
 @final
 class RunLines:
-    """A line when a run begins and one when it ends: what a log file wants."""
+    """Prints one line when a run begins and one when it ends, which suits a log file."""
 
     def __init__(self, total: int, verb: str, *, quiet: bool) -> None:
         self._total, self._verb, self._quiet, self._ended = total, verb, quiet, 0
 
     def watch(self, run: PlannedRun, outcome: RunOutcome | None) -> None:
-        """Print the line; failures, and the warnings that a worker sends back, even when quiet."""
+        """Print the line. Failures and warnings from workers are printed even when quiet."""
         name = run.settings.name
         if outcome is None:
-            self._print(f"{name}: begun", always=False)
+            self._print(f"{name}: started", always=False)
             return
         self._ended += 1
         for warning in outcome.warnings:
@@ -69,7 +69,7 @@ class RunLines:
         self._print(f"[{self._ended}/{self._total}] {name}: {ending}", always=outcome.state == "failed")
 
     def reporter(self, name: str) -> Reporter:
-        """Lines as of a run by itself."""
+        """The reporter of a single run."""
         del name
         return QuietReporter() if self._quiet else LineReporter()
 
@@ -80,7 +80,7 @@ class RunLines:
 
 @dataclass
 class _Row:
-    """What the table shows of a run."""
+    """The row of one run."""
 
     model: str
     category: str
@@ -92,7 +92,7 @@ class _Row:
 
 @final
 class LiveTable:
-    """A row a run: its state, how long it has taken, what it is at, what it came to."""
+    """One row per run: its state, its time, its present stage and its result."""
 
     def __init__(self, runs: Sequence[PlannedRun], verb: str, console: Any) -> None:
         self.console = console
@@ -100,7 +100,7 @@ class LiveTable:
         self._rows = {run.settings.name: _Row(run.settings.model.name, run.category) for run in runs}
 
     def watch(self, run: PlannedRun, outcome: RunOutcome | None) -> None:
-        """Bring the run's row up to date."""
+        """Update the row of the run."""
         row = self._rows[run.settings.name]
         if outcome is None:
             row.state, row.since = "running", time.monotonic()
@@ -114,7 +114,7 @@ class LiveTable:
         return _RowReporter(self, name)
 
     def tell(self, name: str, message: str) -> None:
-        """Show what a run is at."""
+        """Show the present stage of a run."""
         self._rows[name].says = message
 
     def warn(self, message: str) -> None:
@@ -122,7 +122,7 @@ class LiveTable:
         self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False)
 
     def drawn(self) -> Table:
-        """The table as it stands."""
+        """The table in its present state."""
         from rich.table import Table
         from rich.text import Text
 
@@ -141,7 +141,7 @@ class LiveTable:
 
 @final
 class _RowReporter:
-    """One run's way into its row."""
+    """The reporter that writes into the row of one run."""
 
     def __init__(self, table: LiveTable, name: str) -> None:
         self._table, self._name = table, name
@@ -169,7 +169,7 @@ class _RowReporter:
 
 
 def show_batch(summary: BatchSummary) -> None:
-    """One row a run with its main figures, and where the report is."""
+    """Print one row per run with its main figures, and the folder of the report."""
     from rich.console import Console
     from rich.table import Table
 

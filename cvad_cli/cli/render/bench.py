@@ -1,4 +1,4 @@
-"""What `cvad bench` measured, as a person reads it."""
+"""Prints the result of `cvad bench` for people."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def show_bench(summary: BenchSummary) -> None:
-    """Every table of bench.md, and where it is."""
+    """Print the tables of bench.md, and the folder."""
     from cvad_cli.assembly.benchmark.tables import tables_of
 
     show_tables(tables_of(summary.report), summary.folder)
 
 
 def show_tables(tables: Iterable[TextTable], folder: Path) -> None:
-    """Tables of measurements, and the folder that holds them."""
+    """Print tables of measurements, and their folder."""
     from rich.table import Table
 
     for text in tables:

@@ -1,4 +1,4 @@
-"""What `cvad demo` made, as a person reads it."""
+"""Prints the result of `cvad demo` for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cvad_cli.records import DemoSummary
 
 
 def show_demo(summary: DemoSummary) -> None:
-    """One row a run, and where to look."""
+    """Print one row per run, and the folder."""
     from rich.table import Table
 
     table = Table(title="cvad demo: PatchCore and EfficientAD on generated images", title_justify="left")
@@ -27,4 +27,4 @@ def show_demo(summary: DemoSummary) -> None:
         table.add_row(name, metrics["provenance"]["model"], *(figure_text(value) for value in figures))
     print_parts(table)
     print_parts(f"Weights: {summary.weights}")
-    print_parts(f"Look at {summary.folder}: the images in data/, the report and the figures in <run>/evaluation/.")
+    print_parts(f"See {summary.folder}: the images are in data/, the report and the figures in <run>/evaluation/.")

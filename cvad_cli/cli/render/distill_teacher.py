@@ -1,4 +1,4 @@
-"""What `cvad distill-teacher` made, as a person reads it."""
+"""Prints the result of `cvad distill-teacher` for people."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def show_distillation(summary: DistillSummary) -> None:
-    """What the teacher learnt from, and how well."""
+    """Print the sources of the teacher and its held-out loss."""
     table = titled_table(f"{summary.output.name}: PDN {summary.size} distilled in {summary.seconds:.0f} s")
     table.add_row("backbones", ", ".join(summary.sources))
     table.add_row("channels", str(summary.channels))
     table.add_row("images", ", ".join(f"{count} {name}" for name, count in summary.images.items()))
     resumed = f", resumed at {summary.resumed_from}" if summary.resumed_from else ""
     table.add_row("steps", f"{summary.steps}{resumed}")
-    table.add_row("held-out loss", f"{summary.loss:.4f} (1 = always the mean)")
+    table.add_row("held-out loss", f"{summary.loss:.4f} (1 = no better than the mean)")
     table.add_row("teacher", str(summary.output))
     print_parts(table)

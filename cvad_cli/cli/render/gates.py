@@ -1,4 +1,4 @@
-"""Verdicts of gates as a person reads them."""
+"""Prints the verdicts of gates for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cvad_cli.records import EvaluationSummary, GateResult
 
 
 def show_evaluation_and_gates(summary: EvaluationSummary) -> None:
-    """The figures, then a line a gate and their verdict."""
+    """Print the figures, then one line per gate and the number of failures."""
     show_evaluation(summary)
     if not summary.gates:
         return
@@ -19,7 +19,7 @@ def show_evaluation_and_gates(summary: EvaluationSummary) -> None:
 
 
 def gate_line(gate: GateResult) -> str:
-    """A gate and the reason for its verdict, in one line."""
+    """A gate and the reason for its verdict, on one line."""
     verdict = "cannot tell: " if gate.verdict == "cannot tell" else ""
     asked = gate.name if gate.bound in gate.name else f"{gate.name} ({gate.bound})"
     return f"{asked}: {verdict}{gate.reason}"

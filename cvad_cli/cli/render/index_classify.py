@@ -1,4 +1,4 @@
-"""What `cvad index` and `cvad classify` found, as a person reads it."""
+"""Prints the results of `cvad index` and `cvad classify` for people."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from cvad_cli.tasks.index import IndexListing, IndexSummary, TransferSummary
 
 MAX_ROWS = 200
-"""Images shown one by one; beyond, the counts say it and --json, --jsonl or --csv hold the rest."""
+"""Maximum number of images shown one by one; --json, --jsonl and --csv have all of them."""
 
 
 def show_index(summary: IndexSummary) -> None:
-    """Which images were indexed, and what that changed."""
+    """Print the indexed images, and the changes of the index."""
     if summary.images:
         table = _table("labelled images", "type", "images", "which")
         for kind, keys in summary.images.items():
@@ -27,12 +27,12 @@ def show_index(summary: IndexSummary) -> None:
             table.add_row(kind, str(len(keys)), named)
         _print(table)
     skipped = f", {len(summary.skipped)} images skipped" if summary.skipped else ""
-    changes = f"{summary.added} regions added, {summary.unchanged} there already, {summary.removed} removed"
+    changes = f"{summary.added} regions added, {summary.unchanged} unchanged, {summary.removed} removed"
     _print(f"{summary.index}: {changes}; {summary.total} now{skipped}")
 
 
 def show_listing(listing: IndexListing) -> None:
-    """The types of an index, and each region where they were asked for."""
+    """Print the types of an index, and its regions if requested."""
     table = _table(listing.index, "type", "regions", "images")
     for kind, counts in listing.types.items():
         table.add_row(kind, str(counts["regions"]), str(counts["images"]))
@@ -51,12 +51,12 @@ def show_listing(listing: IndexListing) -> None:
 
 
 def show_transfer(summary: TransferSummary) -> None:
-    """What went where."""
+    """Print what was exported or imported."""
     _print(f"{summary.index}: {summary.regions} regions {summary.what} ({summary.file}); {summary.total} in the index")
 
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
-    """A line an image and one for each of its regions, then the counts."""
+    """Print one line per image and one per region, then the counts."""
     from cvad_cli.assembly.data.path_arguments import shown_names
 
     _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
@@ -74,7 +74,7 @@ def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays:
     if folder is not None:
         _print(f"images below {folder}")
     if len(summary.images) > MAX_ROWS:
-        _print(f"and {len(summary.images) - MAX_ROWS} more: --csv, --json and --jsonl hold them all")
+        _print(f"and {len(summary.images) - MAX_ROWS} more: --csv, --json and --jsonl have all of them")
     counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
     named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     passed = len(summary.images) - summary.rejected

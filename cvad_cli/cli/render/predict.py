@@ -1,4 +1,4 @@
-"""What `cvad predict` prints: a line per image, a live line on a terminal, a summary at the end."""
+"""What `cvad predict` prints: one line per image, a live line on a terminal, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @final
 class PredictionLines:
-    """Prints each result on standard output, and the progress on standard error where that is a terminal."""
+    """Prints each result on standard output, and the progress on standard error if that is a terminal."""
 
     def __init__(self, *, jsonl: bool, silent: bool, live: bool) -> None:
         self._jsonl = jsonl
         self._silent = silent
         self._out = sys.stdout
-        # Lines of JSON on the same terminal would be torn by a line that is redrawn.
+        # A line that is redrawn would break lines of JSON on the same terminal.
         self._wants_live = live and sys.stderr.isatty() and not (jsonl and sys.stdout.isatty())
         self._stack = contextlib.ExitStack()
         self._tally: Tally | None = None
@@ -38,7 +38,7 @@ class PredictionLines:
         self._stack.close()
 
     def print_result(self, line: Line, tally: Tally) -> None:
-        """Print the line, at once."""
+        """Print the line immediately."""
         self._tally = tally
         if self._wants_live and self._live is None:
             self._live = self._stack.enter_context(self._new_live())
@@ -52,7 +52,7 @@ class PredictionLines:
             print(_plain_line(line))  # noqa: T201 - through the live line's console where there is one
 
     def show(self, summary: PredictSummary) -> None:
-        """The figures of the whole run."""
+        """Print the figures of the whole run."""
         if self._live is not None:
             self._live.stop()
         show_prediction(summary)
@@ -86,7 +86,7 @@ class PredictionLines:
 
 
 def _plain_line(line: Line) -> str:
-    """An image in one line; names that the terminal cannot show are escaped."""
+    """An image on one line; characters that the terminal cannot show are escaped."""
     image = str(line["image"]).encode("utf-8", "backslashreplace").decode()
     if "error" in line:
         return f"unreadable          {image}"
@@ -96,23 +96,23 @@ def _plain_line(line: Line) -> str:
 
 
 def show_prediction(summary: PredictSummary) -> None:
-    """How many, how fast, and where the time of an image goes."""
+    """Print the counts, the speed, and the latency of an image by stage."""
     from rich.table import Table
 
     share = f" ({summary.rejected / summary.images:.1%})" if summary.images else ""
     unreadable = f", {summary.unreadable} unreadable" if summary.unreadable else ""
     print_parts(
-        f"{summary.name}: {summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} a "
+        f"{summary.name}: {summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} per "
         f"second; {summary.rejected} rejected{share}{unreadable}"
     )
     if summary.images:
-        table = Table(title="latency of an image, ms", title_justify="left")
+        table = Table(title="latency per image, ms", title_justify="left")
         for heading in ("", "mean", "p50", "p95", "p99"):
             table.add_column(heading, justify="right" if heading else "left")
         for name, latency in (*summary.stages.items(), ("whole", summary.latency)):
             figures = (latency.mean_ms, latency.p50_ms, latency.p95_ms, latency.p99_ms)
             table.add_row(name, *(f"{value:.1f}" for value in figures))
         print_parts(table)
-        print_parts(f"the stages' means explain {summary.explained:.1%} of the whole")
+        print_parts(f"the means of the stages add up to {summary.explained:.1%} of the whole")
     if summary.results is not None:
         print_parts(f"results: {summary.results}")

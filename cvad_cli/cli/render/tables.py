@@ -1,4 +1,4 @@
-"""Parts that several commands' tables share."""
+"""Shared parts of the tables of several commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def titled_table(title: str) -> Table:
-    """A table of names and values, without headings."""
+    """A table of names and values, without column headings."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False)
@@ -19,7 +19,7 @@ def titled_table(title: str) -> Table:
 
 
 def figure_text(value: Any) -> str:
-    """A figure as text: four digits behind the point, a dash for None, sizes with a cross between them."""
+    """A figure as text: four decimals, a dash for None, a cross between the parts of a size."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What `cvad train` and `cvad evaluate` made, as a person reads it."""
+"""Prints the results of `cvad train` and `cvad evaluate` for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show_training(summary: TrainSummary) -> None:
-    """What was trained, on how much, and the false-alarm rate of its threshold."""
+    """Print the model, its training data, and the false-alarm rate of its threshold."""
     calibration = summary.calibration
     table = titled_table(f"{summary.name}: {summary.model} trained in {summary.seconds:.1f} s")
     table.add_row("images", f"{summary.images}" + (f" ({len(summary.skipped)} skipped)" if summary.skipped else ""))
@@ -30,7 +30,7 @@ def show_training(summary: TrainSummary) -> None:
 
 
 def show_evaluation(summary: EvaluationSummary) -> None:
-    """The figures that people quote, each with how it was obtained, and a row per defect type."""
+    """Print the main figures, and one row per defect type."""
     metrics = summary.metrics
     counts, decision = metrics["counts"], metrics["decision"]
     name = metrics["provenance"]["name"]
@@ -53,7 +53,7 @@ def show_evaluation(summary: EvaluationSummary) -> None:
     )
     print_parts(table, _types_table(metrics))
     if "classification" in metrics:
-        print_parts(_naming_table(metrics["classification"]))
+        print_parts(_classification_table(metrics["classification"]))
     for what, why in {**metrics["unavailable"], **metrics.get("classification", {}).get("unavailable", {})}.items():
         print_parts(f"{what}: {why}")
     page = "" if summary.report is None else "report.html, "
@@ -71,16 +71,16 @@ def _types_table(metrics: Any) -> Table:
     return table
 
 
-def _naming_table(found: Any) -> Table:
-    """How well types are named; what could not be measured is a dash here and a line below."""
-    table = titled_table(f"naming {found['images']} images of {len(found['types'])} defect types")
+def _classification_table(found: Any) -> Table:
+    """Figures of the classification; a dash stands for a figure that could not be measured."""
+    table = titled_table(f"classification of {found['images']} images of {len(found['types'])} defect types")
     one, unknown = found["leave_one_out"] or {}, found["open_set"] or {}
     table.add_row(
-        "each after all others", f"accuracy {figure_text(one.get('accuracy'))}, F1 {figure_text(one.get('macro_f1'))}"
+        "each from all others", f"accuracy {figure_text(one.get('accuracy'))}, F1 {figure_text(one.get('macro_f1'))}"
     )
     for shots, row in found["shots"].items():
         accuracy = "-" if row is None else f"accuracy {row['accuracy_mean']:.4f} ± {row['accuracy_std']:.4f}"
-        table.add_row(f"from {shots} a type", accuracy)
+        table.add_row(f"from {shots} per type", accuracy)
     table.add_row("unknown against known", f"AUROC {figure_text(unknown.get('auroc_mean'))}")
     return table
 
