@@ -26,16 +26,16 @@ def lost_pairs(rng: np.random.Generator, aurocs: tuple[float, float], correlatio
     """(defective, good): 1 where only the first detector ranks the pair rightly, -1 where only the second does."""
     common, own = rng.normal(size=GOOD + DEFECTIVE), rng.normal(size=(2, GOOD + DEFECTIVE))
     scores = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
-    scores[:, GOOD:] += math.sqrt(2) * norm.ppf(aurocs)[:, None]
+    scores[:, GOOD:] += math.sqrt(2) * np.asarray(norm.ppf(aurocs))[:, None]
     wins = scores[:, GOOD:, None] > scores[:, None, :GOOD]
-    return wins[0].astype(float) - wins[1]
+    return np.asarray(wins[0].astype(float) - wins[1])
 
 
 def variance(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Of the mean of `values`, each drawn `weights` times; both (resamples, n)."""
     n = values.shape[1]
     mean = (weights * values).sum(axis=1) / n
-    return ((weights * values**2).sum(axis=1) / n - mean**2) / (n - 1)
+    return np.asarray(((weights * values**2).sum(axis=1) / n - mean**2) / (n - 1))
 
 
 def lower_limits(lost: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
