@@ -7,16 +7,15 @@ set's folder. Records come sorted by key.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
+from cvad_cli.adapters.datasets.labels import read_labels
 from cvad_cli.errors import DataError
 from cvad_cli.files.digests import file_sha256
 from cvad_cli.records import GOOD, Dataset, ImageRecord
@@ -26,7 +25,6 @@ MVTEC_CATEGORIES: Final = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
     *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
 )
-LABEL_COLUMNS: Final = ("path", "label", "split", "mask")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def load_folders(root: Path, layout: FolderLayout, *, name: str) -> Dataset:
     Keys are relative to `root`. Raises DataError naming the folder, or the label file and its line.
     """
     _require_folder(root, "set data.root to the folder that holds the images")
-    rows = {} if layout.labels is None else _rows(root / layout.labels)
+    rows = {} if layout.labels is None else read_labels(root / layout.labels)
     found = list(_folder_images(root, layout))
     listed = {p.key: p for p in _labelled(root, rows, {p.key: p for p in found})}
     masks = {} if layout.mask_dir is None else _masks(root, layout.mask_dir)
@@ -190,46 +188,6 @@ def _listed_file(root: Path, text: str, location: str) -> str:
         raise DataError(f"{location}: no file {root / key}; paths are relative to {root}")
     _require_inside(root, root / key)
     return key
-
-
-def _rows(labels: Path) -> dict[str, dict[str, str]]:
-    """Each non-empty row by its location ('labels.csv, line 7'); absent columns are empty."""
-    text = _label_text(labels)
-    delimiter = "," if "," in text.partition("\n")[0] else ";"  # spreadsheets save either
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = {}
-    try:
-        columns = _columns(next(reader, []), labels)
-        for cells in reader:
-            location = f"{labels}, line {reader.line_num}"
-            if any(cell.strip() for cell in cells):
-                if len(cells) != len(columns):
-                    raise DataError(
-                        f"{location}: {len(cells)} cells in {len(columns)} columns; quote a name with commas"
-                    )
-                stripped = dict(zip(columns, map(str.strip, cells), strict=True))
-                rows[location] = dict.fromkeys(LABEL_COLUMNS, "") | stripped
-    except csv.Error as error:
-        raise DataError(f"{labels}, line {reader.line_num}: is not CSV ({error}); check the quotes") from error
-    return rows
-
-
-def _label_text(labels: Path) -> str:
-    try:
-        return labels.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{labels}, line {line}: is not UTF-8 ({error.reason}); save it as CSV UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{labels}: cannot be read ({error.strerror}); data.labels is relative to data.root") from error
-
-
-def _columns(header: list[str], labels: Path) -> list[str]:
-    columns = [cell.strip().lower() for cell in header]
-    if len(set(columns)) < len(columns) or not {"path", "label"} <= set(columns) <= set(LABEL_COLUMNS):
-        seen = ", ".join(columns) or "missing"
-        raise DataError(f"{labels}, line 1: the columns are {seen}; expected path, label and optionally split, mask")
-    return columns
 
 
 def _dataset(name: str, root: Path, found: Iterable[_Found], masks: Mapping[str, str]) -> Dataset:
