@@ -26,11 +26,6 @@ from cvad_cli.core.scoring import reweighted
 
 Kind = Literal["exact", "hnsw", "ivf"]
 
-EXACT_UP_TO: Final = 1_000
-"""Rows of a bank that are compared one and all."""
-
-GRAPH_UP_TO: Final = 1_000_000
-"""Rows up to which a graph is built; beyond, inverted lists, which are built in a fraction of the time."""
 
 M: Final = 16
 """Neighbours of a row in the graph."""
@@ -55,6 +50,21 @@ WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 
 INDEX_FILE: Final = "bank.faiss"
 TABLE_FILE: Final = "neighbours.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """Which structure is built for a memory bank, and how hard it searches."""
+
+    exact_up_to: int = 1_000
+    """A bank with at most this many rows is searched exhaustively."""
+    graph_up_to: int = 1_000_000
+    """Up to this many rows a graph is built; for more, inverted lists, which are built in a fraction of the time."""
+    efforts: tuple[int, ...] = EF_SEARCH
+    """Tried in this order until the recall holds."""
+
+
+DEFAULT_OPTIONS: Final = SearchOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +94,16 @@ class BankSearch:
         self._pool = _Pool()
 
     @classmethod
-    def build(cls, bank: np.ndarray, num_neighbors: int, patches: np.ndarray) -> BankSearch:
-        """Choose by size, raise the effort until `MIN_RECALL` holds on good `patches` (n, d), else search exactly."""
+    def build(
+        cls, bank: np.ndarray, num_neighbors: int, patches: np.ndarray, *, options: SearchOptions = DEFAULT_OPTIONS
+    ) -> BankSearch:
+        """Choose the structure by size, and raise its effort until `MIN_RECALL` holds on good `patches` (n, d).
+
+        Where no effort is enough, the search is exact.
+        """
         bank = np.ascontiguousarray(bank, dtype=np.float32)
         queries = patches[np.linspace(0, len(patches) - 1, min(QUERIES, len(patches)), dtype=int)]
-        index, facts = _choose(bank, np.ascontiguousarray(queries, dtype=np.float32))
+        index, facts = _choose(bank, np.ascontiguousarray(queries, dtype=np.float32), options)
         wanted = min(num_neighbors, len(bank))
         return cls(index, bank, _neighbour_table(index, bank, wanted), facts)
 
@@ -179,17 +194,18 @@ def faiss_version() -> str:
     return str(_faiss().__version__)
 
 
-def _choose(bank: np.ndarray, queries: np.ndarray) -> tuple[Any, SearchFacts]:
+def _choose(bank: np.ndarray, queries: np.ndarray, options: SearchOptions) -> tuple[Any, SearchFacts]:
     exact = _exact_index(bank)
-    kind: Kind = "exact" if len(bank) <= EXACT_UP_TO else "hnsw" if len(bank) <= GRAPH_UP_TO else "ivf"
+    approximate: Kind = "hnsw" if len(bank) <= options.graph_up_to else "ivf"
+    kind: Kind = "exact" if len(bank) <= options.exact_up_to else approximate
     if kind != "exact":
-        # Distances are taken anew from the rows: the exact search expands the square, and what cancels blurs it.
+        # faiss expands the square, which loses digits by cancellation: the distances are computed again from the rows.
         nearest = np.linalg.norm(queries - bank[exact.search(queries, 1)[1][:, 0]], axis=1)
-        # A row of the bank finds itself: that is no proof.
+        # A query that is itself a row of the bank is always found, so it says nothing about the recall.
         apart = nearest > 1e-3 * np.linalg.norm(queries, axis=1)
         queries, nearest = queries[apart], nearest[apart]
         index = _graph(bank) if kind == "hnsw" else _lists(bank)
-        for effort in EF_SEARCH if len(queries) else ():
+        for effort in options.efforts if len(queries) else ():
             _set_effort(index, kind, effort)
             found = np.linalg.norm(queries - bank[index.search(queries, 1)[1][:, 0]], axis=1)
             recall = float(np.mean(found <= nearest * (1 + 1e-5)))

@@ -1,9 +1,9 @@
-"""Whether a quicker way to compute scores may stand in for the exact one that the threshold was calibrated with.
+"""Whether a faster way to compute scores agrees with the exact one that the threshold was calibrated with.
 
-Both judge the same probes: good images that the model was not fitted on, and the same with a foreign patch in them.
-Differences are measured in spreads, the standard deviation of held-out good scores, because that is what the threshold
-cuts through: for a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 spreads moves the rate by half a per
-cent, and 264 calibration images leave it uncertain by twice that.
+Both judge the same agreement samples: good images that the model was not fitted on, and copies of them with a foreign
+patch. Differences are given in standard deviations of the held-out good scores, since the threshold lies in the tail of
+their distribution. For a nearly normal tail at a false-alarm rate of 2 %, a shift of 0.1 standard deviations changes
+the rate by half a percentage point; with 264 calibration images the rate is uncertain by twice that.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from jaxtyping import Bool, Real, UInt8
 
 MAX_SHIFT: Final = 0.1
 MAX_NOISE: Final = 0.25
-"""Spreads. Independent noise of 0.25 widens the distribution of good scores by 3 %."""
+"""In standard deviations of good scores. Independent noise of 0.25 widens their distribution by 3 %."""
 
 MIN_CORRELATION: Final = 0.99
 PASTED_SHARE: Final = (0.08, 0.25)
-"""Least and largest side of a foreign patch, as a share of the image's shorter side."""
+"""Smallest and largest side of a foreign patch, as a share of the image's shorter side."""
 
 CROP_SHARE: Final = (0.85, 0.95)
-"""Least and largest share of each side that a crop keeps: its patches are new to a bank, yet those of a good part."""
+"""Smallest and largest share of each side that a crop keeps. Its patches are new to the model, but show a good part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far two ways of scoring are apart."""
+    """How far two ways of scoring differ. Shift and noise are in standard deviations of held-out good scores."""
 
     shift: float
-    """Mean difference over good probes, in spreads: what a threshold would have to move by."""
+    """Mean difference over the good samples: how far the threshold would have to move."""
     noise: float
-    """Standard deviation of the difference over good probes, in spreads."""
+    """Standard deviation of the difference over the good samples."""
     correlation: float
-    """Pearson's, over good and spoilt probes together: whether strange stays stranger than good."""
+    """Pearson's, over good and spoilt samples together: whether anomalous images still score higher than good ones."""
     samples: int
+    """How many images were judged."""
 
     @property
     def holds(self) -> bool:
@@ -44,14 +46,19 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"shift {self.shift:+.3f} and noise {self.noise:.3f} of the spread of good scores (at most {MAX_SHIFT} "
-            f"and {MAX_NOISE}), correlation {self.correlation:.4f} (at least {MIN_CORRELATION}), "
-            f"{self.samples} probes"
+            f"shift {self.shift:+.3f} and noise {self.noise:.3f} standard deviations of good scores (at most "
+            f"{MAX_SHIFT} and {MAX_NOISE}), correlation {self.correlation:.4f} (at least {MIN_CORRELATION}), "
+            f"on {self.samples} agreement samples"
         )
 
 
-def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, good_std: float) -> Agreement:
-    """Compare scores (n,) with the exact ones. `good` (n,) marks the good probes, `good_std` is above 0."""
+def agreement(
+    reference: Real[np.ndarray, " n"], found: Real[np.ndarray, " n"], good: Bool[np.ndarray, " n"], *, good_std: float
+) -> Agreement:
+    """Compare the scores `found` with the exact ones, `reference`.
+
+    `good` marks the good samples; `good_std`, above 0, is the standard deviation of held-out good scores.
+    """
     difference = (np.asarray(found, np.float64) - reference) / good_std
     finite = bool(np.isfinite(difference).all())
     return Agreement(
@@ -62,8 +69,8 @@ def agreement(reference: np.ndarray, found: np.ndarray, good: np.ndarray, *, goo
     )
 
 
-def spoilt(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
-    """A uint8 RGB (h, w, 3) with a patch from elsewhere blended in, turned: after CutPaste (Li et al., CVPR 2021)."""
+def spoilt(image: UInt8[np.ndarray, "h w 3"], *, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of an RGB image with a rotated patch from elsewhere in it blended in (CutPaste: Li et al., CVPR 2021)."""
     height, width = image.shape[:2]
     side = max(2, round(min(height, width) * rng.uniform(*PASTED_SHARE)))
     (top, left), (row, column) = ((int(rng.integers(0, size - side + 1)) for size in (height, width)) for _ in range(2))
@@ -77,8 +84,8 @@ def spoilt(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     return result
 
 
-def cropped(image: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
-    """A random part of uint8 RGB (h, w, 3), of the same aspect: resized, an image that no model was fitted on."""
+def cropped(image: UInt8[np.ndarray, "h w 3"], *, rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A random crop of an RGB image, with its aspect ratio. Resized, it is an image that no model was fitted on."""
     share = rng.uniform(*CROP_SHARE)
     height, width = (max(1, round(length * share)) for length in image.shape[:2])
     top, left = (

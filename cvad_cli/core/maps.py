@@ -1,22 +1,23 @@
-"""From a coarse map of cell scores to an anomaly map of the input's pixels: enlarging and smoothing as two products.
+"""From a coarse map of cell scores to an anomaly map of the input's pixels.
 
-Enlarging and Gaussian smoothing are linear and separable, so together they are one matrix a side: rows @ map @
-columns^T. The matrices depend on sizes alone and are made once.
+Enlarging and Gaussian smoothing are linear and separable, so together they are one matrix per side: rows @ map @
+columns^T. The matrices depend only on the sizes and are computed once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 MAP_SIGMA_PX: Final = 4.0
 """PatchCore's smoothing, in pixels of the network's input (Roth et al., CVPR 2022, section 3.3: sigma = 4)."""
 
 GAUSSIAN_REACH: Final = 4.0
-"""Where the Gaussian is cut, in sigmas: kornia's and SciPy's default, and so anomalib's."""
+"""Where the Gaussian is cut off, in sigmas: the default of kornia, which anomalib uses, and of SciPy."""
 
 FLOAT32: Final = np.finfo(np.float32)
 
@@ -25,13 +26,11 @@ FLOAT32: Final = np.finfo(np.float32)
 class Enlargement:
     """A linear map from cells (r, c) to pixels (h, w)."""
 
-    rows: np.ndarray
-    """float32 (h, r)."""
-    columns: np.ndarray
-    """float32 (w, c)."""
+    rows: Float32[np.ndarray, "h r"]
+    columns: Float32[np.ndarray, "w c"]
 
-    def __call__(self, coarse: np.ndarray) -> np.ndarray:
-        """Maps (..., r, c) to float32 (..., h, w)."""
+    def __call__(self, coarse: Float[np.ndarray, "*b r c"]) -> Float32[np.ndarray, "*b h w"]:
+        """Enlarge one map or several."""
         enlarged: np.ndarray = self.rows @ coarse.astype(np.float32, copy=False) @ self.columns.T
         return enlarged
 
@@ -48,10 +47,10 @@ class MapScale:
     def of(cls, qa_st: float, qb_st: float, qa_ae: float, qb_ae: float) -> MapScale:
         """The mean of both, each scaled so that its quantiles a, b lie at 0 and 0.1 (Batzner et al., algorithm 2).
 
-        Quantiles that are all 0 were never taken: anomalib then leaves the maps as they are.
+        Quantiles that are all 0 were never measured: anomalib then leaves the maps as they are.
 
         Raises:
-            ValueError: the quantiles of one map are equal to rounding, in the wrong order or not finite.
+            ValueError: the quantiles of one map are equal up to rounding, in the wrong order or not finite.
         """
         if not any((qa_st, qb_st, qa_ae, qb_ae)):
             return cls(0.5, 0.5, 0.0)
@@ -61,10 +60,10 @@ class MapScale:
 
 
 def quantile_range(name: str, low: float, high: float) -> float:
-    """How far the 90 % and the 99.5 % quantile of the map `name` are apart.
+    """The distance between the 90 % and the 99.5 % quantile of the map `name`.
 
-    Raises ValueError where they are equal to rounding or not finite. What is the same nearly everywhere on good images
-    has no scale, and any that one made up would decide how much this map counts against the other.
+    Raises ValueError where they are equal up to rounding or not finite. Such a map has no scale, and an invented one
+    would decide how much this map counts against the other.
     """
     where = f"the {name}'s map of good images goes from {low:g} to {high:g} between 90 % and 99.5 % of its pixels"
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -74,10 +73,12 @@ def quantile_range(name: str, low: float, high: float) -> float:
     return high - low
 
 
-def anomaly_map(patch_scores: Any, grid: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
-    """Spread patch scores (p,), row by row on `grid`, over the input's pixels and smooth them: float32 (h, w).
+def anomaly_map(
+    patch_scores: Float[np.ndarray, " p"], grid: tuple[int, int], image_size: tuple[int, int]
+) -> Float32[np.ndarray, "h w"]:
+    """Upsample patch scores, given row by row over `grid`, to the input's pixels and smooth them.
 
-    Nearest-neighbour upsampling and a Gaussian of `MAP_SIGMA_PX` with mirrored borders, as anomalib's generator does.
+    Nearest-neighbour upsampling and a Gaussian of `MAP_SIGMA_PX` with mirrored borders, as in anomalib.
     """
     if patch_scores.size != grid[0] * grid[1]:
         raise ValueError(f"patch_scores: expected {grid[0]} x {grid[1]} values, got {patch_scores.size}")
@@ -85,12 +86,12 @@ def anomaly_map(patch_scores: Any, grid: tuple[int, int], image_size: tuple[int,
 
 
 def smoothed(grid: tuple[int, int], image_size: tuple[int, int]) -> Enlargement:
-    """PatchCore's: each cell's score over its pixels, then a Gaussian of `MAP_SIGMA_PX`."""
+    """PatchCore's enlargement: each pixel gets its cell's score, then a Gaussian of `MAP_SIGMA_PX` smooths them."""
     return Enlargement(*(_smoothed_side(*sides) for sides in zip(grid, image_size, strict=True)))
 
 
 def interpolated(grid: tuple[int, int], image_size: tuple[int, int], border: int) -> Enlargement:
-    """EfficientAD's: a border of `border` cells of zeros around the map, then bilinear interpolation."""
+    """EfficientAD's enlargement: `border` cells of zeros around the map, then bilinear interpolation."""
     return Enlargement(*(_interpolated_side(*sides, border) for sides in zip(grid, image_size, strict=True)))
 
 
@@ -111,7 +112,7 @@ def _smoothed_side(cells: int, pixels: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _interpolated_side(cells: int, pixels: int, border: int) -> np.ndarray:
-    """Half-pixel centres, as torch's `interpolate(mode="bilinear")` without aligned corners."""
+    """With half-pixel centres, as torch's `interpolate(mode="bilinear")` does without aligned corners."""
     padded = cells + 2 * border
     at = np.maximum((np.arange(pixels) + 0.5) * padded / pixels - 0.5, 0)
     low = np.minimum(at.astype(int), padded - 1)
@@ -123,7 +124,7 @@ def _interpolated_side(cells: int, pixels: int, border: int) -> np.ndarray:
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:
-    """float32 and shared by every caller, so nobody may write to it."""
+    """As float32. All users share the array, so it is read-only."""
     shared = np.ascontiguousarray(values, dtype=np.float32)
     shared.flags.writeable = False
     return shared

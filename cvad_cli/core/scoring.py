@@ -16,12 +16,12 @@ from jaxtyping import Float, Int64
 from cvad_cli.ports import Array
 
 CHUNK_VALUES: Final = 1 << 25
-"""Most distances held at once: 128 MiB of float32."""
+"""The largest number of distances held at once: 128 MiB of float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchScores:
-    """How strange each patch of one image is, and the image with it."""
+    """The anomaly scores of one image's patches, and its image score."""
 
     distances: Float[np.ndarray, " p"]
     """Distance of each patch to its nearest neighbour in the memory bank."""
@@ -31,31 +31,33 @@ class PatchScores:
 
 
 class MemoryBank:
-    """The coreset of normal patch features and the questions asked of it.
+    """The coreset of normal patch features, ready to be searched.
 
     `features` is float32, a NumPy array or a torch tensor; patches must come from the same library and device.
     """
 
-    def __init__(self, features: Float[Array, "m d"], *, num_neighbors: int) -> None:
+    def __init__(self, features: Float[Array, "m d"], *, num_neighbors: int, chunk_values: int = CHUNK_VALUES) -> None:
+        """`chunk_values` bounds the distances that are held at once."""
         if features.ndim != 2 or features.shape[0] == 0:
             raise ValueError(f"memory bank: expected (m, d) with m >= 1, got shape {tuple(features.shape)}")
         self.features = features
         self.num_neighbors = min(num_neighbors, int(features.shape[0]))
+        self._chunk_values = chunk_values
         self._xp: Any = array_namespace(features)
         self._squares = self._xp.sum(features * features, axis=1)
 
     def nearest(self, patches: Float[Array, "p d"]) -> tuple[Float[Array, " p"], Int64[Array, " p"]]:
         """Distance to, and row of, the nearest bank member of each patch."""
-        step = max(1, CHUNK_VALUES // int(self.features.shape[0]))
+        step = max(1, self._chunk_values // int(self.features.shape[0]))
         parts = [self._nearest(patches[start : start + step]) for start in range(0, int(patches.shape[0]), step)]
         distances, rows = zip(*parts, strict=True)
         return self._xp.concat(distances), self._xp.concat(rows)
 
     def score(self, patches: Float[Array, "p d"]) -> PatchScores:
-        """Judge one image from its patches: patch distances and the re-weighted image score (equation 7).
+        """Score one image from its patches: patch distances and the re-weighted image score (equation 7).
 
-        The strangest patch m* at distance s* from its nearest bank member n* is re-weighted by how alone n* is: with
-        N_b(n*) the bank's `num_neighbors` members nearest to n* (itself among them),
+        The patch m* with the largest distance s* decides. Its score is weighted by how isolated its nearest bank
+        member n* is: with N_b(n*) the bank's `num_neighbors` members nearest to n* (itself among them),
         s = (1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||)) s*.
         """
         distances, rows = self.nearest(patches)
@@ -91,7 +93,7 @@ def reweighted(
 ) -> Float[Array, " b"]:
     """Equation 7 for each image: s* times 1 - exp(s*) / sum over m in N_b(n*) of exp(||m* - m||).
 
-    `patches` are the strangest patches m*, `support` the bank members N_b(n*), n* itself among them.
+    `patches` are the patches m* with the largest distances, `support` the bank members N_b(n*), n* itself among them.
     """
     xp: Any = array_namespace(patches)
     reach = xp.sqrt(xp.sum((support - patches[:, None, :]) ** 2, axis=-1))

@@ -142,7 +142,7 @@ def test_a_category_that_is_not_there_is_named(plant: Plant, category: str, mess
 def test_folders_that_are_missing_or_empty_are_named(plant: Plant, tmp_path: Path) -> None:
     root = plant(*MVTEC_FILES, "a/train/readme.txt", "b/test/bent/0.png", "c/train/good/notes.txt")
     cases = {
-        (tmp_path / "absent", "grid"): r"absent: no such folder; datasets/README\.md tells",
+        (tmp_path / "absent", "grid"): r"absent: no such folder; datasets/README\.md explains",
         (root / "grid" / "readme.txt", "grid"): r"readme\.txt: no such folder",
         (root, "a"): r"a/train/good: no such folder",
         (root, "b"): r"b: has no folder train/good",

@@ -22,7 +22,12 @@ from safetensors.torch import load_file
 from cvad_cli.adapters.pdn import build_pdn, fold_linear, load_teacher, save_teacher
 from cvad_cli.adapters.storage.bundles import read_bundle
 from cvad_cli.adapters.torch_training.muon import Muon
+from cvad_cli.assembly.data.images import open_dataset
+from cvad_cli.assembly.training.efficient_ad import fit_efficient_ad
+from cvad_cli.assembly.training.efficient_ad_options import Preset
 from cvad_cli.assembly.training.pdn_teachers import PACKAGED, choose_teacher
+from cvad_cli.cli.progress import QuietReporter
+from cvad_cli.config.load import load_config
 from cvad_cli.errors import BundleError, ModelError
 
 with warnings.catch_warnings():  # anomalib imports deprecated modules
@@ -281,15 +286,12 @@ def test_a_checkpoint_of_other_settings_is_refused_and_can_be_set_aside(cvad, co
 
 
 @pytest.mark.ci
-def test_training_stops_where_held_out_images_no_longer_improve(cvad, config: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cvad_cli.adapters.anomalib_models.efficient_ad_training.IMPROVEMENT", 1e9)
-    monkeypatch.setattr(
-        "cvad_cli.assembly.training.efficient_ad.PRESETS",
-        {"quick": type("Preset", (), {"steps": 9, "checkpoint_every": 9, "check_every": 1, "patience": None})()},
-    )
-    result = cvad("train", "-c", config, "--json", "--set", "trainer.patience=2")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["details"]["steps"] == 3
+def test_training_stops_where_held_out_images_no_longer_improve(config: Path) -> None:
+    settings = load_config(config, ["trainer.patience=2"])
+    preset = Preset(steps=9, checkpoint_every=9, check_every=1, patience=None, min_improvement=1e9)
+    records = open_dataset(settings.data).train
+    fitted = fit_efficient_ad(settings, records, "cpu", QuietReporter(), presets={settings.trainer.preset: preset})
+    assert fitted.details["steps"] == 3
 
 
 @pytest.mark.ci

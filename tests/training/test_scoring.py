@@ -72,13 +72,12 @@ def test_a_patch_of_the_bank_is_at_distance_zero_from_itself(library: str) -> No
     np.testing.assert_allclose(np.asarray(distances), 0, atol=2e-3)
 
 
-def test_searching_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searching_in_chunks_changes_nothing() -> None:
     rng = np.random.default_rng(2)
-    bank = MemoryBank(rng.normal(size=(40, 6)).astype(np.float32), num_neighbors=3)
+    features = rng.normal(size=(40, 6)).astype(np.float32)
     patches = rng.normal(size=(100, 6)).astype(np.float32)
-    whole = bank.nearest(patches)
-    monkeypatch.setattr("cvad_cli.core.scoring.CHUNK_VALUES", 280)
-    chunked = bank.nearest(patches)
+    whole = MemoryBank(features, num_neighbors=3).nearest(patches)
+    chunked = MemoryBank(features, num_neighbors=3, chunk_values=280).nearest(patches)
     np.testing.assert_allclose(chunked[0], whole[0], rtol=1e-5)
     np.testing.assert_array_equal(chunked[1], whole[1])
 

@@ -21,8 +21,6 @@ from cvad_cli.errors import ModelError, ResourceError, require_same_settings
 from cvad_cli.files import replacing
 
 STATE: Final = "cvad_run"
-IMPROVEMENT: Final = 1e-3
-"""Held-out distances of standardised features are near 1 at first: less than this is no improvement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,9 @@ class TrainingSchedule:
     check_every: int
     """Steps between looks at the held-out good images."""
     patience: int | None
-    """Looks without improvement after which training stops; None: never."""
+    """Checks without improvement after which training stops; None: never."""
+    min_improvement: float
+    """A held-out distance that falls by less counts as no improvement. At first it is near 1."""
     seed: int
     deciding: Mapping[str, Any]
     """JSON-ready: what a checkpoint must agree with to go on from it."""
@@ -136,7 +136,11 @@ def train_steps(
     learning, held_out = images
     callbacks: list[Any] = [_Keeper(training_schedule, advance)]
     if training_schedule.patience is not None:
-        callbacks.append(EarlyStopping("held_out_distance", patience=training_schedule.patience, min_delta=IMPROVEMENT))
+        callbacks.append(
+            EarlyStopping(
+                "held_out_distance", patience=training_schedule.patience, min_delta=training_schedule.min_improvement
+            )
+        )
     trainer = new_trainer(
         {
             **options,

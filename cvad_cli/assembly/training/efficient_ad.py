@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from cvad_cli.assembly.distillation.image_batches import training_batches
 from cvad_cli.assembly.distillation.pretraining_images import ImageSource, RealImages, find_real_images
 from cvad_cli.assembly.run_folders import bundle_folder
 from cvad_cli.assembly.training.calibration import held_out_scores, plan_calibration
-from cvad_cli.assembly.training.efficient_ad_options import PRESETS, EfficientAdOptions
+from cvad_cli.assembly.training.efficient_ad_options import PRESETS, EfficientAdOptions, Preset
 from cvad_cli.assembly.training.fitted_model import FittedModel
 from cvad_cli.assembly.training.pdn_teachers import ChosenTeacher
 from cvad_cli.config.schema import RunConfig
@@ -53,6 +53,7 @@ class _Run:
     images: Sequence[np.ndarray]
     device: str
     reporter: Reporter
+    presets: Mapping[str, Preset]
 
     @property
     def scratch(self) -> Path:
@@ -60,7 +61,12 @@ class _Run:
 
 
 def fit_efficient_ad(
-    settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter
+    settings: RunConfig,
+    records: Sequence[ImageRecord],
+    device: str,
+    reporter: Reporter,
+    *,
+    presets: Mapping[str, Preset] = PRESETS,
 ) -> FittedModel:
     """Train EfficientAD on the good images that calibration leaves, and score those it holds out.
 
@@ -72,7 +78,7 @@ def fit_efficient_ad(
     penalty = _penalty_folder(settings.model.penalty_images)
     stream = ImageStream(records, settings.data)
     readable, images = _read_all(stream, settings, reporter)
-    run = _Run(settings, options, teacher, penalty, readable, images, device, reporter)
+    run = _Run(settings, options, teacher, penalty, readable, images, device, reporter, presets)
     if not settings.trainer.resume:
         shutil.rmtree(run.scratch, ignore_errors=True)
     plan = plan_calibration(settings.calibration, len(readable), seed=settings.seed, cheap_refit=False)
@@ -242,7 +248,7 @@ def _unseen(final: np.ndarray, images: int, *, seed: int) -> np.ndarray:
 def _training_schedule(run: _Run, learning: np.ndarray, held_out: np.ndarray, label: str) -> TrainingSchedule:
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import TrainingSchedule
 
-    trainer, preset = run.settings.trainer, PRESETS[run.settings.trainer.preset]
+    trainer, preset = run.settings.trainer, run.presets[run.settings.trainer.preset]
     steps = trainer.max_steps or (trainer.max_epochs * len(learning) if trainer.max_epochs else preset.steps)
     return TrainingSchedule(
         steps=steps,
@@ -250,6 +256,7 @@ def _training_schedule(run: _Run, learning: np.ndarray, held_out: np.ndarray, la
         every=trainer.checkpoint_every or preset.checkpoint_every,
         check_every=preset.check_every,
         patience=trainer.patience or preset.patience,
+        min_improvement=preset.min_improvement,
         seed=run.settings.seed,
         deciding={
             "options": dataclasses.asdict(run.options),

@@ -15,12 +15,13 @@ from cvad_cli.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How long to train and how often to look."""
+    """How long to train, and how often to check the held-out images."""
 
     steps: int
     checkpoint_every: int
     check_every: int
     patience: int | None
+    min_improvement: float = 1e-3
 
 
 PRESETS: Final[Mapping[str, Preset]] = {

@@ -35,7 +35,7 @@ finer arithmetic where distances get too short for it). With Gonzalez' argument,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ import numpy as np
 from array_api_compat import device
 from jaxtyping import Float, Int64
 
-from cvad_cli.core.coreset.space import Space, gather, require_features
+from cvad_cli.core.coreset.space import FLOATS, Space, gather, require_features
 from cvad_cli.ports import Array
 
 CENTRES_AT_ONCE: Final = 256
@@ -67,6 +67,7 @@ def k_center_greedy(
     rng: np.random.Generator,
     block: int = 4096,
     advance: Callable[[int], None] | None = None,
+    float_types: Sequence[str] = FLOATS,
 ) -> Coreset:
     """Keep `keep` of n rows such that the farthest row from a kept one is as near as greed can make it.
 
@@ -76,9 +77,10 @@ def k_center_greedy(
     Args:
         features: finite reals, a NumPy array or a torch tensor on any device.
         keep: rows to keep, 1..n.
-        rng: draws the first row; all else follows from it.
-        block: rows brought up to date at a time. It moves time, not the result.
-        advance: told how many rows were taken since it was last called; the counts sum to `keep`.
+        rng: draws the first row, which decides all others.
+        block: rows brought up to date at a time. It changes the time, not the result.
+        advance: gets the number of rows taken since its last call; the counts sum to `keep`.
+        float_types: names of the types to compute in, from coarse to fine, as far as the device has them.
 
     Raises:
         ValueError: `features` is not a finite real (n, d), or `keep` or `block` is out of range.
@@ -89,7 +91,7 @@ def k_center_greedy(
     n = int(features.shape[0])
     if not 1 <= keep <= n:
         raise ValueError(f"keep: expected 1 to {n}, the rows of features, got {keep}")
-    cover = _Cover(features, block, room=keep)
+    cover = _Cover(features, block, room=keep, float_types=float_types)
     batches = []
     for rows in cover.take(keep, first=int(rng.integers(n))):
         batches.append(rows)
@@ -122,8 +124,10 @@ class _Cover:
     `seen`: the bound counts this many centres. A device has only distances to compute.
     """
 
-    def __init__(self, features: Float[Array, "n d"], block: int, *, room: int) -> None:
-        self._space = Space(features, block)
+    def __init__(
+        self, features: Float[Array, "n d"], block: int, *, room: int, float_types: Sequence[str] = FLOATS
+    ) -> None:
+        self._space = Space(features, block, float_types=float_types)
         self._n, self._block = int(features.shape[0]), block
         self._bounds = np.full(self._n, np.inf)
         self._nearest = np.zeros(self._n, dtype=np.int64)

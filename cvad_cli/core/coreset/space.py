@@ -18,6 +18,7 @@ in torch by default.)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ EXPONENT_LIMIT: Final = 126
 class Space:
     """The rows of `features` (n, d), finite, and squared distances among them, in units of `length(1.0) ** 2`."""
 
-    def __init__(self, features: Float[Array, "n d"], chunk: int) -> None:
+    def __init__(self, features: Float[Array, "n d"], chunk: int, *, float_types: Sequence[str] = FLOATS) -> None:
         self.xp: Any = array_namespace(features)
         self._features = features
         parts = [features[start : start + chunk] for start in range(0, features.shape[0], chunk)]
@@ -48,7 +49,7 @@ class Space:
             mean = self._mean_of(parts)
             self._scale = _power_of_two([float(self.xp.max(self.xp.abs(part - mean))) for part in parts], mean.dtype)
         types = self.xp.__array_namespace_info__().dtypes(device=device(features), kind="real floating")
-        floats = [types[name] for name in FLOATS if name in types]
+        floats = [types[name] for name in float_types if name in types]
         products = [_Arithmetic(self.xp, dtype, mean, self._scale) for dtype in floats]
         self._exact = _Arithmetic(self.xp, floats[-1], None, self._scale)
         self._ladder = [*products, self._exact]
@@ -63,7 +64,7 @@ class Space:
 
     @property
     def floor(self) -> float:
-        """The least squared distance that the present arithmetic can be trusted with."""
+        """The smallest squared distance that the present arithmetic measures to within `TOLERANCE`."""
         return self.error / TOLERANCE
 
     def step_down(self) -> None:
@@ -108,7 +109,7 @@ class Space:
         return math.sqrt(squared) / self._scale
 
     def _mean_of(self, parts: list[Any]) -> Any:
-        """A row in the middle of all, (d,). Any row would be right; the mean keeps the others short."""
+        """The mean row, (d,). Any row would be right as the origin; the mean keeps the centred rows short."""
         working = self.xp.result_type(self._features.dtype, self.xp.float32)
         means = [self.xp.mean(self.xp.astype(part, working), axis=0) for part in parts]
         return self.xp.mean(self.xp.stack(means), axis=0)
@@ -180,7 +181,7 @@ def require_features(name: str, features: Float[Array, "n d"], chunk: int) -> No
 def _power_of_two(peaks: list[float], dtype: Any) -> float:
     """The power of two that brings the largest of `peaks` into 0.5..1."""
     if not all(map(math.isfinite, peaks)):
-        raise ValueError(f"features: their spread overflows {dtype}; scale them down")
+        raise ValueError(f"features: their range overflows {dtype}; scale them down")
     exponent = math.frexp(max(peaks))[1]
     return float(2.0 ** -min(max(exponent, -EXPONENT_LIMIT), EXPONENT_LIMIT))
 
