@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a way the user can mend, in one tree.
+"""All errors that the user can fix, in one tree.
 
     CvadError
     ├── ConfigError        2   a YAML file, a key, a value, a command-line option
@@ -8,8 +8,8 @@
     ├── StoreError         6   the defect index, embedded or on a server
     └── ResourceError      7   disk, memory, device
 
-A message says which thing, what was seen and what to do. The class owns the exit status: 1 means that a gate failed
-or a defect was found where the caller asked for that, 70 is kept for our own bugs and 130 for Ctrl-C.
+A message names the object, what was found and the remedy. The class determines the exit status. Other statuses: 1 means
+that a gate failed or that --fail-on-defect found a defect, 70 is a bug in cvad and 130 is Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import ClassVar
 
 
 class CvadError(Exception):
-    """A failure with a remedy. Raised anywhere, caught once, in the command line's root."""
+    """An error with a remedy. It is caught once, in the root of the command line."""
 
     exit_code: ClassVar[int] = 70
 
@@ -39,7 +39,7 @@ class DataError(CvadError):
 
 
 class ModelError(CvadError):
-    """The model or its weights cannot be had: says what was tried."""
+    """The model or its weights are not available: says what was tried."""
 
     exit_code = 4
 
@@ -57,13 +57,13 @@ class StoreError(CvadError):
 
 
 class ResourceError(CvadError):
-    """The machine ran out of something, or lacks the device that was asked for."""
+    """The machine lacks memory, disk space or the requested device."""
 
     exit_code = 7
 
 
 def did_you_mean(name: str, known: Iterable[str], *, count: int = 1) -> str:
-    """' Did you mean a or b?' with the nearest of the known names; '' where none is near.
+    """' Did you mean a or b?' with the most similar of the known names; '' if none is similar.
 
     >>> did_you_mean("coreset_ration", ["seed", "coreset_ratio"])
     " Did you mean 'coreset_ratio'?"
@@ -73,7 +73,7 @@ def did_you_mean(name: str, known: Iterable[str], *, count: int = 1) -> str:
 
 
 def what_differs(former: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """Each setting that changed, in words; '' where none did.
+    """The settings that changed, as text; '' if none did.
 
     >>> what_differs({"seed": 1, "steps": 5}, {"seed": 2, "steps": 5})
     'seed was 1, is now 2'
@@ -83,7 +83,7 @@ def what_differs(former: Mapping[str, object], now: Mapping[str, object]) -> str
 
 
 def require_same_settings(where: object, former: Mapping[str, object], now: Mapping[str, object], restart: str) -> None:
-    """Raise ConfigError where the run that left a checkpoint `where` had other settings; `restart` is the remedy.
+    """Raise ConfigError if the run of the checkpoint `where` had other settings; `restart` is the remedy.
 
     `now` is JSON-ready; `former` was read from JSON.
     """

@@ -1,4 +1,4 @@
-"""The seams: what a task needs from the outside, as Protocols that adapters and the command line fill."""
+"""The interfaces that tasks need, as Protocols; adapters and the command line implement them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from cvad_cli.errors import ResourceError
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo, Prediction
 
-Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them, in whatever words
+Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a job takes them
 Outcome = TypeVar("Outcome", covariant=True)  # noqa: PLC0105
 
 DETECTOR_STAGES: Final = ("network", "search", "post-processing")
-"""Where a detector's time goes: copying in and the forward pass; the memory bank; score, map and smoothing."""
+"""The stages of a detector: copying and forward pass; search of the memory bank; score, map and smoothing."""
 
 Where = Mapping[str, str | Sequence[str]]
-"""Payload field -> the value, or the values of which one must be there. All fields must hold."""
+"""Payload field -> the required value, or several of which one is required. All fields must match."""
 
 
 @runtime_checkable
 class Array(Protocol):
-    """A NumPy array or a torch tensor, on any device: what code over the array API takes and gives."""
+    """A NumPy array or a torch tensor on any device, for code on the array API."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,11 +32,11 @@ class Array(Protocol):
 
     @property
     def ndim(self) -> int:
-        """How many axes there are."""
+        """Number of axes."""
 
     @property
     def dtype(self) -> Any:
-        """Of its library."""
+        """A type of its library."""
 
     def __getitem__(self, key: Any, /) -> Any: ...
     def __mul__(self, other: Any, /) -> Any: ...
@@ -45,55 +45,55 @@ class Array(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a task says how far it is. The command line draws it; a test records it."""
+    """Receives the progress of a task. The command line shows it; a test records it."""
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
-        """A stretch of work of `total` steps (None: unknown). Yields `advance(steps)`."""
+        """A stage of `total` steps (None: unknown). Yields `advance(steps)`."""
 
     def note(self, message: str) -> None:
-        """One line that a user would want to read once."""
+        """One line of information."""
 
     def warn(self, message: str) -> None:
-        """Something the user should act on, though the work goes on."""
+        """A problem that the user should act on; the work continues."""
 
 
 class Detector(Protocol):
-    """A trained model that judges images. Opened from a bundle; never fitted."""
+    """A trained model that judges images, opened from a bundle."""
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Rows and columns that `predict` takes."""
+        """Rows and columns of the images for `predict`."""
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Score images of shape (h, w, 3), uint8 RGB, already at `image_size`. Maps come back at `image_size`."""
+        """Score images, uint8 RGB (h, w, 3), which have `image_size`. The maps have `image_size` too."""
 
 
 @runtime_checkable
 class TimedDetector(Detector, Protocol):
-    """A detector that also says where its time went. A detector need not be one."""
+    """A detector that also measures its stages. This is optional."""
 
     @property
     def last_split(self) -> Mapping[str, float]:
-        """Seconds of the last `predict` by stage, some of `DETECTOR_STAGES`: together at most the whole call."""
+        """Seconds of the last `predict` per stage of `DETECTOR_STAGES`; their sum is at most the whole call."""
 
 
 class DefectStore(Protocol):
     """The index of labelled defects: one collection, embedded or on a server. A context manager that closes it.
 
-    Every method but `info` and `create` raises StoreError where there is no such collection.
+    Every method but `info` and `create` raises StoreError if the collection does not exist.
     """
 
     def info(self) -> IndexInfo | None:
-        """Size and metadata; None where there is no such collection."""
+        """Size and metadata; None if the collection does not exist."""
 
     def create(self, dimension: int, metadata: Mapping[str, Any]) -> None:
-        """Make the empty collection. Raises StoreError where it is there already."""
+        """Create the empty collection. Raises StoreError if it exists."""
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata."""
 
     def upsert(self, points: Iterable[DefectPoint]) -> int:
-        """Add points, or replace those of the same id, in batches; every point counted is durable."""
+        """Add points, or replace those of the same id, in batches; return the number of points, all of which are durable."""
 
     def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
         """The nearest points to `vector` (d,), best first."""
@@ -102,16 +102,16 @@ class DefectStore(Protocol):
         """Every point with its vector at unit length, ordered by id."""
 
     def count(self, *, where: Where | None = None) -> int:
-        """How many points there are, exactly."""
+        """The exact number of points."""
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
-        """Remove the points that both arguments allow, and say how many. To empty a collection, `drop` it."""
+        """Remove the points that match both arguments; return their number. To empty a collection, `drop` it."""
 
     def drop(self) -> None:
-        """Remove the collection with all its points; nothing happens where there is none."""
+        """Remove the collection with all its points, if it exists."""
 
     def close(self) -> None:
-        """Let go of files and connections. Closing twice does no harm."""
+        """Release files and connections. Closing twice is harmless."""
 
     def __enter__(self) -> DefectStore: ...
 
@@ -119,29 +119,29 @@ class DefectStore(Protocol):
 
 
 class Job(Protocol[Item, Outcome]):
-    """Work on items, wherever an executor puts it.
+    """Work on items, which an executor runs on its workers.
 
-    A job travels to each worker by pickle, once; what it opens there stays open from one call to the next. Executors
-    send jobs and items without the settings' secrets.
+    A job is pickled and sent to each worker once; what it opens there stays open between calls. Executors send jobs and
+    items without the secrets of the settings.
     """
 
     @property
     def bundle(self) -> Path | None:
-        """The folder that has to be on the worker's disk, if any."""
+        """The folder that must be on the worker's disk, if any."""
 
     def at(self, bundle: Path) -> Job[Item, Outcome]:
-        """The same work, with the bundle in another place."""
+        """The same work, with the bundle at another path."""
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Outcome]:
-        """One outcome an item, in order. The same items give the same outcomes, so that they can be done again."""
+        """Yield one outcome per item, in order. The same items give the same outcomes, so that they can be repeated."""
 
 
 class Executor(Protocol):
-    """Where a job is done: here, in processes, on a cluster. A context manager that lets the workers go."""
+    """Runs jobs in this process, in several processes or on a cluster. A context manager that ends the workers."""
 
     @property
     def workers(self) -> int:
-        """How many shards are done at a time."""
+        """The number of shards that are done at the same time."""
 
     def map(
         self,
@@ -152,15 +152,15 @@ class Executor(Protocol):
         watch: Callable[[int, Any], None] = ...,
         lost: Callable[[Any, ResourceError], Any] | None = None,
     ) -> Iterator[Any]:
-        """Yield each item's outcome, in order; workers get `shard` items at a time.
+        """Yield the outcome of each item, in order; workers get `shard` items at a time.
 
-        What a worker had that died is done again by another. `watch` gets an item's place and None when it is begun,
-        its place and outcome when it is done, in whatever order. Raises what the job raises. An item that no worker
-        survives gets the outcome that `lost` makes of it; without `lost`, ResourceError is raised.
+        The shards of crashed workers are rescheduled. `watch` gets the index of an item and None when it begins, and its
+        index and outcome when it is done, in any order. Raises what the job raises. For an item that crashes every
+        worker, `lost` makes the outcome; without `lost`, ResourceError is raised.
         """
 
     def close(self) -> None:
-        """End the workers. Closing twice does no harm."""
+        """End the workers. Closing twice is harmless."""
 
     def __enter__(self) -> Executor: ...
 

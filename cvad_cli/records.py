@@ -1,4 +1,4 @@
-"""Frozen values that the rings hand to each other. They check themselves at birth and know no library but NumPy."""
+"""Frozen records that the layers exchange. They check their values and use no library but NumPy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from uuid import UUID
 import numpy as np
 
 GOOD: Final = "good"
-"""The defect type of a part without a defect: MVTec AD's own folder name."""
+"""The defect type of a part without a defect, as MVTec AD names its folder."""
 
 UNKNOWN: Final = "unknown"
-"""What a region is called that is like no labelled one. No type may have this name."""
+"""The answer for a region that is like no labelled defect. No type may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of a data set and what is known about it before it is opened."""
+    """One image of a data set: what is known before it is read."""
 
     path: Path
     key: str
     """Path relative to the data set's root, with forward slashes: what reports, tables and indexes store."""
     defect_type: str
-    """`GOOD`, or the name of the defect's folder or label."""
+    """`GOOD`, or the name of the defect type from folder or label file."""
     mask_path: Path | None = None
 
     @property
@@ -37,7 +37,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class SkippedImage:
-    """A file that `data.on_error: skip` passed over, and why."""
+    """A file that `data.on_error: skip` skipped, and why."""
 
     key: str
     reason: str
@@ -45,7 +45,7 @@ class SkippedImage:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The two halves that a run needs: good images to learn from, labelled ones to be measured on."""
+    """The images of a run: good images to learn from, and labelled images to measure on."""
 
     name: str
     train: tuple[ImageRecord, ...]
@@ -54,11 +54,11 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says of one image. Scores are unbounded distances, larger means stranger."""
+    """The result of a detector for one image. Scores are unbounded distances; larger means more anomalous."""
 
     score: float
     anomaly_map: np.ndarray
-    """float32 (h, w), one value a pixel of the network's input."""
+    """float32 (h, w), one value per pixel of the network's input."""
 
     def __post_init__(self) -> None:
         if self.anomaly_map.ndim != 2:
@@ -66,9 +66,9 @@ class Prediction:
 
 
 RateKind = Literal["promised", "expected", "estimated"]
-"""How far a stated rate can be relied on, and the word for it everywhere.
+"""How reliable a stated rate is, and the word for it everywhere.
 
-`promised`: a theorem holds the deployed model's rate to it. `expected`: the usual rate, while the theorem allows more.
+`promised`: a theorem guarantees it for the deployed model. `expected`: the usual rate, but the theorem allows more.
 `estimated`: no theorem applies.
 """
 
@@ -76,39 +76,39 @@ _RATE_KINDS: Final[Mapping[str, RateKind]] = {"split_conformal": "promised", "cr
 
 
 def rate_kind_of(method: str) -> RateKind:
-    """What a calibration by this method says of its rate."""
+    """How reliable the rate of this calibration method is."""
     return _RATE_KINDS.get(method, "estimated")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The image-score threshold and its false-alarm rate. A part is rejected when its score is above `threshold`."""
+    """The image-score threshold and its false-alarm rate. A part is rejected if its score is above `threshold`."""
 
     threshold: float
     pixel_threshold: float
-    """Map value above which a pixel is called anomalous: the same rule on the maps' peaks of the same good images."""
+    """Map value above which a pixel is anomalous: the same rule, applied to the map peaks of the same good images."""
     method: Literal["split_conformal", "cross_conformal"]
     requested_rate: float
-    """The false-alarm rate that the config asked for."""
+    """The false-alarm rate of the config."""
     stated_rate: float
-    """The false-alarm rate at this threshold, never under 1 / (n + 1); `rate_kind` says how far it can be relied on."""
+    """The false-alarm rate at this threshold, never below 1 / (n + 1); `rate_kind` says how reliable it is."""
     images: int
-    """How many good images the threshold was taken from, n."""
+    """The number n of good images that set the threshold."""
     rate_kind: RateKind
     rate_bound: float | None = None
-    """What the rate cannot exceed by the method's theorem (cross-conformal: all folds' models together), if known."""
+    """Upper bound on the rate by the method's theorem (cross-conformal: for the models of all folds together), if known."""
     caveat: str | None = None
-    """Why the requested rate is out of reach; None where it is not."""
+    """Why the requested rate cannot be reached; None if it can."""
 
     @classmethod
     def saved(cls, record: Mapping[str, Any]) -> Calibration:
-        """From a manifest. Bundles of before say the method alone: the kind of the rate follows from it."""
+        """Read from a manifest. Older bundles name only the method, which determines the kind of the rate."""
         return cls(**{"rate_kind": rate_kind_of(record["method"]), **record})
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSummary:
-    """What `cvad train` made."""
+    """The result of `cvad train`."""
 
     name: str
     model: str
@@ -117,30 +117,30 @@ class TrainSummary:
     skipped: tuple[SkippedImage, ...]
     calibration: Calibration
     weights: str
-    """Where the pretrained weights came from."""
+    """The origin of the pretrained weights."""
     seconds: float
     details: Mapping[str, Any]
-    """What is worth knowing of this kind of model: the size of the memory bank and its covering radius, say."""
+    """Facts about this kind of model, for example the size of the memory bank and its covering radius."""
 
 
 Verdict = Literal["passed", "failed", "cannot tell", "skipped"]
-"""`cannot tell`: the test set is too small to say; `skipped`: the figure is missing and the gate optional."""
+"""`cannot tell`: the test set is too small to decide; `skipped`: the figure is missing and the gate is optional."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What one gate says of one run."""
+    """The verdict of one gate on one run."""
 
     name: str
     """Unique within the run: 'image.auroc >= 0.98', 'image.auroc against the baseline'."""
     metric: str
     """Dotted path into metrics.json."""
     bound: str
-    """What was asked for, in words: '>= 0.98', '<= 0.05', 'drop <= 0.01'."""
+    """The requirement as text: '>= 0.98', '<= 0.05', 'drop <= 0.01'."""
     value: float | None
-    """The figure of this run; None where it could not be measured."""
+    """The figure of this run; None if it could not be measured."""
     passed: bool
-    """Whether the build may go on. False for a figure that is missing or not a number."""
+    """Whether the build may continue. False for a figure that is missing or not a number."""
     reason: str
     """One sentence: the figures, and why a gate failed, was skipped, or cannot tell."""
     verdict: Verdict
@@ -148,33 +148,33 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """What `cvad evaluate` measured and where it put it."""
+    """The result of `cvad evaluate`, and its folder."""
 
     folder: Path
     metrics: Mapping[str, Any]
     """The content of metrics.json."""
     images: int
-    """How many side-by-side images were drawn."""
+    """The number of side-by-side images that were drawn."""
     report: Path | None = None
-    """The page for people; None where `evaluation.report` is none."""
+    """The page for people; None if `evaluation.report` is none."""
     gates: tuple[GateResult, ...] = ()
-    """The content of gates.json; empty where no gate was asked for."""
+    """The content of gates.json; empty if there was no gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldSummary:
-    """What `cvad analyze-rf` found and where it put it."""
+    """The result of `cvad analyze-rf`, and its folder."""
 
     folder: Path
     report: Mapping[str, Any]
     """The content of receptive_field.json."""
     agrees: bool
-    """Whether theory and measurement give the same field, for every network and every cell that was probed."""
+    """Whether theory and measurement give the same field for every network and every measured cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSummary:
-    """What `cvad bench` measured and where it put it."""
+    """The result of `cvad bench`, and its folder."""
 
     folder: Path
     report: Mapping[str, Any]
@@ -183,25 +183,25 @@ class BenchSummary:
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What `cvad demo` made."""
+    """The result of `cvad demo`."""
 
     folder: Path
     weights: str
-    """Where the backbone's weights came from, in plain words."""
+    """The origin of the backbone's weights, as a sentence."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Category -> the content of its metrics.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class DefectPoint:
-    """One labelled defect of the index: where it lies among the others and what is known of it."""
+    """One labelled defect of the index: its vector and its payload."""
 
     id: str
-    """A UUID in its canonical spelling, made from what the point is about: indexing twice changes nothing."""
+    """A UUID in canonical form, derived from the labelled region, so that indexing twice changes nothing."""
     vector: np.ndarray
-    """float32 (d,), finite. Only its direction counts: a store gives it back at unit length."""
+    """float32 (d,), finite. Only its direction counts: a store returns it at unit length."""
     payload: Mapping[str, Any]
-    """What JSON can hold, with text as keys."""
+    """JSON values with text as keys."""
 
     def __post_init__(self) -> None:
         try:
@@ -224,50 +224,50 @@ class DefectPoint:
 
 @dataclass(frozen=True, slots=True)
 class DefectMatch:
-    """A labelled defect near the one that was asked about."""
+    """A labelled defect near the query."""
 
     id: str
     similarity: float
-    """Cosine, from -1 to 1; larger is nearer."""
+    """Cosine similarity, -1 to 1; larger is nearer."""
     payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What a defect index says of itself."""
+    """Size and metadata of a defect index."""
 
     dimension: int
     points: int
     metadata: Mapping[str, Any]
-    """What its maker wrote down: the descriptor's version and the bundle's fingerprint, say."""
+    """For example the version of the descriptor and the fingerprint of the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A labelled region near the one that is being named."""
+    """A labelled region near the one that is classified."""
 
     defect_type: str
     similarity: float
-    """Cosine, from -1 to 1."""
+    """Cosine similarity, -1 to 1."""
     source: str
     """Its image, relative to the data set's root."""
     path: str | None
-    """The same below this config's root; None where the name leads out of it."""
+    """The same below this config's root; None if the name leads outside it."""
     box: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RegionVerdict:
-    """One region of a rejected part and its name. Places are (row, column) in pixels of the original image."""
+    """One region of a rejected part and its type. Positions are (row, column) in pixels of the original image."""
 
     defect_type: str
     """A labelled type, or `UNKNOWN`."""
     likeliest: str
-    """The likeliest of the labelled types, also where it is unknown."""
+    """The likeliest of the labelled types, even if the region is unknown."""
     confidence: float
-    """Of `likeliest`, were the region of a labelled type."""
+    """The confidence of `likeliest`, assuming a labelled type."""
     p_value: float
-    """How often a region of a labelled type is as strange as this: unknown at `classify.unknown_rate` or less."""
+    """How often a region of a labelled type is as unusual as this; unknown if it is at most `classify.unknown_rate`."""
     confidences: Mapping[str, float]
     neighbours: tuple[Neighbour, ...]
     box: tuple[int, int, int, int]
@@ -282,13 +282,13 @@ class RegionVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ImageVerdict:
-    """What `cvad classify` says of one image."""
+    """The result of `cvad classify` for one image."""
 
     image: str
     score: float
     threshold: float
     rejected: bool
     defect_type: str | None
-    """The vote of its regions, each weighing its mass; None for a part that passes."""
+    """The vote of its regions, weighted by their mass; None for a part that passes."""
     confidence: float | None
     regions: tuple[RegionVerdict, ...]

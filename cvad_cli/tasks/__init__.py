@@ -1,1 +1,1 @@
-"""What a command does: settings in, a frozen record out, nothing printed."""
+"""The commands without the command line: each task takes settings and returns a frozen record; none prints."""

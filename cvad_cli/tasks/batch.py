@@ -1,4 +1,4 @@
-"""Many runs at a time: one that fails stops no other, one whose result is there already is not done again."""
+"""Does many runs. A failure does not stop the other runs, and a run whose result is up to date is not repeated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDERS: Final[Mapping[str, Callable[[RunConfig], Path]]] = {"train": bundle_fol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWork:
-    """What is done with each run. It travels to workers. Tasks import no sibling, so the task is handed in."""
+    """The work on each run, which is sent to workers. Tasks do not import each other, so the caller passes the task."""
 
     verb: Literal["train", "evaluate"]
     task: Callable[[RunConfig, Any, Reporter], Result]
@@ -38,25 +38,25 @@ class RunWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """What is done with each run, and who follows it."""
+    """The work on each run, and who follows it."""
 
     work: RunWork
     earlier: Callable[[RunConfig], Result | None]
-    """The result of an earlier call, where the work would give the same again."""
+    """The result of an earlier call, if the work would give the same again."""
     force: bool = False
-    """Do every run, even where an earlier result would do."""
+    """Do every run, even if an earlier result is up to date."""
     reporter_of: Callable[[str], Reporter]
-    """The reporter of a run that is done in this process, by its name."""
+    """Name of a run that is done in this process -> its reporter."""
     watch: Callable[[PlannedRun, RunOutcome | None], None]
-    """Gets a run and None when it begins, the run and its outcome when it ends, in any order."""
+    """Gets a run and None when the run begins, and the run and its outcome when it ends, in any order."""
 
 
 def run_batch(settings: Sequence[PlannedRun], request: BatchRequest, reporter: Reporter) -> BatchSummary:
-    """Do the runs, which are their settings as planned, where their `executor` says; write one report on all of them.
+    """Do the planned runs on their `executor`; write one report on all of them.
 
-    Runs are spread over the workers; with fewer evaluations than workers, the images of each are. Raises ConfigError
-    where the runs name different executors, ResourceError where the report cannot be written; what goes wrong in a run
-    is in its outcome.
+    Runs are distributed over the workers. If there are fewer evaluations than workers, the images of each run are
+    distributed instead. Raises ConfigError if the runs name different executors, and ResourceError if the report cannot
+    be written; an error in a run becomes its outcome.
     """
     started, runs = time.monotonic(), settings
     _require_one_executor(runs)
@@ -123,13 +123,13 @@ def _outcomes(pending: Sequence[PlannedRun], request: BatchRequest, reporter: Re
 
 
 def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], verb: str) -> RunOutcome:
-    """The outcome, or a failure where another node wrote the results to a disk that is not seen here."""
+    """The outcome, or a failure if another node wrote the results to a disk that this machine does not see."""
     there = outcome.folder / ("manifest.json" if verb == "train" else "metrics.json")
     if outcome.state == "failed" or there.is_file():
         return outcome
     (run,) = (run for run in pending if run.settings.name == outcome.name)
     reason = ResourceError(
-        f"{outcome.folder}: was written on another node and is not seen here; set output.root to storage that all "
+        f"{outcome.folder}: was written on another node and is not visible here; set output.root to storage that all "
         "nodes share, under one path"
     )
     return _failure(run, verb, outcome.seconds, reason)
@@ -137,7 +137,7 @@ def _seen(outcome: RunOutcome, pending: Sequence[PlannedRun], verb: str) -> RunO
 
 @final
 class RunJob:
-    """Planned runs -> outcomes. On its way to a worker it leaves behind who looks on: warnings come back instead."""
+    """Planned runs -> outcomes. On a worker it has no reporters; the outcomes bring the warnings back."""
 
     bundle = None
 
@@ -148,12 +148,12 @@ class RunJob:
         return RunJob, (self._work, None)
 
     def at(self, bundle: Path) -> RunJob:
-        """The same: no bundle goes along."""
+        """The same job: it has no bundle."""
         del bundle
         return self
 
     def __call__(self, items: Iterable[PlannedRun]) -> Iterator[RunOutcome]:
-        """Do the runs, one after another; whatever goes wrong in one is its outcome."""
+        """Do the runs one after another; an error in a run becomes its outcome."""
         for run in items:
             yield self._done(run)
 
@@ -174,7 +174,7 @@ class RunJob:
 
 @final
 class Listener:
-    """A reporter where nobody looks on: keeps the warnings."""
+    """A reporter for workers: collects the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -184,15 +184,15 @@ class Listener:
         yield lambda _steps: None
 
     def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
-        """Count for no one."""
+        """Count nothing."""
         del title, total
         return self._counted()
 
     def note(self, message: str) -> None:
-        """Let it pass."""
+        """Ignore the message."""
 
     def warn(self, message: str) -> None:
-        """Keep it."""
+        """Collect the warning."""
         self.warnings.append(message)
 
 

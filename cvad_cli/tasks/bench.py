@@ -1,4 +1,4 @@
-"""`cvad bench`: how fast a trained bundle is on this machine, and how time and memory grow."""
+"""`cvad bench`: the speed of a trained bundle on this machine, and how time and memory grow."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
-    """What is to be measured, and how long."""
+    """What to measure, and how often."""
 
     images: int | None = None
-    """None: every test image of the config, or every training image where it has none."""
+    """Number of images; None: all test images of the config, or all training images if it has none."""
     repeats: int = 3
-    """Measurements, each in a process of its own."""
+    """Number of measurements, each in a new process."""
     scaling: bool = False
     """Also measure other image sizes, memory banks and numbers of images."""
 
 
 @keeping_threads
 def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> BenchSummary:
-    """Measure the bundle of the config in processes of its own; write bench.json, bench.md and charts.
+    """Measure the bundle of the config in new processes; write bench.json, bench.md and charts.
 
-    An earlier measurement stays as it was until the new one is whole. Raises the CvadError that names what to mend.
+    An earlier measurement stays unchanged until the new one is complete. Raises a CvadError that names the remedy.
     """
     machine = describe_machine()
     bundle = open_bundle(settings)
@@ -84,7 +84,7 @@ def bench(settings: RunConfig, request: BenchRequest, reporter: Reporter) -> Ben
 
 
 def images_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord, ...]:
-    """The test images, of each defect type in turn; the training images where there are none. At most `count`."""
+    """At most `count` test images, one of each defect type in turn; training images if there are no test images."""
     dataset = open_dataset(settings.data)
     by_type: dict[str, list[ImageRecord]] = {}
     for record in dataset.test or dataset.train:
@@ -97,7 +97,7 @@ def images_to_judge(settings: RunConfig, count: int | None) -> tuple[ImageRecord
 
 
 def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What every report says of its origin. `machine` was described before the work began."""
+    """Machine, versions and date of a report. `machine` was described before the work began."""
     installed = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     return {
         "machine": dict(machine),
@@ -107,7 +107,7 @@ def provenance(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write bench.json, bench.md and the charts of what the report holds."""
+    """Write bench.json, bench.md and the charts."""
     (folder / "bench.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "bench.md").write_text(as_markdown(report, tables_of(report)), encoding="utf-8")
     if report.get("speed"):
@@ -118,7 +118,7 @@ def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _speed(job: BenchmarkJob, repeats: int, reporter: Reporter) -> dict[str, Any]:
     with reporter.stage("Measuring the bundle", repeats + 1) as advance:
-        stages = in_fresh_process(time_stages, job)  # first: it fills the engine's cache beside the bundle
+        stages = in_fresh_process(time_stages, job)  # first, because it fills the serving cache
         advance(1)
         runs = []
         for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""`cvad classify`: a verdict for each image, and a name for each of its defects."""
+"""`cvad classify`: a verdict for each image, and a type for each of its defects."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ COLUMNS: Final = (
 
 
 def _ignore(verdict: ImageVerdict) -> None:
-    """Nobody reads the verdicts one by one."""
+    """Ignore single verdicts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyRequest:
-    """Which images, and what to make of them."""
+    """Which images to classify, and what to write about them."""
 
     inputs: tuple[str, ...]
     """Files, folders and patterns."""
     csv: Path | None = None
-    """A table to write: a row a region, one for a part that passes."""
+    """A table to write: one row per region, and one for a part that passes."""
     overlays: Path | None = None
     """A folder for images with their defects marked."""
     on_result: Callable[[ImageVerdict], None] = _ignore
@@ -53,7 +53,7 @@ class ClassifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class ClassifySummary:
-    """What `cvad classify` said."""
+    """The result of `cvad classify`."""
 
     name: str
     index: str
@@ -71,10 +71,9 @@ class ClassifySummary:
 
 @keeping_threads
 def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) -> ClassifySummary:
-    """Judge images, find the regions of those that are rejected, and name each after the labelled ones.
+    """Judge images, find the regions of rejected images, and classify each region with the defect index.
 
-    Verdicts go to `request.on_result` one by one; the record holds them all. Raises the CvadError that names what to
-    mend.
+    Verdicts go to `request.on_result` one by one; the record has all of them. Raises a CvadError that names the remedy.
     """
     paths = expand(request.inputs)
     if request.overlays is not None:
@@ -118,7 +117,7 @@ def classify(settings: RunConfig, request: ClassifyRequest, reporter: Reporter) 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What has been said so far."""
+    """The results so far."""
 
     verdicts: list[ImageVerdict]
     skipped: list[SkippedImage]
@@ -132,7 +131,7 @@ def _inspected(
     *,
     stops: bool,
 ) -> Iterator[tuple[ImageItem, Inspection]]:
-    """Each image that can be read with what was found in it, in order; `stops`: one that cannot ends the work."""
+    """Each readable image with its inspection, in order; `stops`: an unreadable image ends the work."""
     with reporter.stage("Judging the images", len(image_items)) as advance:
         for image_item, outcome in zip(image_items, outcomes, strict=True):
             if not isinstance(outcome, Failed):
@@ -146,14 +145,14 @@ def _inspected(
 
 
 def type_text(region: RegionVerdict) -> str:
-    """A region's name as it stands in an image: 'thread 97 %', or 'unknown (most like thread)'."""
+    """The label of a region in an overlay: 'thread 97 %', or 'unknown (most like thread)'."""
     if region.defect_type == UNKNOWN:
         return f"{UNKNOWN} (most like {region.likeliest})"
     return f"{region.defect_type} {_percent(region.confidence)}"
 
 
 def _percent(share: float) -> str:
-    """Never 100 %: no labelled set is large enough to be certain."""
+    """A percentage, never 100 %: no labelled set is large enough for certainty."""
     return "> 99 %" if share >= 0.995 else f"{share:.0%}".replace("%", " %")
 
 

@@ -1,4 +1,4 @@
-"""`cvad demo`: generated images and the configs that train on them, in minutes, without a network."""
+"""`cvad demo`: generates images, trains on them and evaluates, in minutes and without internet."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ TRAIN_IMAGES: Final = 40
 GOOD_TEST_IMAGES: Final = 20
 IMAGES_PER_DEFECT: Final = 4
 FALSE_ALARM_RATE: Final = 0.05
-"""40 good images allow no less than 1 / 41."""
+"""The lowest rate that 40 good images allow is 1 / 41."""
 
 BACKBONE: Final = "pdn_small"
 EFFICIENT_AD_CATEGORY: Final = "grid"
 EFFICIENT_AD_STEPS: Final = 60
-"""A taste: a minute on a CPU. The quick preset takes ten times as many."""
+"""Takes a minute on a CPU. The quick preset has ten times as many steps."""
 
 EFFICIENT_AD_RATE: Final = 0.12
-"""It holds 8 good images out, which can promise no less than 1 / 9: split-conformal."""
+"""It holds 8 good images out; the lowest rate that split-conformal calibration promises with them is 1 / 9."""
 
 PLAIN_WORDS: Final = (
     "the patch description network that comes with cvad; no internet is needed. EfficientAD was trained for "
-    f"{EFFICIENT_AD_STEPS} steps only. Generated images say nothing of real parts: these figures show the tool at work"
+    f"only {EFFICIENT_AD_STEPS} steps. Generated images say nothing about real parts: the figures only show how cvad works"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRequest:
-    """What is done with each run of the demo. Tasks import no sibling, so these two are handed in."""
+    """How to train and evaluate each run. Tasks do not import each other, so the caller passes these two."""
 
     train: Callable[[RunConfig, Reporter], object]
     evaluate: Callable[[RunConfig, Reporter], EvaluationSummary]
@@ -53,7 +53,7 @@ class DemoRequest:
 def demo(settings: RunConfig, request: DemoRequest, reporter: Reporter) -> DemoSummary:
     """Generate data sets below `output.root`, then train and evaluate a run on each, with the seed of `settings`.
 
-    Raises DataError where the folder holds something that cvad did not generate.
+    Raises DataError if the folder has files that cvad did not generate.
     """
     folder = Path(settings.output.root)
     metrics = {}
@@ -65,7 +65,7 @@ def demo(settings: RunConfig, request: DemoRequest, reporter: Reporter) -> DemoS
 
 
 def _prepare(folder: Path, seed: int, reporter: Reporter) -> tuple[RunConfig, ...]:
-    """The generated data sets, with a PatchCore config for each category and one EfficientAD config."""
+    """The generated data sets, with one PatchCore config per category and one EfficientAD config."""
     configs = []
     with reporter.stage("Generating images", len(CATEGORIES)) as advance:
         for category in CATEGORIES:

@@ -1,4 +1,4 @@
-"""`cvad distill-teacher`: a patch description network of one's own, from a pretrained backbone and any images."""
+"""`cvad distill-teacher`: trains a patch description network from pretrained backbones on any images."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ DEFAULT_BACKBONES: Final = ("tf_efficientnet_lite0", "mobilenetv2_100")
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """What the teacher is made of, and where it goes. Raises ConfigError at birth where a value is out of range."""
+    """Sources, size and output of the teacher. Raises ConfigError if a value is out of range."""
 
     output: Path
     images: tuple[Path, ...] = ()
     samples: bool = True
-    """Also take crops of scikit-image's sample photographs, where it is installed."""
+    """Also use crops of scikit-image's sample photographs, if it is installed."""
     size: PdnSize = "small"
     channels: int | None = TEACHER_CHANNELS
     """None: as many as the backbones' layers have together."""
     backbones: tuple[str, ...] = DEFAULT_BACKBONES
     """Each 'name' or 'name:layer,layer'."""
     weights: tuple[str, ...] = ()
-    """A file for each backbone, in order; empty: the usual places; 'random': seeded random weights, for tests."""
+    """One file per backbone, in order; empty: the usual locations; 'random': seeded random weights, for tests."""
     steps: int = 10_000
     batch_size: int = 8
     seed: int = 42
@@ -64,32 +64,32 @@ class DistillSettings:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's state is kept until it is done: beside the output."""
+        """The file with the state of an unfinished run, beside the output."""
         return self.output.with_suffix(".checkpoint.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillRequest:
-    """What is done with an earlier run that was not finished."""
+    """What to do with an unfinished earlier run."""
 
     restart: bool = False
-    """Remove its checkpoint and begin anew; else the run goes on from there."""
+    """Remove its checkpoint and start again; otherwise continue from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DistillSummary:
-    """What `cvad distill-teacher` made."""
+    """The result of `cvad distill-teacher`."""
 
     output: Path
     size: PdnSize
     channels: int
     sources: tuple[str, ...]
     images: Mapping[str, int]
-    """Source of the images -> how many: of generated ones, how many were drawn."""
+    """Source of images -> number of images; for generated images, the number drawn."""
     steps: int
     resumed_from: int
     loss: float
-    """Mean squared error on held-out images; 1.0 is a network that always answers with the mean."""
+    """Mean squared error on held-out images; 1.0 is that of a network that always predicts the mean."""
     curve: tuple[tuple[int, float], ...]
     """(step, held-out loss) at each checkpoint."""
     seconds: float
@@ -97,10 +97,10 @@ class DistillSummary:
 
 @limited_threads(None)
 def distill_teacher(settings: DistillSettings, request: DistillRequest, reporter: Reporter) -> DistillSummary:
-    """Distil the teacher, from its checkpoint where there is one, and write it with its provenance.
+    """Distil the teacher, from its checkpoint if there is one, and write it with its provenance.
 
-    Raises the CvadError that names what to mend. Killed at any moment it leaves the last checkpoint, and the former
-    output as it was.
+    Raises a CvadError that names the remedy. If the process is killed, the last checkpoint remains, and the former
+    output is unchanged.
     """
     started = time.perf_counter()
     device = choose_device(settings.device)
@@ -137,9 +137,9 @@ def _plan(settings: DistillSettings) -> TrainingPlan:
 
 
 def _deciding(settings: DistillSettings, backbones: tuple[Backbone, ...], real: RealImages) -> dict[str, Any]:
-    """All that decides the result, as a checkpoint keeps it; where it runs and is written decides nothing.
+    """The settings that determine the result, for the checkpoint; device and output do not.
 
-    The steps are not among it: the training loop knows up to when they may change.
+    The number of steps is not among them: the training loop knows until when it may change.
     """
     return {
         "backbones": _described(backbones),
@@ -201,7 +201,7 @@ def _default(key: str) -> object:
 
 
 def command_line(settings: DistillSettings) -> str:
-    """The command that makes this teacher again. Folders are named, not located: a file may travel further than they.
+    """The command that makes this teacher again. Folders are named without their paths, because the file may be moved.
 
     >>> command_line(DistillSettings(Path("a/t.safetensors"), backbones=("resnet18",), seed=1, steps=5))
     'cvad distill-teacher --output t.safetensors --size small --channels 384 --backbone resnet18 --steps 5 \

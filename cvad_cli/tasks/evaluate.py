@@ -1,4 +1,4 @@
-"""`cvad evaluate`: how well the trained detector does on labelled test images, honestly measured."""
+"""`cvad evaluate`: measures the trained detector on labelled test images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from cvad_cli.records import Dataset, EvaluationSummary, ImageRecord, SkippedIma
 
 @dataclass
 class _Scored:
-    """What is kept of the test set while it streams past: a row an image, never its map."""
+    """What is stored of each test image: scores and counts, but no map."""
 
     records: list[ImageRecord] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -56,10 +56,10 @@ class _Scored:
     skipped: list[SkippedImage] = field(default_factory=list)
     described: list[DescribedDefect] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
-    """Why masks may lie otherwise than their images."""
+    """Warnings about masks that may not be aligned with their images."""
 
     def count(self, image: EvaluatedImage) -> None:
-        """Take in one image."""
+        """Count one image."""
         self.records.append(image.record)
         self.scores.append(image.score)
         self.peaks.append(image.peak)
@@ -72,19 +72,19 @@ class EvaluateRequest:
     """What an evaluation measures and writes beside the metrics."""
 
     classification: bool = False
-    """Also measure how well the types of the defects are named, each after the others."""
+    """Also measure the classification of defect types: each image with the labels of the others."""
     portable: bool = False
-    """The report holds its images, whatever `evaluation.report` says."""
+    """Put the images into the report, whatever `evaluation.report` says."""
     plan: GatePlan | None = None
-    """Gates for the figures; their verdicts go to gates.json and into the record, and fail nothing."""
+    """Gates for the figures. Their verdicts go to gates.json and into the record; the caller acts on them."""
 
 
 @keeping_threads
 def evaluate(settings: RunConfig, request: EvaluateRequest, reporter: Reporter) -> EvaluationSummary:
     """Judge the test images with the trained bundle; write metrics.json, per_image.csv, report.html, curves, images.
 
-    The threshold is the bundle's: test labels are used for metrics alone. An earlier evaluation stays as it was until
-    the new one is whole. Raises the CvadError that names what to mend.
+    The threshold comes from the bundle: test labels are used only for metrics. An earlier evaluation stays unchanged
+    until the new one is complete. Raises a CvadError that names the remedy.
     """
     opened, dataset = _opened(settings, reporter)
     inspector = RegionInspector.of(opened, settings) if request.classification else None
@@ -141,7 +141,7 @@ _Outcome = tuple[EvaluatedImage, DescribedDefect | None]
 
 @final
 class _Step:
-    """Records of test images to what is measured of them: with `classification`, defects are described as well."""
+    """Evaluates test images; with `classification`, it also describes their defects."""
 
     def __init__(
         self, evaluation: EvaluationStep, inspector: RegionInspector | None = None, *, classification: bool
@@ -164,7 +164,7 @@ class _Step:
         return self._evaluation.keep(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], _Outcome]:
-        """The mask is read once for both."""
+        """Read the mask once for both uses."""
         evaluate = self._evaluation.evaluator(settings, opened)
         inspector = self._inspector
         if self._classification and inspector is None:
@@ -188,7 +188,7 @@ def _judge(
     drawer: Drawer,
     reporter: Reporter,
 ) -> _Scored:
-    """Workers judge, here is counted, in the records' order: the figures do not depend on who judged."""
+    """Workers judge the images; this process counts them in order, so that the figures do not depend on the workers."""
     scored = _Scored()
     with (
         closing(run_job(settings, job, records, reporter.warn)) as outcomes,
@@ -253,7 +253,7 @@ def _measure(settings: RunConfig, opened: OpenBundle, dataset: Dataset, scored: 
 
 
 def _training_of(opened: OpenBundle) -> dict[str, Any]:
-    """What the detector was trained on, whatever the config says now."""
+    """The data that the detector was trained on, whatever the config says now."""
     manifest = opened.bundle.manifest
     return {
         "data": manifest["data"]["name"],
@@ -263,7 +263,7 @@ def _training_of(opened: OpenBundle) -> dict[str, Any]:
 
 
 def _serving_of(opened: OpenBundle) -> dict[str, Any]:
-    """What judged the images, and how it was shown to judge as the trained model does."""
+    """The engine that judged the images, and how it was verified."""
     serving = dataclasses.asdict(opened.serving)
     return {key: value for key, value in serving.items() if key != "cache"}
 

@@ -1,4 +1,4 @@
-"""`cvad index`: labelled images into the defect index, and what else one does with an index."""
+"""`cvad index`: adds labelled images to the defect index, and lists, exports, imports and deletes regions."""
 
 from __future__ import annotations
 
@@ -40,66 +40,66 @@ from cvad_cli.ports import DefectStore, Reporter
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageRecord, SkippedImage
 
 SOURCES_AT_ONCE: Final = 200
-"""Images whose regions are asked for in one request."""
+"""Images whose regions are read with one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRequest:
-    """What is to be indexed, and how."""
+    """What to index, and how."""
 
     shots: int | None = None
-    """Images a type; None: all."""
+    """Images per type; None: all."""
     seed: int = 0
-    """Draws the images where there are more than `shots`."""
+    """Seed of the draw if there are more than `shots` images."""
     labelled_by: str = DATASET
     prune: bool = False
-    """Also remove regions of images that are gone from the data set, or changed."""
+    """Also remove regions of images that were removed from the data set, or changed."""
     rebuild: bool = False
-    """Begin anew, also where the index was made through another bundle."""
+    """Delete the index first, even if another bundle made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingRequest:
-    """What is asked of an index."""
+    """What to list of an index."""
 
     entries: bool = False
-    """Also the payload of every region."""
+    """Also list the payload of every region."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteTypeRequest:
-    """What is forgotten."""
+    """Which type to delete."""
 
     defect_type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """Where an index goes."""
+    """Where to write the index."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
-    """From where regions come."""
+    """Where to read regions from."""
 
     path: Path
-    """A file that an export wrote."""
+    """A file from an export."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
-    """What `cvad index` did."""
+    """The result of `cvad index`."""
 
     index: str
     images: Mapping[str, tuple[str, ...]]
-    """Type -> the images that were indexed, by their keys."""
+    """Type -> the keys of the indexed images."""
     added: int
-    """Regions that were not there, or were labelled otherwise."""
+    """Regions that are new, or had another label."""
     unchanged: int
     removed: int
-    """Regions of the same images that are no longer found, and what was pruned."""
+    """Regions of the same images that are no longer found, and pruned regions."""
     skipped: tuple[SkippedImage, ...]
     total: int
     """Regions in the index now."""
@@ -107,7 +107,7 @@ class IndexSummary:
 
 @dataclass(frozen=True, slots=True)
 class IndexListing:
-    """What an index holds."""
+    """The content of an index."""
 
     index: str
     bundle: str
@@ -115,14 +115,14 @@ class IndexListing:
     dimension: int
     regions: int
     types: Mapping[str, Mapping[str, int]]
-    """Type -> its regions and images."""
+    """Type -> its numbers of regions and images."""
     entries: tuple[Mapping[str, Any], ...] = ()
-    """The payload of every region, with its id, where they were asked for."""
+    """The payload of every region, with its id, if requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSummary:
-    """What an export wrote or an import read."""
+    """The result of an export or an import."""
 
     index: str
     file: Path
@@ -135,9 +135,9 @@ class TransferSummary:
 
 @keeping_threads
 def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter) -> IndexSummary:
-    """Describe the regions of labelled images and keep them. Doing it twice changes nothing.
+    """Describe the regions of labelled images and store them. Indexing twice changes nothing.
 
-    Raises the CvadError that names what to mend; what was acknowledged before stays.
+    Raises a CvadError that names the remedy; regions stored before the error stay.
     """
     if request.shots is not None and request.shots < 1:
         raise ConfigError(f"--shots: expected a whole number from 1, got {request.shots}")
@@ -174,7 +174,7 @@ def index_defects(settings: RunConfig, request: IndexRequest, reporter: Reporter
 
 
 def _indexed_before(store: DefectStore, category: str, sources: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
-    """Payloads by id of what the index holds of some images, or of all: an index may be larger than memory."""
+    """The stored payloads by id, of `sources` or of all images: an index may be larger than memory."""
     if sources is None:
         return {point.id: point.payload for point in store.scroll(where={"category": category})}
     return {
@@ -191,7 +191,7 @@ def _described(
     skipped: list[SkippedImage],
     reporter: Reporter,
 ) -> Iterator[tuple[ImageRecord, tuple[str, LabelledInspection]]]:
-    """Each image that can be read, with its hash and labelled regions, in order; the others go to `skipped`."""
+    """Each readable image with its hash and labelled regions, in order; the others go to `skipped`."""
     job = ImageJob(settings, inspector.opened.bundle.folder, IndexStep(inspector), inspector.opened)
     with (
         closing(run_job(settings, job, records, reporter.warn)) as outcomes,
@@ -208,7 +208,7 @@ def _described(
 
 
 class _Run:
-    """One pass over labelled images, and what came of it."""
+    """One pass over labelled images, and its counts."""
 
     def __init__(self, labeller: Labeller, before: Mapping[str, Mapping[str, Any]]) -> None:
         self.done: list[ImageRecord] = []
@@ -221,7 +221,7 @@ class _Run:
     def fresh(
         self, record: ImageRecord, sha256: str, regions: Sequence[Region], vectors: np.ndarray
     ) -> list[DefectPoint]:
-        """The points of an image that the index does not hold yet."""
+        """The points of an image that are not in the index yet."""
         found = [self._labeller.point(record, sha256, *pair) for pair in zip(regions, vectors, strict=True)]
         self.found |= {point.id for point in found}
         fresh = [p for p in found if p.id not in self._before or not same_label(self._before[p.id], p.payload)]
@@ -236,7 +236,7 @@ class _Run:
 
 
 def index_listing(settings: RunConfig, request: ListingRequest, reporter: Reporter) -> IndexListing:
-    """What the index of a config holds. Needs no trained bundle."""
+    """List the index of a config. Needs no trained bundle."""
     del reporter
     location = index_name(settings)
     with open_index(settings) as store:
@@ -262,7 +262,7 @@ def index_listing(settings: RunConfig, request: ListingRequest, reporter: Report
 
 
 def delete_type(settings: RunConfig, request: DeleteTypeRequest, reporter: Reporter) -> IndexSummary:
-    """Forget every region of a type. Raises StoreError, with the near names, where the index holds none."""
+    """Delete all regions of a type. Raises StoreError, with similar names, if there is none."""
     del reporter
     location, defect_type = index_name(settings), request.defect_type
     with open_index(settings) as store:
@@ -286,7 +286,7 @@ def export_index_to(settings: RunConfig, request: ExportRequest, reporter: Repor
 
 
 def import_index_from(settings: RunConfig, request: ImportRequest, reporter: Reporter) -> TransferSummary:
-    """Add what another index exported. Raises StoreError where it is damaged or of another bundle."""
+    """Add the regions of an export. Raises StoreError if it is damaged or of another bundle."""
     del reporter
     with open_index(settings) as store:
         return TransferSummary(
@@ -317,7 +317,7 @@ def _draw(records: Sequence[ImageRecord], request: IndexRequest) -> list[ImageRe
 
 
 def _prune(store: DefectStore, before: Mapping[str, Mapping[str, Any]], records: Sequence[ImageRecord]) -> int:
-    """Remove regions whose image is gone, was relabelled or holds something else now."""
+    """Remove regions whose image was removed, relabelled or changed."""
     current = {record.key: record for record in records}
     hashes: dict[str, str] = {}
     gone = []

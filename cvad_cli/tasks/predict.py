@@ -1,4 +1,4 @@
-"""`cvad predict`: a score, a verdict and the regions of each image, at line speed, for as long as images come."""
+"""`cvad predict`: a score, a verdict and the regions of each image, at the speed of a production line."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ COLUMNS: Final = (
     *("peak", "latency_ms", "map", "overlay", "error"),
 )
 MAX_LISTED: Final = 20
-"""Unreadable images that the summary names; the lines name all."""
+"""Maximum number of unreadable images in the summary; the lines of results name all of them."""
 
 Line = Mapping[str, Any]
 """About one image: the fields of `ImageResult`, or `image` and `error`; with --watch also `file`."""
 
 
 def _ignore(line: Line, tally: Tally) -> None:
-    """Nobody reads the results one by one."""
+    """Ignore single results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictRequest:
-    """Which images, and what to write about them."""
+    """Which images to judge, and what to write about them."""
 
     sources: tuple[str, ...] = ()
     """Files, folders, patterns, videos, `camera:N`, and `-` for the paths of `listing`."""
     watch: Path | None = None
-    """A folder whose files are inspected as they appear, in place of `sources`."""
+    """A folder whose files are inspected as they appear, instead of `sources`."""
     results: Path | None = None
-    """With `watch`: the file of lines that is its memory; None: one below the run's folder."""
+    """With `watch`: the file of results, which also records the finished files; None: a file below the run's folder."""
     csv: Path | None = None
     maps: Path | None = None
     overlays: Path | None = None
@@ -69,17 +69,17 @@ class PredictRequest:
     """Gets a line about each image when it is judged, in order, with the counts so far. With `watch` the line is
     written to disk before."""
     stop: threading.Event | None = None
-    """Set from elsewhere, it ends the run after the images that were begun."""
+    """The run ends after the started images when another thread sets this event."""
 
     @property
     def is_endless(self) -> bool:
-        """Whether a signal is the ordinary way to end it."""
+        """Whether the run normally ends by a signal."""
         return self.watch is not None or any(camera_number(source) is not None for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What `cvad predict` did. Nothing in it grows with the number of images."""
+    """The result of `cvad predict`. Its size does not grow with the number of images."""
 
     name: str
     images: int
@@ -87,12 +87,12 @@ class PredictSummary:
     rejected: int
     unreadable: int
     skipped: tuple[SkippedImage, ...]
-    """The first of the unreadable ones."""
+    """The first unreadable images."""
     seconds: float
     """From the opened detector to the last result."""
     images_per_second: float
     latency: LatencySummary
-    """From the moment that reading an image began until its result was ready, waiting included."""
+    """From the start of reading an image until its result is ready, including waits."""
     stages: Mapping[str, LatencySummary]
     explained: float
     """Share of the latency that the stages account for."""
@@ -104,7 +104,7 @@ class PredictSummary:
 def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> PredictSummary:
     """Judge every image of the sources, or those that appear in the watched folder until `request.stop` is set.
 
-    Results go to `request.on_result` one by one; the record sums them up. Raises the CvadError that names what to mend.
+    Results go to `request.on_result` one by one; the record sums them up. Raises a CvadError that names the remedy.
     """
     _check(request)
     for folder in filter(None, (request.maps, request.overlays)):
@@ -116,7 +116,7 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
         keep = stack.enter_context(_records(settings, request, reporter))
         feed = _feed(settings, request, reporter, keep.journal, ending)
         outcomes = stack.enter_context(contextlib.closing(judge(feed)))
-        stack.callback(ending.set)  # before what judges is closed: a source may be waiting
+        stack.callback(ending.set)  # before the outcomes are closed, because a source may be waiting
         seen = _Seen(Tally(), [])
         for outcome in outcomes:
             if isinstance(outcome, Failed) and request.watch is None and settings.data.on_error == "stop":
@@ -130,18 +130,18 @@ def predict(settings: RunConfig, request: PredictRequest, reporter: Reporter) ->
 
 
 Judging = Callable[[Sources | Watcher], Generator[Finished | Failed, None, None]]
-"""Takes what brings the images, gives their outcomes in order."""
+"""Takes a source of images and yields their outcomes in order."""
 
 
 def _by_this_process(settings: RunConfig, request: PredictRequest, ending: threading.Event) -> Judging:
     opened = open_detector(settings, choose_device(settings.device))
     job = ImageJob(settings, opened.bundle.folder, PredictStep(request.maps, request.overlays), opened)
-    job.opened()  # what does not fit is told before the first image
+    job.opened()  # raises an error before the first image if something does not fit
     return lambda feed: job.run(feed.image_items(), feed.load, live=feed.is_live, ending=ending)
 
 
 def _by_workers(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Judging:
-    """Workers open the bundle for themselves, and write the files about an image."""
+    """Each worker opens the bundle, and writes the files about its images."""
     job = ImageJob(settings, open_bundle(settings).folder, PredictStep(request.maps, request.overlays))
     return lambda feed: run_job(settings, job, feed.image_items(), reporter.warn)
 
@@ -150,9 +150,9 @@ def _check(request: PredictRequest) -> None:
     if (request.watch is None) == (not request.sources):
         raise ConfigError("predict: name images, folders, patterns, videos or cameras, or give --watch FOLDER")
     if request.results is not None and request.watch is None:
-        raise ConfigError("--results: is the memory of --watch; without it, send what --jsonl prints to a file")
+        raise ConfigError("--results: is only for --watch; without --watch, redirect the output of --jsonl to a file")
     if request.csv is not None and request.watch is not None:
-        raise ConfigError("--csv: is written at the end, which --watch has not; its file of results has every image")
+        raise ConfigError("--csv: is written at the end, and --watch has no end; its file of results lists every image")
     require_meaning(request.sources)
     read = request.sources if request.watch is None else (str(request.watch),)
     for option, folder in (("--maps", request.maps), ("--overlays", request.overlays)):
@@ -175,13 +175,13 @@ def _feed(
 
 @dataclass
 class _Seen:
-    """What has been done so far."""
+    """Counts and failures so far."""
 
     tally: Tally
     skipped: list[SkippedImage]
 
     def take(self, outcome: Finished | Failed, reporter: Reporter) -> Line:
-        """Count it, and say it as a line."""
+        """Count an outcome, and return it as a line."""
         stamp = outcome.image_id.stamp
         about = {} if stamp is None else {FILE: dataclasses.asdict(stamp)}
         if isinstance(outcome, Finished):
@@ -194,7 +194,7 @@ class _Seen:
         return {"image": outcome.image_id.image, "error": str(outcome.error)} | about
 
     def summary(self, name: str, results: Path | None) -> PredictSummary:
-        """The whole run in figures."""
+        """The figures of the whole run."""
         tally = self.tally
         return PredictSummary(
             name=name,
@@ -213,13 +213,13 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """Where lines are kept."""
+    """Where lines are stored."""
 
     journal: ResultJournal | None
     row: Callable[[list[Any]], object] | None
 
     def write(self, line: Line) -> None:
-        """Keep a line: in the file of results durably, in the table as a row."""
+        """Store a line: durably in the file of results, or as a row of the table."""
         if self.journal is not None:
             self.journal.append(line)
         if self.row is not None:
@@ -228,7 +228,7 @@ class _Records:
 
 @contextmanager
 def _records(settings: RunConfig, request: PredictRequest, reporter: Reporter) -> Iterator[_Records]:
-    """The journal of --watch, or the table of --csv, which takes its place when all is done."""
+    """Open the journal of --watch, or the table of --csv, which replaces the former file at the end."""
     with contextlib.ExitStack() as stack:
         if request.watch is not None:
             path = request.results or _default_results(settings, request.watch)
@@ -244,14 +244,14 @@ def _records(settings: RunConfig, request: PredictRequest, reporter: Reporter) -
 
 
 def _default_results(settings: RunConfig, folder: Path) -> Path:
-    """A file for each watched folder, below the run's own."""
+    """A file per watched folder, below the run's folder."""
     whole = folder.expanduser().resolve()
     tag = hashlib.sha256(str(whole).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return Path(settings.output.root).expanduser() / settings.name / "watch" / f"{whole.name}-{tag}.jsonl"
 
 
 def _row(line: Line) -> list[Any]:
-    """One image as a row of the table: its verdict, and the box of the region of most mass."""
+    """One image as a row of the table: its verdict, and the box of the region with the largest mass."""
     if "error" in line:
         return [line["image"], *[""] * (len(COLUMNS) - 2), line["error"]]
     strongest = line["regions"][0] if line["regions"] else None

@@ -30,22 +30,22 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import Calibration, ImageRecord, TrainSummary
 
 FAST_PATHS = {"patchcore": fit_patchcore, "efficient_ad": fit_efficient_ad}
-"""Models that are fitted by code of ours around anomalib's; every other one is fitted by anomalib alone."""
+"""Models with training code of our own; anomalib alone trains all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What a training makes beside the detector."""
+    """What to make beside the detector."""
 
     describe: bool = True
-    """Whether the bundle gets a describer; without one it detects, and names no defect types."""
+    """Whether the bundle gets a describer; without one it does not classify defects."""
 
 
 @keeping_threads
 def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> TrainSummary:
-    """Fit the model that the config names on the good training images, calibrate it, write the bundle.
+    """Fit the model of the config on the good training images, calibrate it and write the bundle.
 
-    Raises the CvadError that names what to mend; a bundle of an earlier run stays as it was until the new one is whole.
+    Raises a CvadError that names the remedy. An earlier bundle stays unchanged until the new one is complete.
     """
     started = time.perf_counter()
     device = choose_device(settings.device)
@@ -92,7 +92,7 @@ def train(settings: RunConfig, request: TrainRequest, reporter: Reporter) -> Tra
 
 
 def _warnings(fitted: FittedModel, calibration: Calibration) -> list[str]:
-    """What the user should know of images that were passed over, and of a rate that the images cannot give."""
+    """Warnings about skipped images, and about a false-alarm rate that needs more images."""
     skipped = [f"skipped {image.key}: {image.reason}" for image in fitted.skipped]
     return skipped if calibration.caveat is None else [*skipped, calibration.caveat]
 

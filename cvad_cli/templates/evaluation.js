@@ -1,4 +1,4 @@
-// The page without this script shows the calibrated threshold; with it, the slider, the gallery and the viewer work.
+// Without this script the page shows the calibrated threshold; the script runs the slider, the gallery and the viewer.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
@@ -36,7 +36,7 @@
 
   const breakable = (path) => path.split(/(?<=\/)/).flatMap((part, index) => (index ? [make("wbr"), part] : [part]));
 
-  // --- What each image comes to at the threshold -------------------------------------------------------------------
+  // --- The outcome of each image at the threshold -----------------------------------------------------------------
   const OUTCOMES = {
     rejected: "tag tag-bad",
     missed: "tag tag-miss",
@@ -71,7 +71,7 @@
     const { rejected: found, missed, "false alarm": alarms, passed } = counts;
     const text = {
       at: measured(threshold),
-      state: threshold === calibrated ? "calibrated" : "explored",
+      state: threshold === calibrated ? "calibrated" : "tried",
       recall: share(found, found + missed),
       found,
       precision: share(found, found + alarms),
@@ -140,7 +140,7 @@
     const chosen = cards.filter((card) => card.outcome === outcome).sort(order);
     const list = byId(listId);
     const signature = chosen.map((card) => card.key).join("\n");
-    if (list.signature === signature) return; // a portable photo is not decoded anew while the slider moves
+    if (list.signature === signature) return; // do not decode portable photos again while the slider moves
     list.signature = signature;
     byId(countId).textContent = chosen.length ? `(${chosen.length})` : "";
     const shown = chosen.slice(0, MAX_IN_STRIP).map((card) => stripItem(card, measured(card.score)));
@@ -180,7 +180,7 @@
     jump(calibrated);
     slider.focus();
   });
-  // A part whose score is the threshold itself passes: one more or one fewer is rejected.
+  // A part whose score equals the threshold passes, so each step rejects one image more or fewer.
   byId("higher").addEventListener("click", () => jump(scores.find((score) => score > threshold)));
   byId("lower").addEventListener("click", () => {
     const passed = scores.filter((score) => score <= threshold);
@@ -248,7 +248,7 @@
     return make("img", { src: image.src, alt: "", className, width: image.getAttribute("width"), height: image.getAttribute("height") });
   };
 
-  const NAMES = { photo: "Image", map: "Anomaly map", mask: "Mask", outline: "Outline of what is above the threshold" };
+  const NAMES = { photo: "Image", map: "Anomaly map", mask: "Mask", outline: "Outline of the pixels above the threshold" };
 
   function fill(card) {
     const { map, truth, peak, above } = card.element.dataset;
@@ -283,13 +283,13 @@
     if (box.hidden) return;
     const { named, confidence, neighbours } = JSON.parse(card.element.dataset.classification);
     const right = named === card.type;
-    const verdict = make("span", { className: right ? "tag tag-good" : "tag tag-miss", textContent: right ? "right" : "wrong" });
+    const verdict = make("span", { className: right ? "tag tag-good" : "tag tag-miss", textContent: right ? "correct" : "wrong" });
     const near = neighbours.flatMap(({ key, similarity }) => {
       const other = cards.find((candidate) => candidate.key === key);
       return other ? [stripItem(other, `${other.type}, similarity ${similarity.toFixed(3)}`)] : [];
     });
     box.replaceChildren(
-      make("p", {}, `Named ${named} after the other images, with confidence ${percent(confidence)} `, verdict),
+      make("p", {}, `Classified as ${named} with the labels of the other images, confidence ${percent(confidence)} `, verdict),
       make("ol", { className: "strip" }, ...near),
     );
   }

@@ -178,7 +178,7 @@ def test_one_failure_stops_no_other_and_the_gravest_status_is_the_batchs(own_cop
     assert runs["small_leather"]["exit_status"] == 5
     assert "small_leather" in runs["small_leather"]["error"]
     page = (Path(json.loads(result.stdout)["folder"]) / "report.html").read_text("utf-8")
-    assert "What failed" in page
+    assert "Failed runs" in page
     text = cvad("evaluate", "-c", own_copy, "--categories", "leather,grid", "-q")
     assert text.exit_code == 5
     assert "[1/2] small_grid" not in text.stderr

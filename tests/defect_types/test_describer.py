@@ -15,7 +15,13 @@ from cvad_cli.adapters.images import read_image, write_image
 from cvad_cli.adapters.storage.bundles import Bundle, read_bundle, write_bundle
 from cvad_cli.assembly.data.images import open_dataset
 from cvad_cli.assembly.defect_types import describer as describing
-from cvad_cli.assembly.defect_types.describer import Describer, FittedDescriber, fit_describer, open_describer
+from cvad_cli.assembly.defect_types.describer import (
+    Describer,
+    FitLimits,
+    FittedDescriber,
+    fit_describer,
+    open_describer,
+)
 from cvad_cli.config.load import load_config
 from cvad_cli.config.schema import RunConfig
 from cvad_cli.core.descriptors import CELLS, ORIENTATIONS, query_vector
@@ -24,7 +30,7 @@ from cvad_cli.errors import BundleError, DataError
 
 
 class Quiet:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -44,13 +50,7 @@ class Quiet:
         self.done += steps
 
 
-@pytest.fixture(scope="module")
-def little_work() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(describing, "NORMAL_VIEWS", 24)
-        patch.setattr(describing, "NORMAL_CELLS", 100)
-        patch.setattr(describing, "FIT_BYTES", 1 << 22)
-        yield
+LITTLE = FitLimits(views=24, cells=100, feature_bytes=1 << 22)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Run
 
 
 @pytest.fixture(scope="module")
-def fitted(settings: RunConfig, little_work: None) -> FittedDescriber:
-    found = fit_describer(settings, open_dataset(settings.data).train, "cpu", Quiet())
+def fitted(settings: RunConfig) -> FittedDescriber:
+    found = fit_describer(settings, open_dataset(settings.data).train, "cpu", Quiet(), limits=LITTLE)
     assert found is not None
     return found
 
@@ -90,7 +90,7 @@ def region_at(rows: slice, columns: slice, image_size: tuple[int, int]) -> Regio
 
 def test_the_same_seed_gives_the_same_describer(settings: RunConfig, fitted: FittedDescriber) -> None:
     records = open_dataset(settings.data).train
-    again = fit_describer(settings, records, "cpu", Quiet())
+    again = fit_describer(settings, records, "cpu", Quiet(), limits=LITTLE)
     assert again is not None
     for mine, twin in zip(
         (*fitted.normal.stages, *fitted.normal.whitening), (*again.normal.stages, *again.normal.whitening), strict=True
@@ -107,14 +107,12 @@ def test_every_stage_of_the_backbone_is_described_and_no_more_cells_are_kept_tha
     assert fitted.normal.cell_threshold > 0
 
 
-def test_fitting_holds_no_more_features_than_its_bound(
-    settings: RunConfig, little_work: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fitting_holds_no_more_features_than_its_bound(settings: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(describing, "FIT_BYTES", 200_000)
+    limits = dataclasses.replace(LITTLE, feature_bytes=200_000)
     real = describing.normal_model
     monkeypatch.setattr(describing, "normal_model", lambda kept, cells: seen.append(cells) or real(kept, cells))
-    assert fit_describer(settings, open_dataset(settings.data).train, "cpu", Quiet()) is not None
+    assert fit_describer(settings, open_dataset(settings.data).train, "cpu", Quiet(), limits=limits) is not None
     (cells,) = seen
     assert sum(stage.nbytes for stage in cells.stages) <= 200_000
     assert len(np.unique(cells.images)) == 12  # every good image was looked at
@@ -175,22 +173,22 @@ def test_the_same_kind_of_defect_is_nearer_than_another(describer: Describer, se
     assert min(likeness[0, 1], likeness[2, 3]) > max(likeness[0, 2], likeness[0, 3], likeness[1, 2], likeness[1, 3])
 
 
-def test_a_image_that_cannot_be_read_is_named(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(settings: RunConfig, tmp_path: Path) -> None:
     records = open_dataset(settings.data).train[:4]
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     records = (*records[:2], dataclasses.replace(records[2], path=broken), *records[3:])
     with pytest.raises(DataError, match=r"broken\.png"):
-        fit_describer(settings, records, "cpu", Quiet())
+        fit_describer(settings, records, "cpu", Quiet(), limits=LITTLE)
 
 
-def test_images_of_several_sizes_are_fitted_together(settings: RunConfig, little_work: None, tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_fitted_together(settings: RunConfig, tmp_path: Path) -> None:
     rng, records = np.random.default_rng(4), []
     for number, size in enumerate([(300, 500), (40, 60), (256, 256)]):
         path = tmp_path / f"{number}.png"
         write_image(path, rng.integers(0, 256, (*size, 3), dtype=np.uint8))
         records.append(dataclasses.replace(open_dataset(settings.data).train[0], path=path))
-    found = fit_describer(settings, records, "cpu", Quiet())
+    found = fit_describer(settings, records, "cpu", Quiet(), limits=LITTLE)
     assert found is not None
     assert len(found.normal.stages[0]) <= 100 < 3 * CELLS**2
 

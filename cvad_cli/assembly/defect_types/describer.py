@@ -1,7 +1,7 @@
-"""The describer: the second, closer look that turns a region into a vector. Fitted with the detector, in its bundle.
+"""The describer turns a region into a vector, by a second, closer look. It is fitted with the detector, in its bundle.
 
-It is independent of the detector beside it: a frozen backbone with all its stages, and a model of what good parts look
-like through it. `core/descriptors.py` has the mathematics.
+It is independent of the detector: it consists of a frozen backbone with all its stages, and a model of the features of
+good parts. `core/descriptors.py` has the mathematics.
 """
 
 from __future__ import annotations
@@ -58,28 +58,38 @@ from cvad_cli.ports import Reporter
 from cvad_cli.records import ImageRecord
 
 ROLE: Final = "describer"
-"""The bundle's file that holds it."""
+"""The role of its file in the bundle."""
 
 STRIDES: Final = (4, 8, 16, 32)
-"""One stage of the backbone each; `core.descriptors` looks the nearest normal cell up on the middle two."""
+"""Strides of the stages; `core.descriptors` searches the nearest normal cell on the middle two."""
 
 FEWEST_STAGES: Final = 3
 
-NORMAL_VIEWS: Final = 256
 VIEWS_PER_LOCATION: Final = 4
-"""Of one part of one image, in different orientations: more say little that is new."""
+"""Views of one location in one image, in different orientations: more of them add little."""
 
 CELLS_OF_A_VIEW: Final = 256
-"""Of its 1024, drawn at random: neighbours look alike."""
+"""Cells taken of the 1024 of a view, at random: neighbouring cells look alike."""
 
-NORMAL_CELLS: Final = 2000
-FIT_BYTES: Final = 1 << 28
-"""Features of good cells held while fitting."""
+
+@dataclass(frozen=True, slots=True)
+class FitLimits:
+    """Bounds on the work and the memory of fitting."""
+
+    views: int = 256
+    """Views of good images."""
+    cells: int = 2000
+    """Representative normal cells that are kept."""
+    feature_bytes: int = 1 << 28
+    """Bytes of features of good cells that are held."""
+
+
+DEFAULT_LIMITS: Final = FitLimits()
 
 
 @final
 class Describer:
-    """Looks at regions of an image through a frozen backbone. Threads may share it."""
+    """Describes regions of an image with a frozen backbone. Threads may share it."""
 
     def __init__(self, look: FeatureFunction, normal: NormalModel, device: str) -> None:
         self._look = look
@@ -102,7 +112,9 @@ class Describer:
             oriented = [orient(view, number) for number in range(ORIENTATIONS)]
             with self._one_at_a_time:  # a compiled network has one set of buffers, and uses every core already
                 stages = look_at(oriented, self._look, self._device)
-            pixels = _pixels(view).reshape(CELLS, CELLS, SURFACE_SIZE)  # turning moves them, and changes none
+            pixels = _pixels(view).reshape(
+                CELLS, CELLS, SURFACE_SIZE
+            )  # a turn moves the statistics without changing them
             for number in range(ORIENTATIONS):
                 found[index, number] = describe(
                     [stage[number] for stage in stages],
@@ -115,18 +127,18 @@ class Describer:
 
 @dataclass(frozen=True, slots=True)
 class FittedDescriber:
-    """A describer on its way into a bundle."""
+    """A describer before it is written to a bundle."""
 
     backbone: Backbone
     normal: NormalModel
 
     @property
     def summary(self) -> str:
-        """What a person wants to know of it."""
+        """Backbone and sizes, for people."""
         return f"{self.backbone.spec.name}, {len(self.normal.stages[0])} normal cells, {self.normal.size} values"
 
     def save(self, path: Path) -> None:
-        """Write the network and the normal model as safetensors; the header says what they are."""
+        """Write the network and the normal model as safetensors, with a header that describes them."""
         state = {name: tensor.cpu().numpy() for name, tensor in self.backbone.network.state_dict().items()}
         tensors = {f"network.{name}": np.ascontiguousarray(values) for name, values in state.items()}
         normal = self.normal
@@ -146,17 +158,22 @@ class FittedDescriber:
 
     @property
     def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
-        """What `write_bundle` takes."""
+        """The writers for `write_bundle`."""
         return {ROLE: (".safetensors", self.save)}
 
 
 def fit_describer(
-    settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter
+    settings: RunConfig,
+    records: Sequence[ImageRecord],
+    device: str,
+    reporter: Reporter,
+    *,
+    limits: FitLimits = DEFAULT_LIMITS,
 ) -> FittedDescriber | None:
-    """Learn from good images, two or more, what good parts look like close up.
+    """Learn the features of good parts from two or more good images.
 
-    None, with a warning that says what to do, where no backbone can be had that was not asked for by name: such a
-    bundle detects, but names no defect types.
+    Returns None, with a warning that names the remedy, if the backbone is not available and the config does not name
+    one: such a bundle detects defects, but does not classify them.
     """
     try:
         backbone = _backbone_for(settings)
@@ -167,8 +184,8 @@ def fit_describer(
         return None
     look = feature_function(backbone.network, VIEW_PX, device)
     rng = np.random.default_rng([settings.seed, 3])
-    cells = _good_cells(partial(look_at, look=look, device=device), records, settings.data, rng, reporter)
-    kept = min(NORMAL_CELLS, max(2, len(cells.images) // 4))
+    cells = _good_cells(partial(look_at, look=look, device=device), records, settings, rng, reporter, limits)
+    kept = min(limits.cells, max(2, len(cells.images) // 4))
     with reporter.stage("Choosing normal cells", kept) as advance:
         rows = k_center_greedy(key_of(cells.stages), kept, rng=rng, advance=advance).rows
         normal = normal_model(cells.take(rows), cells)
@@ -176,7 +193,7 @@ def fit_describer(
 
 
 def open_describer(bundle: Bundle, device: str) -> Describer:
-    """The describer of a bundle. Raises BundleError, with the remedy, where it has none or one of another version."""
+    """The describer of a bundle. Raises BundleError, with the remedy, if it has none or one of another version."""
     remedy = "run `cvad train` with the same config again"
     if ROLE not in bundle.manifest["files"]:
         raise BundleError(
@@ -208,7 +225,7 @@ def open_describer(bundle: Bundle, device: str) -> Describer:
 
 
 def look_at(views: Sequence[np.ndarray], look: FeatureFunction, device: str) -> list[np.ndarray]:
-    """Views, uint8 RGB (256, 256, 3), to one array (b, 1024, d_s) a stage: 3x3 means on 32 x 32 cells."""
+    """Features of views, uint8 RGB (256, 256, 3): one array (b, 1024, d_s) per stage, 3x3 means on 32 x 32 cells."""
     from cvad_cli.adapters.runtime_torch.frozen_features import cell_features
 
     return cell_features(views, look, device, CELLS)
@@ -219,7 +236,7 @@ def _backbone_for(settings: RunConfig) -> Backbone:
     own = settings.model.backbone or PATCHCORE_BACKBONE if settings.model.name == "patchcore" else None
     own = None if own in PDN_BACKBONES else own  # one stage: too few
     name = settings.classify.backbone or own or PATCHCORE_BACKBONE
-    feature_indices(BackboneSpec(name, ()))  # says in plain words where timm has no such feature network
+    feature_indices(BackboneSpec(name, ()))  # raises a clear message if timm has no such feature network
     layers = layers_with_strides(name, STRIDES)
     if len(layers) < FEWEST_STAGES:
         raise ModelError(
@@ -232,20 +249,22 @@ def _backbone_for(settings: RunConfig) -> Backbone:
 def _good_cells(
     look: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
     records: Sequence[ImageRecord],
-    data: DataConfig,
+    settings: RunConfig,
     rng: np.random.Generator,
     reporter: Reporter,
+    limits: FitLimits,
 ) -> Cells:
     """A sample of cells from random views of good images."""
-    chosen = rng.permutation(len(records))[:NORMAL_VIEWS]
-    turns = -(-NORMAL_VIEWS // len(chosen))
+    chosen = rng.permutation(len(records))[: limits.views]
+    turns = -(-limits.views // len(chosen))
+    views_of_all = _random_views([records[index] for index in chosen], turns, settings.data, rng)
     parts: list[Cells] = []
     done = 0
-    with reporter.stage("Looking at good parts closely", len(chosen)) as advance:
-        for views in batched(_random_views([records[index] for index in chosen], turns, data, rng), ORIENTATIONS):
+    with reporter.stage("Computing features of good parts", len(chosen)) as advance:
+        for views in batched(views_of_all, ORIENTATIONS):
             stages = look([view for _, view in views])
             width = sum(stage.shape[-1] for stage in stages) + SURFACE_SIZE
-            per_view = int(np.clip(FIT_BYTES / (4 * width * len(chosen) * turns), 1, CELLS_OF_A_VIEW))
+            per_view = int(np.clip(limits.feature_bytes / (4 * width * len(chosen) * turns), 1, CELLS_OF_A_VIEW))
             for index, (number, view) in enumerate(views):
                 cells = rng.permutation(CELLS**2)[:per_view]
                 kept = tuple(stage[index, cells] for stage in stages)
@@ -262,7 +281,7 @@ def _good_cells(
 def _random_views(
     records: Sequence[ImageRecord], turns: int, data: DataConfig, rng: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the image, view): up to `turns` views of each image, of random place and orientation."""
+    """(number of the image, view): up to `turns` views of each image, at random locations and orientations."""
 
     def read(record: ImageRecord) -> np.ndarray:
         return read_image(record.path, max_megapixels=data.max_megapixels)
