@@ -93,7 +93,7 @@ class DefectStore(Protocol):
         """Replace the metadata."""
 
     def upsert(self, points: Iterable[DefectPoint]) -> int:
-        """Add points, or replace those of the same id, in batches; return the number of points, all of which are durable."""
+        """Add points, or replace those of the same id, in batches; return how many are durable: all."""
 
     def search(self, vector: np.ndarray, *, limit: int, where: Where | None = None) -> list[DefectMatch]:
         """The nearest points to `vector` (d,), best first."""
@@ -154,7 +154,7 @@ class Executor(Protocol):
     ) -> Iterator[Any]:
         """Yield the outcome of each item, in order; workers get `shard` items at a time.
 
-        The shards of crashed workers are rescheduled. `watch` gets the index of an item and None when it begins, and its
+        The shards of crashed workers are rescheduled. `watch` gets the index of an item and None when it begins, its
         index and outcome when it is done, in any order. Raises what the job raises. For an item that crashes every
         worker, `lost` makes the outcome; without `lost`, ResourceError is raised.
         """

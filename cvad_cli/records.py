@@ -96,7 +96,7 @@ class Calibration:
     """The number n of good images that set the threshold."""
     rate_kind: RateKind
     rate_bound: float | None = None
-    """Upper bound on the rate by the method's theorem (cross-conformal: for the models of all folds together), if known."""
+    """Upper bound on the rate by the method's theorem (cross-conformal: for all folds together), if known."""
     caveat: str | None = None
     """Why the requested rate cannot be reached; None if it can."""
 

@@ -38,7 +38,7 @@ EFFICIENT_AD_RATE: Final = 0.12
 
 PLAIN_WORDS: Final = (
     "the patch description network that comes with cvad; no internet is needed. EfficientAD was trained for "
-    f"only {EFFICIENT_AD_STEPS} steps. Generated images say nothing about real parts: the figures only show how cvad works"
+    f"only {EFFICIENT_AD_STEPS} steps. Generated images say nothing about real parts: they only show how cvad works"
 )
 
 

@@ -458,7 +458,7 @@ def test_one_defect_type_alone_cannot_be_classified(trained: Path, sample_data: 
     run = ("--config", trained, "--set", f"output.root={tmp_path / 'runs'}", "--set", f"data.root={tmp_path / 'data'}")
     found = json.loads(cvad("evaluate", *run, "--classification", "--json").stdout)["classification"]
     assert found["leave_one_out"] is None
-    assert found["unavailable"]["leave_one_out"] == "there is one defect type only"
+    assert found["unavailable"]["leave_one_out"] == "there is only one defect type"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_results_keep_the_order_unreadable_images_included() -> None:
 
 
 def test_a_score_that_is_no_number_is_no_verdict() -> None:
-    assert "gives no number for it" in str(run(Brightness(), iter([of(255)]))[0])
+    assert "gives no finite score for it" in str(run(Brightness(), iter([of(255)]))[0])
 
 
 def test_batches_are_full_for_files_and_small_for_what_trickles_in() -> None:

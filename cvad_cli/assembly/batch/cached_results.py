@@ -1,4 +1,4 @@
-"""Whether what a run would give is there already: made by this cvad, from the same settings and the same images."""
+"""Finds results that a run would give again: from the same version of cvad, the same settings and the same images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cvad_cli.files import recover
 from cvad_cli.records import Calibration, EvaluationSummary, TrainSummary
 
 ELSEWHERE: Final = ("executor", "output", "qdrant", "ray")
-"""Sections that say where work is done and results lie, not what they are."""
+"""Sections that say where the work is done and where results are stored; they do not change results."""
 
 AFTERWARDS: Final = ("evaluation",)
 """Sections that training does not read."""
 
 
 def earlier_training(settings: RunConfig) -> TrainSummary | None:
-    """What `cvad train` would make again, from the bundle's own words; None where it would make something else."""
+    """The result of an earlier `cvad train`, read from the bundle; None if training would now give another one."""
     bundle = _sound_bundle(settings)
     if bundle is None or not _trained_alike(bundle, settings):
         return None
@@ -44,7 +44,7 @@ def earlier_training(settings: RunConfig) -> TrainSummary | None:
 
 
 def earlier_evaluation(settings: RunConfig, *, classification: bool = False) -> EvaluationSummary | None:
-    """What `cvad evaluate` would find again, from its own files; None where it would find something else."""
+    """The result of an earlier `cvad evaluate`, read from its files; None if it would now give another one."""
     folder = evaluation_folder(settings)
     recover(folder)
     bundle = _sound_bundle(settings)
@@ -61,7 +61,7 @@ def earlier_evaluation(settings: RunConfig, *, classification: bool = False) -> 
             and provenance["test_fingerprint"] == fingerprint(open_dataset(settings.data).test)
         )
     except (OSError, ValueError, LookupError, TypeError, DataError):
-        return None  # not there, not whole, of another version, or its images are gone: the run itself will say
+        return None  # missing, incomplete, of another version, or without its images: the run will report it
     images = sum(path.is_file() for path in (folder / "images").rglob("*"))
     return EvaluationSummary(folder, metrics, images) if alike else None
 
@@ -87,7 +87,7 @@ def _trained_alike(bundle: Bundle, settings: RunConfig) -> bool:
 
 
 def _differing(former: Mapping[str, Any], settings: RunConfig, left_out: tuple[str, ...]) -> set[str]:
-    """Sections that are not as they were. Where the images lie does not count: their content is compared."""
+    """The sections that changed. The folder of the images does not count, because their content is compared."""
     now = to_plain(settings)
     return {name for name in now.keys() | former.keys() if name not in left_out and _of(former, name) != _of(now, name)}
 

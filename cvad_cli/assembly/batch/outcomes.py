@@ -1,4 +1,4 @@
-"""What came of a batch: a frozen record a run, and one of them all."""
+"""The outcome of a batch: one frozen record per run, and one for all."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from cvad_cli.records import EvaluationSummary, TrainSummary
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What came of one run of a batch."""
+    """The outcome of one run of a batch."""
 
     name: str
     variant: str
-    """What tells it from the other runs on the same category: its row in the report."""
+    """Its row in the report: the name of the run without the category."""
     model: str
     category: str
-    """Its column."""
+    """Its column in the report."""
     state: Literal["done", "kept", "failed"]
-    """`kept`: the result of an earlier call with the same settings and images still holds."""
+    """`kept`: the result of an earlier call with the same settings and images is up to date."""
     folder: Path
-    """Where its results are, or would be."""
+    """The folder for its results, even if the run failed."""
     seconds: float
     result: TrainSummary | EvaluationSummary | None = None
     """None for a run that failed."""
     error: str | None = None
     exit_code: int = 0
-    """The status that the run alone would have ended with."""
+    """The exit status of the run by itself."""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """What came of all runs of a batch, in the order in which they were asked for."""
+    """The outcomes of all runs of a batch, in the requested order."""
 
     verb: Literal["train", "evaluate"]
     folder: Path
@@ -44,5 +44,5 @@ class BatchSummary:
 
     @property
     def exit_code(self) -> int:
-        """The gravest of the runs' statuses: the largest."""
+        """The most severe status of the runs: the largest."""
         return max((run.exit_code for run in self.runs), default=0)

@@ -1,4 +1,4 @@
-"""From configs, categories and models to runs: each combination a config of its own, with its own name and folders."""
+"""From configs, categories and models to runs: each combination gets its own config, name and folders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cvad_cli.config.schema import ModelConfig, RunConfig
 from cvad_cli.errors import ConfigError, DataError
 
 ALL: Final = "all"
-"""Every category that lies below data.root."""
+"""Every category below data.root."""
 
 MODEL_ALIASES: Final = {"efficientad": "efficient_ad"}
-"""What people call a model -> what anomalib does."""
+"""Common name of a model -> the name in anomalib."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class PlannedRun:
 def plan_batch(
     configs: Sequence[RunConfig], *, categories: Sequence[str] = (), models: Sequence[str] = ()
 ) -> list[PlannedRun]:
-    """Each config with each category and each model, in that order; nothing given: as the config says.
+    """Each config with each category and each model, in that order; without these options, the configs themselves.
 
-    A derived run is named after its config, with category and model replaced where the name holds them and appended
-    where not. A model other than the config's begins from its defaults. Raises ConfigError for two runs of one name,
-    DataError where `all` finds nothing.
+    The name of a derived run is that of its config, with category and model replaced if the name has them, and appended
+    otherwise. Another model than that of the config starts from its defaults. Raises ConfigError if two runs have the
+    same name, and DataError if `all` finds no category.
     """
     runs = [
         _with_category(_with_model(config, model), category)

@@ -24,20 +24,20 @@ from cvad_cli.records import EvaluationSummary
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure that every run of a batch has: a table of the report, a column of the CSV."""
+    """A figure of each run of a batch: a table of the report and a column of the CSV."""
 
     path: str
-    """Dotted place in metrics.json, or in what `cvad train --json` prints."""
+    """Dotted path in metrics.json, or in the output of `cvad train --json`."""
     title: str
     note: str
     interval: str | None = None
-    """Dotted place of its 95 % interval."""
+    """Dotted path of its 95 % interval."""
 
 
 EVALUATED: Final = (
     Figure("image.auroc", "Image AUROC", "Higher is better. 95 % bootstrap interval.", "image.auroc_interval"),
     Figure("pixel.auroc", "Pixel AUROC", "Higher is better."),
-    Figure("pixel.aupro", "AUPRO", "Share of a defect region that is found, over low false-positive rates."),
+    Figure("pixel.aupro", "AUPRO", "Mean overlap with the defect regions at low false-positive rates."),
     Figure("decision.recall", "Recall at the threshold", "Defective parts that are rejected. Higher is better."),
     Figure(
         "decision.false_alarm_rate",
@@ -58,7 +58,7 @@ TRAINED: Final = (
         "Of good parts: promised by split-conformal calibration, expected with cross-conformal.",
     ),
     Figure("images", "Training images", "Good parts that the model learnt from."),
-    Figure("seconds", "Seconds", "Of training; none where an earlier bundle still holds."),
+    Figure("seconds", "Seconds", "Of training; none if an earlier bundle was kept."),
 )
 
 FIGURES: Final[Mapping[str, tuple[Figure, ...]]] = {"evaluate": EVALUATED, "train": TRAINED}
@@ -66,14 +66,14 @@ ABOUT: Final = ("run", "model", "category", "state", "exit_status", "seconds", "
 
 
 def batch_folder(runs: Sequence[PlannedRun], verb: str) -> Path:
-    """Where the report goes: below the first run's output root, the same for the same runs."""
+    """The folder of the report, below the output root of the first run; the same for the same runs."""
     names = "\0".join(sorted(run.settings.name for run in runs))
     digest = hashlib.sha256(names.encode()).hexdigest()[:8]
     return Path(runs[0].settings.output.root).expanduser() / f"batch-{verb}-{digest}"
 
 
 def write_batch_report(summary: BatchSummary, *, executor: str) -> None:
-    """Write all four files, or leave the former ones. Raises ResourceError where the folder cannot be written."""
+    """Write all four files, or keep the former ones. Raises ResourceError if the folder cannot be written."""
     document = as_document(summary, executor=executor)
     with replacing_folder(summary.folder) as staged:
         with (staged / "results.csv").open("w", newline="", encoding="utf-8") as file:
@@ -90,7 +90,7 @@ def write_batch_report(summary: BatchSummary, *, executor: str) -> None:
 
 
 def as_document(summary: BatchSummary, *, executor: str) -> dict[str, Any]:
-    """What results.json holds, and `--json` prints."""
+    """The content of results.json and of `--json`."""
     return {
         "verb": summary.verb,
         "folder": str(summary.folder),
@@ -104,7 +104,7 @@ def as_document(summary: BatchSummary, *, executor: str) -> dict[str, Any]:
 
 
 def figure_of(run: RunOutcome, path: str) -> Any:
-    """A figure of a run by its dotted place; None for a run that failed, and where it could not be measured."""
+    """A figure of a run by its dotted path; None if the run failed or the figure could not be measured."""
     found: Any = _plain_result(run)
     for part in path.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -112,7 +112,7 @@ def figure_of(run: RunOutcome, path: str) -> Any:
 
 
 def tables(summary: BatchSummary) -> list[dict[str, Any]]:
-    """A table a figure, variants down and categories across; a figure that no run has is left out."""
+    """One table per figure, with variants as rows and categories as columns; figures that no run has are left out."""
     categories = list(dict.fromkeys(run.category for run in summary.runs))
     variants = list(dict.fromkeys(run.variant for run in summary.runs))
     found = []
@@ -131,7 +131,7 @@ def tables(summary: BatchSummary) -> list[dict[str, Any]]:
 
 
 def as_markdown(summary: BatchSummary) -> str:
-    """A table a figure in GitHub's markdown, and what failed."""
+    """One GitHub-flavoured Markdown table per figure, and the failures."""
     lines = [f"# cvad {summary.verb}: {len(summary.runs)} runs", ""]
     for table in tables(summary):
         lines += [f"## {table['title']}", ""]
@@ -174,7 +174,7 @@ def _cell(run: RunOutcome, figure: Figure, folder: Path) -> dict[str, Any]:
 
 
 def _mean(cells: Iterable[Sequence[Mapping[str, Any]]]) -> float | None:
-    """Over the categories, where there are several and each has one figure: else rows could not be compared."""
+    """The mean over several categories if each has one figure; otherwise rows could not be compared."""
     values = [cell[0]["value"] if len(cell) == 1 else None for cell in cells]
     return float(np.mean(values)) if len(values) > 1 and None not in values else None  # type: ignore[arg-type]
 

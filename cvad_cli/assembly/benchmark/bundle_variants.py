@@ -1,4 +1,4 @@
-"""Bundles that differ from a trained one in one thing, to measure how time and memory grow. Scores mean nothing."""
+"""Variants of a trained bundle, to measure how time and memory grow. Their scores mean nothing."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from cvad_cli.errors import DataError
 from cvad_cli.records import ImageRecord
 
 NOISE: Final = 0.05
-"""Standard deviation of what is added to copied rows, as a share of each channel's: a larger bank has no twins."""
+"""Standard deviation of the noise on copied rows, as a share of each channel's, so that no two rows are equal."""
 
 IMAGES: Final = 24
-"""A bank for another image size is chosen from the patches of at least so many images, where they are there."""
+"""Minimum number of images whose patches give a bank for another image size, if there are so many."""
 
 CHOICE: Final = 6
-"""And from so many patches a row: in a graph over all patches of a few images, others' nearest are not found."""
+"""Patches per row of the bank to choose from: a graph over all patches of a few images misses nearest neighbours."""
 
 BANK: Final = "memory_bank"
-"""The bundle's file that holds it."""
+"""The role of its file in the bundle."""
 
 
 def write_variant(settings: RunConfig, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
     """Write a bundle below `root` with another `image_size` or `bank_rows`; return the settings that open it.
 
-    Its probes are judged anew, so that the engine which serves it proves itself as it does on any other bundle. At
-    another image size probes and memory bank are of training images at that size, as training would have them: else
-    no graph may have the recall, and the search be exhaustive. Raises DataError where there are no such images.
+    Its agreement samples are judged again, so that the engine is verified as for any other bundle. At another image
+    size, agreement samples and memory bank come from training images at that size, as in training; otherwise no search
+    graph may reach the recall, and the search is exhaustive. Raises DataError if there are no such images.
     """
     side = value if axis == "image_size" else settings.data.image_size
     changed = dataclasses.replace(
@@ -100,7 +100,7 @@ def _grid(bundle: Bundle, side: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _GoodImages:
-    """Good training images at the network's size of `settings`, in random order, the first of them for probes."""
+    """Good training images at the network's size, in random order; the first of them are for agreement samples."""
 
     settings: RunConfig
     first: tuple[ImageRecord, ...]
@@ -120,7 +120,7 @@ class _GoodImages:
         return cls(settings, shuffled[:count], shuffled[count:])
 
     def as_samples(self, samples: AgreementSamples) -> AgreementSamples:
-        """In the place of `samples`, not judged yet."""
+        """New agreement samples instead of `samples`, not judged yet."""
         rng = np.random.default_rng(self.settings.seed)
         good = [read_image(record.path, self.settings.data) for record in self.first]
         images, unspoilt = with_spoilt(good, rng=rng)
@@ -128,7 +128,7 @@ class _GoodImages:
         return dataclasses.replace(samples, images=images, good=unspoilt, keys=keys)
 
     def others(self, max_images: int) -> list[np.ndarray]:
-        """At most so many of the rest: uint8 (h, w, 3)."""
+        """At most `max_images` of the rest: uint8 (h, w, 3)."""
         return [read_image(record.path, self.settings.data) for record in self.rest[:max_images]]
 
 
@@ -151,7 +151,7 @@ def _coreset_of(patches: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _write_bank(patches: np.ndarray, rows: int, path: Path) -> None:
-    """`rows` of `patches` (n, d); where they are too few, all of them, and random ones again with noise."""
+    """Write `rows` of `patches` (n, d); if there are too few, all of them and noisy copies of random ones."""
     rng = np.random.default_rng(0)
     chosen = patches[rng.permutation(len(patches))[:rows]]
     if rows > len(patches):

@@ -1,4 +1,4 @@
-"""How long one image takes from its file to its verdict, alone, part by part: no queue, no batch, no thread."""
+"""The latency of a single image from file to verdict, by stage: without queue, batch or thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cvad_cli.core.latency import LatencySummary, StageTimes
 
 @dataclass(frozen=True, slots=True)
 class SingleLatency:
-    """Latency of single images and where it went. Whole and parts are timed apart, so what is missing shows."""
+    """Latency of single images, whole and by stage. Both are measured separately, so that gaps show."""
 
     whole: LatencySummary
     stages: dict[str, LatencySummary]
@@ -29,10 +29,10 @@ class SingleLatency:
 def single_image_latency(
     opened: OpenBundle, settings: RunConfig, paths: Sequence[Path], *, repeats: int = 1, warm_up: int = 3
 ) -> SingleLatency:
-    """Judge each image alone, `repeats` times over, as `cvad predict` does with a batch of one.
+    """Judge each image alone, `repeats` times, as `cvad predict` does with a batch of one.
 
-    The first `warm_up` images are judged once before, uncounted. Files come from the page cache where the system has
-    them there. Raises DataError naming an image that cannot be read, ValueError where there is none.
+    The first `warm_up` images are judged once before the measurement. Files may come from the page cache of the system.
+    Raises DataError naming an image that cannot be read, ValueError if there is none.
     """
     if not paths or repeats < 1:
         raise ValueError("single_image_latency: expected one or more images and repeats from 1")

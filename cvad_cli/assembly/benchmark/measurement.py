@@ -1,4 +1,4 @@
-"""A benchmark target measured in a process of its own: images per second, latency, memory, time to open."""
+"""Measures a benchmark target in a new process: images per second, latency, memory, time to open."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Given = TypeVar("Given")
 WHOLE: Final = "whole"
 WARM_UP_IMAGES: Final = 8
 MIN_SECONDS: Final = 5.0
-"""Images per second are measured over at least that long, repeating the files: in a short pass, filling and emptying
-the pipeline takes much of the time."""
+"""Minimum duration of the measurement of images per second, which repeats the files: in a short pass, filling and
+emptying the pipeline takes much of the time."""
 
 
 class BenchmarkTarget(Protocol):
@@ -35,7 +35,7 @@ class BenchmarkTarget(Protocol):
 
     @property
     def serving(self) -> Mapping[str, Any] | None:
-        """Engine and precision, with the proof that they hold; None where the target does not say."""
+        """Engine and precision, with the result of their verification; None if the target does not say."""
 
     def one(self, file: Path) -> Prediction:
         """Judge a file, from the disk to score and map in memory."""
@@ -46,13 +46,13 @@ class BenchmarkTarget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkJob:
-    """On what cvad is measured. It travels to the process that measures."""
+    """The settings and images of a measurement; it is sent to the measuring process."""
 
     settings: RunConfig
     device: str
     records: tuple[ImageRecord, ...]
     started: float = 0.0
-    """`time.time()` when the process was asked for."""
+    """`time.time()` when the process was requested."""
 
     @property
     def files(self) -> list[Path]:
@@ -60,11 +60,11 @@ class BenchmarkJob:
         return [record.path for record in self.records]
 
     def started_now(self) -> BenchmarkJob:
-        """The job with its clock started: call it where the process is asked for."""
+        """The job with its clock started; call it when the process is requested."""
         return replace(self, started=time.time())
 
     def open_target(self) -> CvadTarget:
-        """cvad with the settings' own batch size."""
+        """cvad with the batch size of the settings."""
         return CvadTarget(self.settings, self.device, self.settings.runtime.batch_size)
 
 
@@ -82,7 +82,7 @@ class Measured:
     peak_memory: int
     """Resident bytes of this process; processes that read ahead for it are not counted."""
     serving: Mapping[str, Any] | None
-    """Engine and precision, with the proof that they hold, where the target says so."""
+    """Engine and precision, with the result of their verification, if the target says so."""
 
 
 @final
@@ -97,7 +97,7 @@ class CvadTarget:
 
     @property
     def serving(self) -> Mapping[str, Any]:
-        """Engine and precision, with the proof that they hold."""
+        """Engine and precision, with the result of their verification."""
         return _plain(asdict(self._opened.serving))
 
     def one(self, file: Path) -> Prediction:

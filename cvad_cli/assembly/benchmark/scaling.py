@@ -1,4 +1,4 @@
-"""How time and memory grow: the same bundle at other image sizes, with other memory banks, over more images."""
+"""Measures how time and memory grow with image size, memory bank and number of images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cvad_cli.config.schema import RunConfig
 from cvad_cli.ports import Reporter
 
 IMAGE_SIZES: Final = {"patchcore": (128, 256, 512), "efficient_ad": (256, 384, 512)}
-"""EfficientAD's autoencoder takes no less than 256 pixels."""
+"""EfficientAD's autoencoder needs 256 pixels or more."""
 BANK_FACTORS: Final = (1 / 16, 1 / 4, 1, 4)
 IMAGE_COUNTS: Final = (1, 4, 16)
-"""Images of the longest run over those of the shortest."""
+"""Numbers of images, in multiples of the shortest run."""
 
 
 def grow(job: BenchmarkJob, *, reporter: Reporter) -> dict[str, list[dict[str, Any]]]:
-    """Axis -> a row a size: `value`, `ms_per_image` (end to end, in batches) and `memory_mb`; JSON-ready.
+    """Axis -> one row per size: `value`, `ms_per_image` (end to end, in batches) and `memory_mb`; JSON-ready.
 
-    Every size of image or bank is a bundle of its own in a temporary folder (assembly/bundle_variants.py), opened once
-    so that its cache is made, then measured in a fresh process. Rows of these have `precision` too: a network that was
-    trained for another size may not hold in bf16 what it holds at its own.
+    Each image size or bank size is a separate bundle in a temporary folder (assembly/benchmark/bundle_variants.py). It
+    is opened once to fill its serving cache, then measured in a new process. These rows also have `precision`: at
+    another size than that of its training, a network may fail the verification in bf16.
     """
     bundle = open_bundle(job.settings)
     kind = bundle.manifest["model"]["kind"]
@@ -67,7 +67,7 @@ def _at(job: BenchmarkJob, bundle: Bundle, axis: str, value: int, advance: Calla
 
 
 def _prepared(job: BenchmarkJob, bundle: Bundle, root: Path, axis: str, value: int) -> RunConfig:
-    """Settings of a variant that has been opened once: conversion and proof lie in its cache, and are not measured."""
+    """Settings of a variant that was opened once: conversion and verification are cached, and not measured."""
     settings = write_variant(job.settings, bundle, root, axis, value)
     open_detector(settings, job.device)
     return settings

@@ -1,4 +1,4 @@
-"""What `cvad bench` measured as tables: the command line prints them, and bench.md holds them as Markdown."""
+"""The results of `cvad bench` as tables, for the command line and, as Markdown, for bench.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
 
     def as_markdown(self) -> str:
-        """The table as GitHub shows it, its title above."""
+        """The table as GitHub-flavoured Markdown, below its title."""
         ruler = ("---", *("---:" for _ in self.headings[1:]))
         lines = [f"| {' | '.join(row)} |" for row in (self.headings, ruler, *self.rows)]
         return "\n".join([f"### {self.title}", "", *lines, ""])
@@ -46,10 +46,10 @@ def _speed_table(report: Mapping[str, Any]) -> TextTable:
     serving = speed["serving"]
     rows = (
         ("served by", f"{serving['engine']} on {serving['device']}, {serving['precision']}"),
-        ("images a second", three_digits(speed["images_per_s"])),
+        ("images per second", three_digits(speed["images_per_s"])),
         *((f"single image, {name}", f"{three_digits(latency[f'{name}_ms'])} ms") for name in ("p50", "p95", "p99")),
-        ("from nothing to the first result", f"{speed['to_first_result_s']:.2f} s"),
-        ("of that, imports and opening", f"{speed['open_s']:.2f} s"),
+        ("from start to the first result", f"{speed['to_first_result_s']:.2f} s"),
+        ("imports and opening, included above", f"{speed['open_s']:.2f} s"),
         ("peak memory", f"{speed['peak_memory_mb']:.0f} MB"),
     )
     title = f"{report['name']}: {report['model']}, {report['images']} images, median of {report['repeats']}"
@@ -77,7 +77,7 @@ def _scaling_table(axis: str, rows: Sequence[Mapping[str, Any]]) -> TextTable:
     times, memory = ([row[key] for row in rows] for key in ("ms_per_image", "memory_mb"))
     found = growth_exponent(sizes, times)
     title = f"Growth with {AXES[axis]}" + ("" if found is None else f": time ~ size^{found:.2f}")
-    headings: tuple[str, ...] = (AXES[axis], "ms an image", "images/s", "memory MB")
+    headings: tuple[str, ...] = (AXES[axis], "ms per image", "images/s", "memory MB")
     cells: list[tuple[str, ...]] = [
         (f"{size:.0f}", three_digits(time), three_digits(1e3 / time), f"{held:.0f}")
         for size, time, held in zip(sizes, times, memory, strict=True)

@@ -1,4 +1,4 @@
-"""From inspected images to names: the labelled regions of an index, and what they say of new ones."""
+"""Classifies regions: learns from the labelled regions of an index, and gives new regions a type."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from cvad_cli.ports import DefectStore
 from cvad_cli.records import UNKNOWN, DefectPoint, ImageVerdict, Neighbour, RegionVerdict
 
 MAX_LEARNT: Final = 2000
-"""Regions that names are learnt from: all pairs of them are compared, and each image is left out in turn."""
+"""Maximum number of regions to learn from: all pairs are compared, and each image is left out in turn."""
 
 MAX_READ: Final = 50_000
-"""Regions that these are chosen from. Beyond, a type may be missed that is rarer than one in so many."""
+"""Maximum number of regions to choose these from. In a larger index, a very rare type may be missed."""
 
 
 @final
 class DefectClassifier:
-    """Names regions after the labelled ones of an index."""
+    """Gives regions the types of the labelled regions of an index."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class DefectClassifier:
     ) -> None:
         """Read the index once, `max_read` regions of it, and learn from `max_learnt` of them.
 
-        Raises StoreError where it holds nothing to name after.
+        Raises StoreError if it is empty.
         """
         points = list(islice(store.scroll(), max_read))
         if not points:
@@ -58,7 +58,7 @@ class DefectClassifier:
 
     @property
     def caveats(self) -> list[str]:
-        """What the labelled set does not allow, in words."""
+        """Warnings about the limits of the labelled set."""
         found = []
         if self._classifier.lowest_p > self._config.unknown_rate:
             found.append(self._never_unknown())
@@ -78,7 +78,7 @@ class DefectClassifier:
         return len(self._classifier.labelled.types)
 
     def _never_unknown(self) -> str:
-        """Why no region can be called unknown at the rate that was asked for, and what to do."""
+        """Why no region can be called unknown at the requested rate, and the remedy."""
         rate, compared = self._config.unknown_rate, len(self._classifier.own)
         needed = math.ceil(1 / rate) - 1
         limit = (
@@ -96,7 +96,7 @@ class DefectClassifier:
         )
 
     def verdict(self, image: str, inspection: Inspection, threshold: float) -> ImageVerdict:
-        """What is said of an image: a name for each region, and for the image the vote of its regions."""
+        """The verdict on an image: a type for each region, and the vote of the regions for the image."""
         regions: tuple[RegionVerdict, ...] = ()
         name = confidence = None
         if inspection.regions:
@@ -110,7 +110,7 @@ class DefectClassifier:
         return ImageVerdict(image, inspection.score, threshold, inspection.rejected, name, confidence, regions)
 
     def _vote(self, verdicts: Verdicts, unknown: np.ndarray, masses: np.ndarray) -> tuple[str, float]:
-        """The image's type: unknown where more than half of the mass is, else the vote of the known regions."""
+        """The type of the image: unknown if more than half of the mass is, otherwise the vote of the known regions."""
         anomalous = float(vote(unknown[:, None].astype(np.float64), masses)[0]) > 0.5
         among = slice(None) if anomalous else ~unknown
         confidences = vote(verdicts.confidences[among], masses[among])
@@ -154,7 +154,7 @@ class DefectClassifier:
         )
 
     def _below_home(self, source: str) -> str | None:
-        """Where a neighbour's image should lie; None for a name, of an imported index, that leads elsewhere."""
+        """The expected path of a neighbour's image; None if its name, in an imported index, leads outside the data."""
         inside = not (PurePosixPath(source).is_absolute() or ".." in PurePosixPath(source).parts)
         return str(self._home / source) if inside else None
 
@@ -178,7 +178,7 @@ def thinned(points: Sequence[DefectPoint], max_points: int = MAX_LEARNT) -> list
 
 
 def labelled_regions(points: Sequence[DefectPoint]) -> tuple[tuple[str, ...], LabelledRegions]:
-    """The names of the types, sorted, and the regions with numbers for names and images."""
+    """The sorted names of the types, and the regions with types and images as numbers."""
     types, numbers = np.unique([payload_text(point, "defect_type") for point in points], return_inverse=True)
     sources = [f"{payload_text(point, 'category')}\0{payload_text(point, 'source')}" for point in points]
     _, images = np.unique(sources, return_inverse=True)

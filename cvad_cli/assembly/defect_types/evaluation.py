@@ -1,4 +1,4 @@
-"""`cvad evaluate --classification`: the labelled defects of a test set, described once and named in many trials."""
+"""`cvad evaluate --classification`: describes the labelled defects of a test set once, classifies them in trials."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cvad_cli.records import ImageRecord
 
 SHOTS: Final = (1, 5, 10)
 REPEATS: Final = 10
-"""Draws of the shots, each from its own seed."""
+"""Number of draws of the shots, each with its own seed."""
 
 CONFUSION_CHART: Final = "confusion.png"
 RELIABILITY_CHART: Final = "reliability.png"
@@ -37,29 +37,29 @@ RELIABILITY_CHART: Final = "reliability.png"
 
 @dataclass(frozen=True, slots=True)
 class ClassificationReport:
-    """How well defects are named, and how each was."""
+    """Figures of the classification, and the result for each image."""
 
     metrics: Mapping[str, Any]
-    """What metrics.json holds under `classification`."""
+    """The section `classification` of metrics.json."""
     images: Mapping[str, Mapping[str, Any]]
     """Key of an image -> `named`, its `confidence` and the nearest labelled regions of others, `neighbours`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescribedDefect:
-    """A labelled defect as trials of naming need it: without masks and outlines, so that a test set fits in memory."""
+    """A labelled defect for the trials, without masks and outlines, so that a test set fits in memory."""
 
     record: ImageRecord
     vectors: np.ndarray
-    """float32 (n, d), one a region."""
+    """float32 (n, d), one per region."""
     masses: np.ndarray
-    """(n,) of the regions."""
+    """(n,), one per region."""
     label_vectors: np.ndarray
-    """float32 (m, d), of the regions that the label is true of."""
+    """float32 (m, d), of the regions that the label belongs to."""
 
     @classmethod
     def of(cls, record: ImageRecord, inspection: LabelledInspection) -> DescribedDefect:
-        """What is kept of an inspection."""
+        """Keep the part of an inspection that the trials need."""
         masses = np.array([region.mass for region in inspection.found.regions])
         return cls(record, inspection.found.vectors, masses, inspection.vectors)
 
@@ -67,12 +67,12 @@ class DescribedDefect:
 def measure_classification(
     settings: RunConfig, described: Sequence[DescribedDefect], folder: Path, reporter: Reporter
 ) -> ClassificationReport:
-    """Name each defective image after the others, in several ways; two charts go to `folder`.
+    """Classify each defective image with the labels of the others, in several ways; write two charts to `folder`.
 
-    Uses the bundle alone, never the defect index. Raises DataError where there is no defective image.
+    Uses only the bundle, not the defect index. Raises DataError if there is no defective image.
     """
     if not described:
-        raise DataError(f"{settings.data.root}: no defective test image to measure naming on")
+        raise DataError(f"{settings.data.root}: no defective test image to measure the classification on")
     names, trials = _trial_set(described)
     counts = Counter(names[kind] for kind in trials.types)
     found: dict[str, Any] = {
@@ -85,9 +85,9 @@ def measure_classification(
         "unavailable": {},
     }
     if len(names) < 2:
-        found["unavailable"] = dict.fromkeys(("leave_one_out", "shots", "open_set"), "there is one defect type only")
+        found["unavailable"] = dict.fromkeys(("leave_one_out", "shots", "open_set"), "there is only one defect type")
         return ClassificationReport(found, {})
-    with reporter.stage("Naming each defect after the others", 2 + len(SHOTS)) as advance:
+    with reporter.stage("Classifying each defect with the others", 2 + len(SHOTS)) as advance:
         outcome = leave_one_out(trials)
         found["leave_one_out"] = _one(outcome, names)
         advance(1)
@@ -96,7 +96,7 @@ def measure_classification(
             advance(1)
         found["open_set"] = _open(trials, names, settings.classify.unknown_rate)
         advance(1)
-    title = f"{settings.name}: each image named after the others"
+    title = f"{settings.name}: each image classified with the others"
     confusion_chart(folder / CONFUSION_CHART, outcome.confusion(len(names)), names, title=title)
     reliability_chart(folder / RELIABILITY_CHART, found["leave_one_out"]["reliability"], title=title)
     return ClassificationReport(
@@ -107,7 +107,7 @@ def measure_classification(
 def _by_image(
     outcome: Outcome, trials: TrialSet, names: Sequence[str], keys: Sequence[str], settings: RunConfig
 ) -> dict[str, dict[str, Any]]:
-    """How each image was named while it was left out, and what its region of most mass is nearest to."""
+    """The leave-one-out result of each image, and the nearest neighbours of its region with the largest mass."""
     by_image = {}
     for image, predicted, confidence in zip(outcome.images, outcome.predicted, outcome.confidence, strict=True):
         mine = np.flatnonzero(trials.images == image)
@@ -170,7 +170,7 @@ def _open(trials: TrialSet, names: Sequence[str], rate: float) -> dict[str, Any]
 
 
 def _trial_set(described: Sequence[DescribedDefect]) -> tuple[tuple[str, ...], TrialSet]:
-    """The names of the types, and the regions of all images, whatever the verdict on them."""
+    """The names of the types, and the regions of all images, rejected or not."""
     names, types = np.unique([defect.record.defect_type for defect in described], return_inverse=True)
     regions, labels = (
         np.repeat(np.arange(len(described)), counts)

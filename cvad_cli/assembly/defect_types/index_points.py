@@ -1,4 +1,4 @@
-"""What cvad keeps in a defect store: one point a labelled region, and whose descriptors they are."""
+"""The points that cvad stores in a defect index: one per labelled region, with the bundle of their descriptors."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from cvad_cli.ports import DefectStore
 from cvad_cli.records import DefectMatch, DefectPoint, ImageRecord, IndexInfo
 
 NAMESPACE: Final = uuid.UUID("6d1bb0ad-3c5c-5f0e-9b6f-0f5b8a4a7c11")
-"""Ours alone: ids are made from what they stand for, below it."""
+"""The namespace of the ids, which are hashes of the regions that they identify."""
 
 DATASET: Final = "dataset"
-"""Who labelled what came with a data set."""
+"""The name of the labeller for labels that came with a data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labeller:
-    """What every point of one run of `cvad index` has in common."""
+    """The fields that all points of one run of `cvad index` have in common."""
 
     category: str
     bundle: str
@@ -38,12 +38,12 @@ class Labeller:
 
     @classmethod
     def of(cls, inspector: RegionInspector, category: str, labelled_by: str) -> Labeller:
-        """For this bundle, from now on."""
+        """For this bundle, at the present time."""
         now = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
         return cls(category, inspector.fingerprint, labelled_by, now)
 
     def point(self, record: ImageRecord, sha256: str, region: Region, vector: np.ndarray) -> DefectPoint:
-        """A region of a labelled image. Its id follows from bundle, image, content and place."""
+        """A region of a labelled image. Its id follows from bundle, image, content and box."""
         identity = "\0".join([self.bundle, self.category, record.key, sha256, *map(str, region.box)])
         payload = {
             "category": self.category,
@@ -64,15 +64,15 @@ class Labeller:
 
 
 def same_label(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two payloads of one id say the same of it: the id itself stands for image, content, bundle and place.
+    """Whether two payloads of the same id have the same label; the id includes image, content, bundle and box.
 
-    When it was said does not count, and a store may give a score back with its last digit changed.
+    The date does not count, and a store may change the last digit of a score.
     """
     return all(one.get(key) == other.get(key) for key in ("defect_type", "labelled_by", "descriptor"))
 
 
 def payload_text(point: DefectPoint | DefectMatch, field: str) -> str:
-    """A text of a point's payload. Raises StoreError where it is missing: the point was not written by cvad."""
+    """A text of a point's payload. Raises StoreError if it is missing, because cvad did not write the point."""
     value = point.payload.get(field)
     if not isinstance(value, str) or not value:
         raise StoreError(f"point {point.id}: has no {field}; it was not written by `cvad index`, so remove it")
@@ -80,23 +80,23 @@ def payload_text(point: DefectPoint | DefectMatch, field: str) -> str:
 
 
 def metadata_for(inspector: RegionInspector, category: str) -> dict[str, Any]:
-    """What an index says of itself: whose descriptors it holds."""
+    """The metadata of an index: bundle and version of its descriptors."""
     return {"bundle": inspector.fingerprint, "descriptor": DESCRIPTOR_VERSION, "category": category}
 
 
 def open_index(settings: RunConfig) -> DefectStore:
-    """The store of a run: its collection has the run's name where `qdrant.collection` is null."""
+    """The store of a run: its collection has the name of the run if `qdrant.collection` is null."""
     return open_store(dataclasses.replace(settings.qdrant, collection=settings.qdrant.collection or settings.name))
 
 
 def index_name(settings: RunConfig) -> str:
-    """Where the index of a config is, for messages."""
+    """The location of the index of a config, for messages."""
     where = settings.qdrant.url or settings.qdrant.path
     return f"{where.rstrip('/')}/{settings.qdrant.collection or settings.name}"
 
 
 def require_index(store: DefectStore, config: str) -> IndexInfo:
-    """The index's own words. Raises StoreError, with the remedy, where there is none."""
+    """Size and metadata of the index. Raises StoreError, with the remedy, if it does not exist."""
     info = store.info()
     if info is None:
         raise StoreError(f"{config}: there is no defect index of this name yet; run `cvad index` with the same config")
@@ -104,7 +104,7 @@ def require_index(store: DefectStore, config: str) -> IndexInfo:
 
 
 def require_fitting(info: IndexInfo, inspector: RegionInspector, config: str) -> None:
-    """Raise StoreError where an index was made through another bundle or by another descriptor."""
+    """Raise StoreError if an index was made with another bundle or another descriptor."""
     held = info.metadata
     remedy = (
         "vectors of two models cannot be compared. Run `cvad index --rebuild` with this config, or set "

@@ -1,4 +1,4 @@
-"""A judged image, inspected: the regions behind the detector's verdict, and a descriptor for each."""
+"""Inspects judged images: finds the regions behind the verdict, and describes each."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from cvad_cli.core.descriptors import query_vector
 from cvad_cli.core.regions import Region, mask_regions, overlaps
 
 MAIN_SHARE: Final = 0.5
-"""Of the largest region's mass: what a region needs to be labelled with its image where there is no mask."""
+"""Without a mask, a region gets the label of its image if it has this share of the largest mass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in one image."""
+    """The regions of one image, with their vectors."""
 
     score: float
     rejected: bool
     """The image score is above the calibrated threshold."""
     regions: tuple[Region, ...]
-    """Most mass first; none in a part that passes, unless regions were asked for whatever the verdict."""
+    """Largest mass first; none if the part passes, unless regions are always requested."""
     vectors: np.ndarray
-    """float32 (n, d), length 1: one descriptor a region, the mean of its eight orientations."""
+    """float32 (n, d), length 1: one descriptor per region, the mean of its eight orientations."""
     image: np.ndarray | None = None
-    """uint8 RGB (h, w, 3), at its own size, where it was asked for."""
+    """uint8 RGB (h, w, 3), at its own size, if requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledInspection:
-    """What was found in a defective image, whatever the verdict on it, and what of that its label is true of."""
+    """The regions of a defective image, rejected or not, and those that its label belongs to."""
 
     found: Inspection
     regions: tuple[Region, ...]
     vectors: np.ndarray
     """float32 (n, d), one for each of `regions`."""
     caution: str | None
-    """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
+    """Why the mask may not be aligned with its image; None if there is no sign of that."""
 
 
 @final
@@ -61,12 +61,12 @@ class RegionInspector:
 
     @classmethod
     def open(cls, settings: RunConfig, device: str) -> RegionInspector:
-        """Open the bundle of a config. Raises BundleError where it is none with a describer."""
+        """Open the bundle of a config. Raises BundleError if it has no describer."""
         return cls.of(open_detector(settings, device), settings)
 
     @classmethod
     def of(cls, opened: OpenBundle, settings: RunConfig) -> RegionInspector:
-        """For a bundle that is open. Raises BundleError where it has no describer."""
+        """Use an open bundle. Raises BundleError if it has no describer."""
         return cls(opened, open_describer(opened.bundle, opened.device), settings)
 
     @property
@@ -94,16 +94,16 @@ class RegionInspector:
         return Inspection(prediction.score, rejected, regions, vectors, image if with_image else None)
 
     def describe(self, image: np.ndarray | None, regions: Sequence[Region]) -> np.ndarray:
-        """float32 (n, d), length 1: what a region is indexed and searched by. No image is needed for no region."""
+        """float32 (n, d), length 1: the vectors for index and search. Without regions, no image is needed."""
         if image is None:
             return np.empty((0, self.describer.dimension), np.float32)
         return query_vector(self.describer.describe(image, regions)).astype(np.float32)
 
     def labelled(self, judged: Judged, found: LabelledMask | None) -> LabelledInspection:
-        """The regions of a defective image that its label is true of, and their vectors.
+        """The regions of a defective image that its label belongs to, and their vectors.
 
-        With a mask: the regions that overlap it; where none does, the mask's own parts.
-        Without one, a region of little mass may be a chance find: those of at least `MAIN_SHARE` of the largest.
+        With a mask: the regions that overlap it; if none does, the parts of the mask. Without a mask: the regions with
+        at least `MAIN_SHARE` of the largest mass, because smaller ones may be false.
         """
         inspection = self.inspect(judged, always=True)
         regions, mask = inspection.regions, None if found is None else found.mask

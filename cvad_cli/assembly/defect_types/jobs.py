@@ -1,6 +1,6 @@
-"""What is done about defect types where images are judged: inspecting new ones, describing labelled ones.
+"""The steps about defect types: inspecting new images, and describing labelled ones.
 
-A step travels without the bundle's describer: a worker opens it for itself.
+A step is sent to workers without the describer of the bundle; each worker opens it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cvad_cli.records import ImageRecord
 
 @final
 class ClassifyStep:
-    """Shots to what was found in them."""
+    """Image items to inspections."""
 
     def __init__(self, inspector: RegionInspector | None = None, *, with_images: bool) -> None:
-        """`with_images`: they come back with what was found in them, even from another machine."""
+        """`with_images`: the images come back with the inspections, even from another machine."""
         self._inspector, self._with_images = inspector, with_images
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(ClassifyStep, with_images=self._with_images), ()
 
     def image_item(self, item: ImageItem) -> ImageItem:
-        """Sources give shots."""
+        """Sources give image items."""
         return item
 
     def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -41,14 +41,14 @@ class ClassifyStep:
         return keep_original(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], Inspection]:
-        """Regions and vectors of what is rejected."""
+        """Regions and vectors of rejected images."""
         inspector = self._inspector or RegionInspector.of(opened, settings)
         return partial(inspector.inspect, with_image=self._with_images)
 
 
 @final
 class IndexStep:
-    """Records of labelled defects to the SHA-256 of their files, and their regions and vectors."""
+    """Records of labelled defects to the SHA-256 of the file and the inspection."""
 
     def __init__(self, inspector: RegionInspector | None = None) -> None:
         self._inspector = inspector
@@ -65,7 +65,7 @@ class IndexStep:
         return keep_original(image_id, decoded, size)
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], tuple[str, LabelledInspection]]:
-        """The regions that each image's label is true of."""
+        """The regions that the label of each image belongs to."""
         inspector = self._inspector or RegionInspector.of(opened, settings)
 
         def described(judged: Judged) -> tuple[str, LabelledInspection]:

@@ -1,4 +1,4 @@
-"""From settings to an opened defect index: embedded by default, on a server where `qdrant.url` is set."""
+"""From settings to an opened defect index: embedded by default, on a server if `qdrant.url` is set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cvad_cli.config.schema import QdrantConfig
 from cvad_cli.ports import DefectStore
 
 DEFAULT_COLLECTION: Final = "defects"
-"""Where no run gives the index its name."""
+"""The name of the index if no run gives one."""
 
 
 def open_store(settings: QdrantConfig) -> DefectStore:

@@ -1,7 +1,7 @@
-"""How well types are named, measured on labelled images such that nothing that is tested has been indexed.
+"""Measures the classification of types on labelled images; a tested image is never among the indexed ones.
 
-All of it works on descriptors that were made once: only what is indexed and what is tested changes from trial to trial.
-What depends on labels is learnt anew inside each trial, the temperature of the confidences included.
+All trials use the same descriptors; only the indexed and the tested images change. Everything that depends on labels,
+including the temperature of the confidences, is learnt again in each trial.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from cvad_cli.core.voting import (
 )
 
 MAX_FOLDS: Final = 100
-"""With more images than this, several are left out at a time."""
+"""If there are more images than this, several are left out at a time."""
 
 BINS: Final = 10
-"""Of the reliability table."""
+"""Number of bins of the reliability table."""
 
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Every region that was found in p labelled images of C types."""
+    """The regions found in p labelled images of C types."""
 
     vectors: np.ndarray
     """(n, d), length 1."""
@@ -38,7 +38,7 @@ class TrialSet:
     masses: np.ndarray
     """(n,)."""
     labels: LabelledRegions
-    """The regions that are indexed where their image is: not always those that are found."""
+    """The regions to index; they are not always those that are found."""
     types: np.ndarray
     """int (p,): the type of each image, each of 0..C - 1 present."""
 
@@ -56,20 +56,20 @@ class TrialSet:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was said of k images that were tested."""
+    """The results of k tested images."""
 
     images: np.ndarray
     """int (k,): which image of the trial set each is."""
     truth: np.ndarray
     """int (k,)."""
     predicted: np.ndarray
-    """int (k,): the vote of each image's regions, unknown not being an answer here."""
+    """int (k,): the vote of the regions of each image; unknown is no answer here."""
     confidence: np.ndarray
     """(k,)."""
 
     @property
     def accuracy(self) -> float:
-        """Share of images that were named rightly."""
+        """Share of images with the correct type."""
         return float((self.truth == self.predicted).mean())
 
     def confusion(self, count: int) -> np.ndarray:
@@ -79,14 +79,14 @@ class Outcome:
         return np.asarray(confusion_matrix(self.truth, self.predicted, labels=range(count)))
 
     def macro_f1(self, count: int) -> float:
-        """Mean over the types of 2 TP / (2 TP + FP + FN); a type that is neither there nor named counts 0."""
+        """Mean over the types of 2 TP / (2 TP + FP + FN); a type that neither occurs nor is predicted counts 0."""
         from sklearn.metrics import f1_score
 
         return float(f1_score(self.truth, self.predicted, labels=range(count), average="macro", zero_division=0))
 
 
 def leave_one_out(trials: TrialSet) -> Outcome:
-    """Each image named after all others; with more than `MAX_FOLDS`, after the other folds."""
+    """Classify each image with all others; with more than `MAX_FOLDS` images, with the other folds."""
     from sklearn.model_selection import LeaveOneGroupOut
 
     everyone = np.arange(len(trials.types))
@@ -95,7 +95,7 @@ def leave_one_out(trials: TrialSet) -> Outcome:
 
 
 def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outcome | None:
-    """`shots` images of each type indexed, all others tested; None where a type would have none to be tested."""
+    """Index `shots` images per type and test all others; None if a type would have no image left to test."""
     members = [np.flatnonzero(trials.types == kind) for kind in range(trials.count)]
     if min(map(len, members)) <= shots:
         return None
@@ -104,7 +104,7 @@ def few_shots(trials: TrialSet, shots: int, *, rng: np.random.Generator) -> Outc
 
 
 def joined(outcomes: list[Outcome]) -> Outcome:
-    """Several outcomes as one."""
+    """Join several outcomes."""
     return Outcome(
         np.concatenate([outcome.images for outcome in outcomes]),
         np.concatenate([outcome.truth for outcome in outcomes]),
@@ -115,21 +115,21 @@ def joined(outcomes: list[Outcome]) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class OpenSet:
-    """Each type in turn left out of the index: how well its images stand apart from those of known types."""
+    """How well the images of a type without labels are separated from those of known types; each type in turn."""
 
     auroc: np.ndarray
-    """(C,): image strangeness, the held-out type's against the others'; each known image is left out too."""
+    """(C,): AUROC of image nonconformity, of the held-out type against the others; each known image is left out too."""
     unknown_flagged: float
-    """Share of images of the held-out types that are called unknown at the rate asked for."""
+    """Share of images of held-out types that are called unknown at the requested rate."""
     known_flagged: float
-    """Share of images of known types that are."""
+    """Share of images of known types that are called unknown."""
 
 
 def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
-    """Hold each type out in turn. An image's strangeness is its regions' mean, each weighing its mass.
+    """Hold out each type in turn. The nonconformity of an image is the mean of its regions, weighted by mass.
 
-    An image is called unknown as `cvad classify` does: where regions of more than half its mass have p <= rate. Needs
-    two types.
+    As in `cvad classify`, an image is unknown if regions with more than half of its mass have p <= rate. Needs two
+    types.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -154,7 +154,7 @@ def open_set(trials: TrialSet, *, rate: float) -> OpenSet:
 
 
 def reliability(outcome: Outcome) -> dict[str, Any]:
-    """Confidence against accuracy, in bins of a tenth, and the expected calibration error (Guo et al. 2017, eq. 3)."""
+    """Confidence against accuracy, in ten bins, and the expected calibration error (Guo et al. 2017, eq. 3)."""
     right = outcome.truth == outcome.predicted
     bins = np.minimum((outcome.confidence * BINS).astype(int), BINS - 1)
     rows = []
@@ -175,7 +175,7 @@ def reliability(outcome: Outcome) -> dict[str, Any]:
 
 
 def _named(trials: TrialSet, indexed: np.ndarray, tested: np.ndarray) -> Outcome:
-    """The images `tested`, named after the images `indexed`."""
+    """Classify the images `tested` with the images `indexed`."""
     seen, labelled = trials.indexed(indexed)
     classifier = TypeClassifier.learn(labelled)
     asked = np.flatnonzero(np.isin(trials.images, tested))

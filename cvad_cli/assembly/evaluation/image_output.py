@@ -1,4 +1,4 @@
-"""What an evaluation draws while the test set streams past: all images small, for the report, and some larger."""
+"""Writes the images of an evaluation: thumbnails of all test images for the report, and some larger panels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ REPORT_IMAGES_NAME: Final = "report_images"
 
 
 class Drawer:
-    """Says what is to be drawn, and writes what was drawn: takes every test image once, in order."""
+    """Chooses what to draw, and writes the drawings. Takes every test image once, in order."""
 
     def __init__(
         self, folder: Path, settings: RunConfig, records: Sequence[ImageRecord], *, portable: bool = False
     ) -> None:
         self.drawn = 0
-        """Side-by-side images so far."""
+        """Number of side-by-side images so far."""
         self.report: ReportImages | None = None
         self._folder = folder / PANELS_NAME
         self._wanted = _sampled_keys(records, settings.evaluation.images)
@@ -33,11 +33,11 @@ class Drawer:
 
     @property
     def step(self) -> EvaluationStep:
-        """What draws, where the images are judged."""
+        """The step that draws while images are judged."""
         return EvaluationStep(None if self.report is None else self.report.photo_bytes, frozenset(self._wanted))
 
     def take(self, image: EvaluatedImage) -> None:
-        """Write what was drawn of one image."""
+        """Write the drawings of one image."""
         if self.report is not None and image.thumbnail is not None:
             self.report.add(image.record, image.score, image.peak, image.thumbnail)
         if image.panel is not None:

@@ -1,6 +1,6 @@
-"""What `cvad evaluate` makes of a verdict, where images are judged: drawings and the mask, small enough to travel.
+"""The step of `cvad evaluate`: drawings and masks, made by the worker that judges the image.
 
-The image is decoded once: what the report shows of it is made from the pixels that the network's were made from.
+Each image is decoded once, for the network and for the drawings of the report.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from cvad_cli.records import Calibration, ImageRecord
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedImage:
-    """A test image and what its figures are counted from."""
+    """A test image with the data for its figures."""
 
     record: ImageRecord
     score: float
     peak: float
-    """Of the map."""
+    """The maximum of the map."""
     anomaly_map: np.ndarray
     """float32 (h, w), at the network's size."""
     mask: np.ndarray | None
-    """bool (h, w), at the size that pixels are counted at; None for a good part, and where it is not known."""
+    """bool (h, w), at the size for pixel metrics; None for a good part, and if it is not known."""
     caution: str | None
-    """Why the mask may lie otherwise than its image; None where nothing speaks for it."""
+    """Why the mask may not be aligned with its image; None if there is no sign of that."""
     size: tuple[int, int]
-    """Rows and columns that pixels are counted at where there is no mask."""
+    """Rows and columns for pixel metrics if there is no mask."""
     thumbnail: Thumbnail | None
-    """For the page; None where no page is wanted."""
+    """For the page; None if there is no page."""
     panel: np.ndarray | None
-    """uint8 RGB (h, w, 3), side by side; None where it is not wanted."""
+    """uint8 RGB (h, w, 3), side by side; None if it is not requested."""
 
     def aligned(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Map and mask at one size; a good part's mask is empty, None where a defective part's is not known."""
+        """Map and mask at the same size; the mask is empty for a good part, and None if it is not known."""
         mask = np.zeros(self.size, dtype=np.bool_) if self.record.is_normal else self.mask
         if mask is None or mask.shape == self.anomaly_map.shape:
             return self.anomaly_map, mask
@@ -58,7 +58,7 @@ class EvaluationStep:
     """Records of test images to `EvaluatedImage`."""
 
     photo_bytes: int | None
-    """Bound on a photo of the page; None where no page is wanted."""
+    """Maximum bytes of a photo on the page; None if there is no page."""
     panels: frozenset[str]
     """Keys of the images that are drawn side by side."""
 
@@ -67,12 +67,12 @@ class EvaluationStep:
         return image_item_of(item)
 
     def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-        """The image as the page shows it, which is as large as a panel needs."""
+        """The image at the size of the page, which is enough for a panel too."""
         del size
         return shrunk(decoded) if self.draws(record_of(image_id)) else None
 
     def draws(self, record: ImageRecord) -> bool:
-        """Whether anything of an image is shown."""
+        """Whether the image is drawn."""
         return self.photo_bytes is not None or record.key in self.panels
 
     def start(self, settings: RunConfig, opened: OpenBundle) -> Callable[[Judged], EvaluatedImage]:
@@ -81,13 +81,13 @@ class EvaluationStep:
         return lambda judged: evaluate(judged, read_mask_of(record_of(judged.loaded.image_id), settings.data))
 
     def evaluator(self, settings: RunConfig, opened: OpenBundle) -> Evaluator:
-        """The same, for whoever has read the mask already."""
+        """The same for a caller that has already read the mask."""
         return Evaluator(self, settings, opened.calibration)
 
 
 @final
 class Evaluator:
-    """Draws, and brings masks to size. Called from threads."""
+    """Draws images and resizes masks. Threads may share it."""
 
     def __init__(self, step: EvaluationStep, settings: RunConfig, calibration: Calibration) -> None:
         self._step = step
@@ -96,7 +96,7 @@ class Evaluator:
         self._at_original = settings.evaluation.resolution == "original"
 
     def __call__(self, judged: Judged, found: LabelledMask | None) -> EvaluatedImage:
-        """`found`: None for a good part, and where the mask is not known."""
+        """`found`: None for a good part, and if the mask is not known."""
         loaded, prediction = judged.loaded, judged.prediction
         record = record_of(loaded.image_id)
         mask = None if found is None else found.mask
@@ -121,7 +121,7 @@ class Evaluator:
         )
 
     def _counted(self, mask: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
-        """The mask at the network's input size, or its own where `evaluation.resolution` is original."""
+        """The mask at the network's input size, or at its own size if `evaluation.resolution` is original."""
         if self._at_original or mask.shape == anomaly_map.shape:
             return mask
         return resize_mask(mask, (self._side, self._side))

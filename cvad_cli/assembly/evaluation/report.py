@@ -1,6 +1,6 @@
-"""`report.html`: everything that an evaluation found, on one page for people.
+"""`report.html`: all results of an evaluation on one page for people.
 
-Its figures are those of metrics.json, to the last digit; nothing is measured here.
+Its figures are exactly those of metrics.json; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODEL_NAMES: Final = {"patchcore": "PatchCore", "efficient_ad": "EfficientAD"}
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the page tells."""
+    """The content of the page."""
 
     metrics: Mapping[str, Any]
     """The content of metrics.json."""
@@ -35,13 +35,13 @@ class Findings:
     pixels: PixelScores
     gates: Sequence[GateResult] = ()
     classification: Mapping[str, Mapping[str, Any]] | None = None
-    """Key of a defective image -> how it was named; None where that was not evaluated."""
+    """Key of a defective image -> its classification; None if that was not evaluated."""
 
 
 def write_report(folder: Path, found: Findings, images: ReportImages) -> None:
-    """Write `report.html` into `folder`; the images lie beside it, or in it where they are portable.
+    """Write `report.html` into `folder`; the images are beside it, or in it if they are portable.
 
-    Raises ResourceError where it cannot be written.
+    Raises ResourceError if it cannot be written.
     """
     rows = sorted(images.rows, key=lambda row: _worst_first(row, found.calibration.threshold))
     content = {
@@ -67,7 +67,7 @@ def write_report(folder: Path, found: Findings, images: ReportImages) -> None:
 
 
 def _worst_first(row: ImageRow, threshold: float) -> tuple[int, float, str]:
-    """Missed defects, the least suspicious first; false alarms, the most suspicious first; then the close calls."""
+    """Missed defects, lowest score first; false alarms, highest score first; then the others, the closest first."""
     away = abs(row.score - threshold)
     mistake = (row.score > threshold) == row.record.is_normal
     rank = (1 if row.record.is_normal else 0) if mistake else 2
@@ -75,7 +75,7 @@ def _worst_first(row: ImageRow, threshold: float) -> tuple[int, float, str]:
 
 
 def _cards(rows: Sequence[ImageRow], found: Findings, images: ReportImages) -> Iterator[dict[str, Any]]:
-    """The gallery, one image at a time: a portable page is never held as a whole."""
+    """The gallery, one image at a time, so that a portable page is never in memory as a whole."""
     for row in rows:
         photo, map_image = (_address(images, name) for name in (row.photo, row.map_image))
         yield {
@@ -103,7 +103,7 @@ def _address(images: ReportImages, name: str) -> str:
 
 
 def _charts(rows: Sequence[ImageRow], found: Findings) -> dict[str, Any]:
-    """Geometry of the plots; a curve is None where the test set does not have it."""
+    """Geometry of the plots; a curve is None if the test set does not allow it."""
     scores = [row.score for row in rows]
     defective = [not row.record.is_normal for row in rows]
     threshold = found.calibration.threshold
@@ -124,7 +124,7 @@ def _charts(rows: Sequence[ImageRow], found: Findings) -> dict[str, Any]:
 
 
 def _facts(found: Findings) -> dict[str, str]:
-    """What was measured on what, by which software: the head of the page."""
+    """Model, data and software, for the head of the page."""
     metrics, manifest = found.metrics, found.manifest
     provenance, counts, model = metrics["provenance"], metrics["counts"], manifest["model"]
     name = MODEL_NAMES.get(provenance["model"], provenance["model"])
@@ -146,7 +146,7 @@ def _facts(found: Findings) -> dict[str, str]:
 
 
 def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The libraries that a bundle was trained with and that scores depend on."""
+    """The versions of the libraries that a bundle was trained with and that affect scores."""
     known = manifest.get("versions", {})
     return [(name, known[name]) for name in ("anomalib", "torch", "timm") if name in known]
 
@@ -154,8 +154,8 @@ def _versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _verdict(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The outcome at the calibrated threshold, and how the measured false-alarm rate compares with the stated one.
 
-    `rate`: 'kept' where the interval of the measured rate holds the stated one or lies below it, 'exceeded' where it
-    lies above, None without good images.
+    `rate`: 'exceeded' if the interval of the measured rate is above the stated one, else 'kept'; None without good
+    images.
     """
     decision = metrics["decision"]
     interval = decision["false_alarm_interval"]

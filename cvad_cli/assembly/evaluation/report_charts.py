@@ -1,7 +1,7 @@
-"""The charts of the evaluation's page as plain geometry: where each bar, tick and curve goes. The template draws them.
+"""The geometry of the charts on the evaluation's page: bars, ticks and curves. The template draws them.
 
-Across, places are percentages of the plot's width, so that a page of any width holds them undistorted; down, pixels.
-Curves lie in a square of `SQUARE` units.
+Horizontal positions are percentages of the width of the plot, so that they fit a page of any width; vertical positions
+are pixels. Curves are in a square of `SQUARE` units.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ STRAY_SHARE: Final = 0.02  # of the images may lie past the end of the axis, whe
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The scores that the plots show, with the threshold among them."""
+    """The range of scores in the plots; it includes the threshold."""
 
     low: float
     high: float
     past_end: int
-    """Images with a higher score: they are drawn in the last bar."""
+    """Number of images with a higher score, which are counted in the last bar."""
 
     def position(self, score: float) -> float:
         """Percent of the width."""
@@ -42,7 +42,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[dict[str, Any]]:
-        """Round numbers along the axis and their places."""
+        """Round numbers along the axis and their positions."""
         step = _round_step((self.high - self.low) / MAX_TICKS)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [{"x": self.position(n * step), "text": f"{n * step:.6g}"} for n in range(first, last + 1)]
@@ -55,7 +55,7 @@ def _round_step(minimum: float) -> float:
 
 
 def score_axis(scores: Sequence[float], threshold: float) -> Axis:
-    """An axis with room at both ends. Where a few far scores would take more than half of it, it ends before them."""
+    """An axis with margins. If a few distant scores would take more than half of it, it ends before them."""
     values = np.asarray(scores, dtype=np.float64)
     low, high = min(float(values.min()), threshold), max(float(values.max()), threshold)
     usual = max(float(np.quantile(values, 1 - STRAY_SHARE)), threshold)
@@ -67,9 +67,9 @@ def score_axis(scores: Sequence[float], threshold: float) -> Axis:
 
 
 def histogram(axis: Axis, scores: Sequence[float], defective: Sequence[bool], threshold: float) -> dict[str, Any]:
-    """Bars of the good parts (up) and of the defective ones (down), each as shares of its own kind.
+    """Bars of the good parts (up) and of the defective ones (down), each as a share of its class.
 
-    An edge of the bars lies on the threshold, so that no bar straddles the decision.
+    The threshold is an edge of two bars, so that each bar is on one side of it.
     """
     width = (axis.high - axis.low) / BINS
     before, after = int((threshold - axis.low) // width), int((axis.high - threshold) // width)
@@ -103,7 +103,7 @@ def _bars(axis: Axis, edges: NDArray[np.float64], heights: NDArray[np.float64]) 
 
 
 def rugs(axis: Axis, scores: Sequence[float], types: Sequence[str], threshold: float) -> list[dict[str, Any]]:
-    """A row for each type, good parts first: a stroke for each image at its score."""
+    """One row per type, good parts first, with a stroke per image at its score."""
     values, kinds = np.asarray(scores, dtype=np.float64), np.asarray(types, dtype=np.str_)
     names = sorted(set(types), key=lambda name: (name != GOOD, name))
     return [

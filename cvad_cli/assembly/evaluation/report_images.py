@@ -1,4 +1,4 @@
-"""The images of the evaluation's page, drawn while the test set streams past: files of bounded size, rows of text."""
+"""The images of the evaluation's page: files of bounded size, and one row of data per image."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cvad_cli.adapters.image_panels.report_thumbnails import PHOTO_BYTES, Thumbn
 from cvad_cli.records import ImageRecord
 
 PORTABLE_BYTES: Final = 13_000_000
-"""For the photos of a portable page. With maps, outlines and base64's third on top, 1,000 images stay under 30 MB."""
+"""Total bytes of the photos of a portable page: with maps, outlines and base64, 1,000 images take less than 30 MB."""
 
 MIN_PHOTO_BYTES: Final = 4_000
-"""Of a portable page of very many images: a photo of some 130 pixels."""
+"""Minimum bytes of a photo on a portable page with very many images: about 130 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One test image as the page shows it. Its photo and its map are files of the folder."""
+    """One test image on the page. Its photo and its map are files in the folder."""
 
     record: ImageRecord
     score: float
@@ -30,25 +30,25 @@ class ImageRow:
     height: int
     outline: str
     truth: str | None
-    """SVG path of the mask; '' for a good part, None where it is not known."""
+    """SVG path of the mask; '' for a good part, None if it is not known."""
     share_above: float
 
 
 class ReportImages:
-    """Writes what the page shows of every test image into a folder."""
+    """Writes the images of the page into a folder."""
 
     def __init__(self, folder: Path, *, images: int, portable: bool) -> None:
         self.folder = folder
         self.portable = portable
         self.rows: list[ImageRow] = []
         self.photo_bytes = PHOTO_BYTES
-        """Bound on a photo: a sketch is to keep it."""
+        """Maximum bytes of a photo."""
         if portable:
             self.photo_bytes = min(PHOTO_BYTES, max(PORTABLE_BYTES // max(images, 1), MIN_PHOTO_BYTES))
         folder.mkdir()
 
     def add(self, record: ImageRecord, score: float, peak: float, drawn: Thumbnail) -> None:
-        """Write the files of one image. `peak`: the highest value of its map."""
+        """Write the files of one image. `peak`: the maximum of its map."""
         number = len(self.rows) + 1
         photo, map_image = f"{number:05d}.jpg", f"{number:05d}-map.jpg"
         (self.folder / photo).write_bytes(drawn.photo)

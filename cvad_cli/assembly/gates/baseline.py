@@ -20,7 +20,7 @@ from cvad_cli.records import GOOD
 METRICS_FILE: Final = "metrics.json"
 ROWS_FILE: Final = "per_image.csv"
 LARGEST_FILE: Final = 256 * 2**20
-"""Bytes: a million images take about 100 MB. What is larger is no evaluation of ours."""
+"""Bytes: a million images take about 100 MB. A larger file is no evaluation of cvad."""
 _AUROC_SLACK: Final = 1e-4  # per_image.csv of older versions holds six digits: a tie or two
 
 
@@ -38,14 +38,14 @@ class Baseline:
     """An earlier evaluation."""
 
     path: Path
-    """Of its metrics.json."""
+    """The path of its metrics.json."""
     metrics: Mapping[str, Any]
     rows: Mapping[str, ImageRow]
     """Key of a test image -> how it was judged."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What metrics.json says of its run."""
+        """The section `provenance` of metrics.json."""
         provenance: Mapping[str, Any] = self.metrics["provenance"]
         return provenance
 
@@ -120,7 +120,7 @@ def _read_rows(file: Path) -> Iterator[tuple[str, ImageRow]]:
         for row in reader:
             key = row["image"]
             if key in seen:
-                raise ConfigError(f"--baseline {file}: line {reader.line_num}: {key} stands there twice")
+                raise ConfigError(f"--baseline {file}: line {reader.line_num}: {key} is listed twice")
             seen.add(key)
             score, rejected = float(row["score"]), row["rejected"]
             if not math.isfinite(score) or rejected not in {"0", "1"}:
@@ -142,7 +142,7 @@ def _text(file: Path) -> str:
 
 
 def _require_one_evaluation(baseline: Baseline) -> None:
-    """The two files belong together where the scores give the AUROC that metrics.json holds."""
+    """Raise ConfigError unless the scores give the AUROC of metrics.json: then the files belong together."""
     recorded = baseline.metrics["image"].get("auroc")
     good, defective = (
         np.array([row.score for row in baseline.rows.values() if (row.defect_type == GOOD) is wanted])

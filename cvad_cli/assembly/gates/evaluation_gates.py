@@ -1,4 +1,4 @@
-"""The gates of one evaluation: what can be refused is refused before the work, the verdicts come after it."""
+"""The gates of one evaluation: errors are found before the work, and the verdicts follow after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GateEvaluator:
     def judge(
         self, metrics: Mapping[str, Any], records: Sequence[ImageRecord], scores: Sequence[float], folder: Path
     ) -> tuple[GateResult, ...]:
-        """Hold the figures to the gates; write gates.json to `folder`. `records` and `scores` are those judged."""
+        """Judge the gates; write gates.json to `folder`. `records` and `scores` are those of the judged images."""
         comparison = self._comparison(metrics, records, scores)
         results = judge_gates(self.gates, metrics, comparison)
         document = {
@@ -64,14 +64,14 @@ class GateEvaluator:
 
 
 def open_gates(plan: GatePlan, settings: RunConfig, dataset: Dataset, reporter: Reporter) -> GateEvaluator:
-    """Settle a run's gates and read its baseline, which this very evaluation may be about to replace.
+    """Determine the gates of a run and read its baseline now, because this evaluation may replace it.
 
-    Raises ConfigError where gates contradict or the baseline is damaged or of other test images.
+    Raises ConfigError if gates contradict each other, or if the baseline is damaged or of other test images.
     """
     gates = plan.for_run(settings.name, dataset.name)
     if not gates:
-        reporter.warn(f"no gate is for {settings.name} (data {dataset.name}): it passes whatever it gives")
+        reporter.warn(f"no gate applies to {settings.name} (data {dataset.name}): it passes with any figures")
     baseline = open_baseline(plan.baseline.path, settings.name) if plan.baseline else None
-    if baseline and settings.data.on_error == "stop":  # else the images judged are known only afterwards
+    if baseline and settings.data.on_error == "stop":  # otherwise the judged images are known only afterwards
         require_same_images(baseline, fingerprint(dataset.test), dataset.name)
     return GateEvaluator(plan, gates, baseline, settings)

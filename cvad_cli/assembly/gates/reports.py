@@ -1,4 +1,4 @@
-"""What the gates said, for machines and for reviewers: JUnit's XML and GitHub-flavoured markdown."""
+"""Reports of gates: JUnit XML for machines and GitHub-flavoured Markdown for reviewers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKS: Final[dict[Verdict, str]] = {"passed": "✅", "failed": "❌", "cannot t
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """One run of a call: what its gates said, or why there are no figures."""
+    """One run of a call: the results of its gates, or the error."""
 
     name: str
     data: str | None

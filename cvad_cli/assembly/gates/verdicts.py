@@ -1,4 +1,4 @@
-"""Gates judged: the figures of a run against their bounds and against an earlier run."""
+"""Judges gates: compares the figures of a run with their bounds and with an earlier run."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cvad_cli.errors import ConfigError, did_you_mean
 from cvad_cli.records import GateResult, ImageRecord, Verdict
 
 SLACK: Final = 1e-12
-"""0.99 - 0.98 is not more than 0.01, whatever binary fractions make of it."""
+"""Rounding: in binary fractions, 0.99 - 0.98 is more than 0.01."""
 _INTERVAL_ENDS: Final = {"low": 0, "high": 1}
 _PIXEL_SETTINGS: Final = ("pixel_metrics_at", "image_size")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An earlier run, and how its figures are compared with those of now."""
+    """An earlier run, and how its figures are compared with the present ones."""
 
     baseline: Baseline
     runs: PairedRuns
     rule: BaselineRule
     seed: int
-    """Draws the resamples, the same for every metric."""
+    """Seed of the resamples, the same for every metric."""
 
     def shared_by(self, comparisons: int) -> float:
-        """Confidence of each of so many comparisons that chance fails one of them no more often than one alone may.
+        """The confidence of each of `comparisons` comparisons, so that all together have the confidence of the rule.
 
-        Bonferroni: true whatever the figures have to do with each other.
+        Bonferroni's correction: it holds for any dependence between the figures.
         """
         return 1 - (1 - self.rule.confidence) / max(1, comparisons)
 
@@ -122,14 +122,14 @@ def _bounded(gate: Gate, figure: _Figure, limit: float, sign: int) -> GateResult
         return question.unanswered(figure.why_missing)
     short = sign * (limit - figure.value)
     if short <= SLACK:
-        return question.answered("passed", f"{figure.value:.6g} keeps it")
+        return question.answered("passed", f"{figure.value:.6g} is within the bound")
     return question.answered("failed", f"{figure.value:.6g} is {short:.4g} {'below' if sign > 0 else 'above'} it")
 
 
 def _compared(
     question: _Question, tolerance: float, metrics: Mapping[str, Any], comparison: Comparison, confidence: float
 ) -> GateResult:
-    """At most `tolerance` worse than the baseline: a plain difference where no score of an image tells of its noise."""
+    """At most `tolerance` worse than the baseline; a plain difference if image scores do not determine the metric."""
     metric, figure = question.gate.metric, question.figure
     before = _look_up(comparison.baseline.metrics, metric)
     if figure.value is None:
@@ -151,7 +151,7 @@ def _compared(
 def _with_limits(
     question: _Question, tolerance: float, change: str, comparison: Comparison, confidence: float
 ) -> GateResult:
-    """Fails where the lower limit of the worsening is above the tolerance, passes where the upper one is not."""
+    """Fail if the lower limit of the worsening is above the tolerance; pass if the upper limit is not."""
     metric, rule, runs = question.gate.metric, comparison.rule, comparison.runs
     reason = why_undecidable(metric, runs, confidence=confidence)
     if reason:
@@ -162,7 +162,9 @@ def _with_limits(
         return question.answered("failed", f"{change}, more than chance explains")
     if found.high <= tolerance + SLACK:
         return question.answered("passed", change)
-    return question.undecided(rule, f"{change}: {runs.defect_types.size} images are too few to tell that from chance")
+    return question.undecided(
+        rule, f"{change}: {runs.defect_types.size} images are too few to distinguish that from chance"
+    )
 
 
 def _in_words(worse: float) -> str:
@@ -210,7 +212,7 @@ def _descend(value: Any, path: str) -> Any:
 
 
 def _why_missing(document: Mapping[str, Any], metric: str) -> str:
-    """The reason that metrics.json gives for a missing figure, or what can be said of a name that it lacks."""
+    """The reason in metrics.json for a missing figure, or a hint about its name."""
     section, _, rest = metric.partition(".")
     for reasons, path in (
         (document.get("unavailable"), metric),
@@ -220,7 +222,7 @@ def _why_missing(document: Mapping[str, Any], metric: str) -> str:
             if path == name or path.startswith(f"{name}."):
                 return str(reason)
     if section == "classification" and section not in document:
-        return "naming was not measured; give --classification"
+        return "the classification was not measured; give --classification"
     if section == "defect_types":
         types = list(document.get(section) or {})
         name = rest.rpartition(".")[0]

@@ -1,13 +1,13 @@
-"""Files as they appear in a folder, each once it is whole, each once.
+"""Yields each file that appears in a folder once, as soon as it is complete.
 
-A folder is looked at again and again, which works on any file system, network shares included. A file is taken
+The folder is scanned repeatedly, which works on any file system, including network shares. A file is taken
 
-- at once, where it is a PNG: only a whole one can be decoded, its checksums prove it;
-- at once, where it was renamed into place: its inode has changed since its content was written;
-- else when neither size nor time has changed for `watch.settle_s`.
+- immediately if it is a PNG: its checksums show whether it is complete;
+- immediately if it was moved into the folder: its inode has changed since its content was written;
+- otherwise when size and time have not changed for `watch.settle_s`.
 
-One that cannot be decoded then, or changes while it is read, is tried again, until it has not changed for
-`watch.give_up_s`: then it is reported, once. What is done is known from the journal of results.
+A file that cannot be decoded, or changes while it is read, is tried again until it has not changed for
+`watch.give_up_s`; then it is reported once. The journal of results records the finished files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cvad_cli.config.schema import WatchConfig
 from cvad_cli.errors import DataError
 
 SCAN_SHARE: Final = 0.2
-"""Of the time: what looking at a large folder may take."""
+"""Maximum share of the time that scanning a large folder may take."""
 
 RETRY_S: Final = 0.5
 
@@ -40,17 +40,17 @@ class _Waiting:
 
     stamp: Stamp
     since: float
-    """When it was first seen like this, by the clock of `time.monotonic`."""
+    """When it was first seen in this state, by `time.monotonic`."""
     at_once: bool
-    """Its content needs no time to settle."""
+    """It needs no time to settle."""
     busy: bool = False
-    """It is on its way through the pipeline."""
+    """It is in the pipeline."""
     not_before: float = 0.0
 
 
 @final
 class Watcher:
-    """Shots of a folder for the pipeline, until `enough` is set. Raises DataError where there is no such folder.
+    """Image items of a folder for the pipeline, until `enough` is set. Raises DataError if the folder does not exist.
 
     `image_items` runs in one thread, `load` in several, `done` in another.
     """
@@ -65,7 +65,7 @@ class Watcher:
         note: Callable[[str], None],
     ) -> None:
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; --watch looks at one that is there")
+            raise DataError(f"{folder}: no such folder; --watch needs an existing folder")
         self._folder = folder
         self._journal = journal
         self._config = config
@@ -77,7 +77,7 @@ class Watcher:
         self._readable = True
 
     def image_items(self) -> Iterator[ImageItem]:
-        """Every file that is due, in the order in which they were written; looks again until `enough` is set."""
+        """Every file that is due, in the order of writing; scans again until `enough` is set."""
         while not self._enough.is_set():
             started = time.monotonic()
             found = self._look()
@@ -92,11 +92,11 @@ class Watcher:
 
     @property
     def is_live(self) -> bool:
-        """Files come when they will."""
+        """True: files come at any time."""
         return True
 
     def load(self, loader: Loader, image_item: ImageItem) -> Loaded | Failed | None:
-        """Read a file; None where it is to be tried again later."""
+        """Read a file; None if it will be tried again later."""
         stamp = image_item.image_id.stamp
         if stamp is None:
             raise ValueError(f"{image_item.image_id.image}: a watched file has a stamp")
@@ -109,13 +109,13 @@ class Watcher:
         return loaded
 
     def done(self, image_id: ImageId) -> None:
-        """Its line is in the journal."""
+        """Forget an image whose line is in the journal."""
         with self._lock:
             if image_id.stamp is not None and self._waiting[image_id.stamp.name].stamp == image_id.stamp:
                 del self._waiting[image_id.stamp.name]
 
     def _look(self) -> list[Stamp]:
-        """What lies in the folder and is not done, oldest first."""
+        """The files of the folder that are not finished, oldest first."""
         stamps: list[Stamp] = []
         whole = True
         for path in walk(self._folder):
@@ -128,7 +128,7 @@ class Watcher:
         with self._lock:
             if whole:
                 self._forget({stamp.name for stamp in stamps})
-            # Not where a share was unmounted: the empty folder under it says nothing about what was done.
+            # Not if a share was unmounted: the empty mount point says nothing about finished files.
             if (
                 whole
                 and len(self._journal) > 2 * len(stamps) + 1000
@@ -145,17 +145,17 @@ class Watcher:
             self._note(f"{self._folder}: {what}")
 
     def _forget(self, names: set[str]) -> None:
-        """A file that went away before its turn is said, since nobody inspects it any more."""
+        """Report each file that disappeared before its turn, because nobody inspects it any more."""
         for name in [name for name, entry in self._waiting.items() if name not in names and not entry.busy]:
             del self._waiting[name]
-            self._note(f"{self._folder / name}: went away before it was whole; not inspected under this name")
+            self._note(f"{self._folder / name}: disappeared before it was complete; not inspected under this name")
 
     def _is_due(self, stamp: Stamp) -> bool:
-        """Whether a file's time has come; then it counts as on its way."""
+        """Whether a file is due; if so, it is marked as busy."""
         path, now = self._folder / stamp.name, time.monotonic()
         with self._lock:
             entry = self._waiting.get(stamp.name)
-            # Asked after the entry: what was finished since the look has left one and is in the other.
+            # Checked after the entry: a file finished since the scan has no entry and is in the journal.
             if (entry is not None and entry.busy) or self._journal.is_done(stamp.name, stamp.size, stamp.mtime_ns):
                 return False
         if entry is None or entry.stamp != stamp:
@@ -178,7 +178,7 @@ class Watcher:
 
 
 def _stamp_of(folder: Path, path: Path) -> Stamp | None:
-    """What identifies a file's content; None where it has gone or is no file."""
+    """The identity of a file's content; None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -187,7 +187,7 @@ def _stamp_of(folder: Path, path: Path) -> Stamp | None:
 
 
 def _was_renamed(path: Path) -> bool:
-    """Whether a file was moved after it was written: the inode changed later than the content. Not known on Windows."""
+    """Whether a file was moved after it was written: its inode changed later than its content. Unknown on Windows."""
     if os.name == "nt":
         return False
     try:

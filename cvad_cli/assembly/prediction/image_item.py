@@ -13,7 +13,7 @@ from cvad_cli.records import ImageRecord
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Which content of a file is meant: a file that is written again is another one."""
+    """Identifies one content of a file: a file that is written again gets another stamp."""
 
     name: str
     """Below the watched folder, with forward slashes."""
@@ -23,21 +23,21 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class ImageId:
-    """Which image is spoken of."""
+    """Identifies an image."""
 
     image: str
-    """What results call it: the path as it was given, `line.mp4#12`, `camera:0#12`."""
+    """Its name in results: the path as given, `line.mp4#12` or `camera:0#12`."""
     name: str
-    """Relative, of this image alone: what files about it are called."""
+    """A unique relative name, for files about the image."""
     stamp: Stamp | None = None
-    """Of a watched file."""
+    """Only for a watched file."""
     record: ImageRecord | None = None
-    """Of an image of a data set."""
+    """Only for an image of a data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageItem:
-    """One image to inspect: a file, a frame, or what could not even be listed."""
+    """One image to inspect: a file, a frame, or the error that prevented its listing."""
 
     image_id: ImageId
     origin: Path | np.ndarray | DataError
@@ -49,7 +49,7 @@ def image_item_of(record: ImageRecord) -> ImageItem:
 
 
 def record_of(image_id: ImageId) -> ImageRecord:
-    """What a data set says of an image that came from `image_item_of`."""
+    """The record of an image from `image_item_of`."""
     if image_id.record is None:
         raise ValueError(f"{image_id.image}: is not from a data set")
     return image_id.record

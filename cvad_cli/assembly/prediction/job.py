@@ -1,7 +1,7 @@
-"""The one job that judges images, here or on workers: items to outcomes, through a pipeline of the worker's own.
+"""The job that judges images, in this process or on workers: it turns items into outcomes through a pipeline.
 
-What differs between commands is a `Step`: which shot an item is, what is kept of its image, and what is made of the
-verdict. A job keeps what it has opened where it is, and travels as its settings and its step alone.
+Commands differ only in their `Step`: the image of an item, what is kept of the image, and the outcome of a verdict. A
+job is sent as its settings and its step; each worker opens the bundle itself.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cvad_cli.assembly.prediction.sources import Sources
 from cvad_cli.assembly.serving.open_bundle import OpenBundle, open_detector
 from cvad_cli.config.schema import RunConfig
 
-Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a step takes them, in whatever words
+Item = TypeVar("Item", contravariant=True)  # noqa: PLC0105 - a step takes them
 Result = TypeVar("Result", covariant=True)  # noqa: PLC0105
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 Load = Callable[[Loader, ImageItem], Loaded | Failed | None]
-"""How a source reads a shot; None for one that is left out."""
+"""How a source reads an image; None for one that is left out."""
 
 
 class Step(Protocol[Item, Result]):
-    """One command's part of the work on an image. Travels to workers by pickle, without what it has opened."""
+    """The command's part of the work on an image. It is pickled for workers without what it has opened."""
 
     def image_item(self, item: Item, /) -> ImageItem:
         """The image that an item stands for."""
@@ -42,17 +42,17 @@ class Step(Protocol[Item, Result]):
         """What `start`'s function needs of the image: see `pipeline.Keep`. Runs in several threads."""
 
     def start(self, settings: RunConfig, opened: OpenBundle, /) -> Callable[[Judged], Result]:
-        """What makes an outcome of a verdict, in several threads; a DataError of it fails the image alone."""
+        """A function from verdict to outcome, called in several threads; its DataError fails only that image."""
 
 
 @final
 class ImageJob(Generic[In, Out]):
-    """Items to outcomes, in order, judged in full batches; an unreadable image comes as its failure, in its place."""
+    """Items to outcomes, in order, judged in full batches; an unreadable image becomes a failure."""
 
     def __init__(
         self, settings: RunConfig, bundle: Path, step: Step[In, Out], opened: OpenBundle | None = None
     ) -> None:
-        """`opened`: the bundle, where it is open here already."""
+        """`opened`: the bundle, if it is already open here."""
         self.bundle = bundle
         self._settings, self._step, self._opened = settings, step, opened
         self._parts: tuple[Pipeline, Loader, Callable[[Judged], Out]] | None = None
@@ -61,7 +61,7 @@ class ImageJob(Generic[In, Out]):
         return ImageJob, (self._settings, self.bundle, self._step)
 
     def at(self, bundle: Path) -> ImageJob[In, Out]:
-        """The same work, with the bundle in another place."""
+        """The same work, with the bundle at another path."""
         return ImageJob(self._settings, bundle, self._step)
 
     def __call__(self, items: Iterable[In]) -> Generator[Out | Failed, None, None]:
@@ -71,12 +71,12 @@ class ImageJob(Generic[In, Out]):
     def run(
         self, image_items: Iterable[ImageItem], load: Load, *, live: bool = False, ending: threading.Event | None = None
     ) -> Generator[Out | Failed, None, None]:
-        """Judge shots of a source with a way to `load` of its own; `live` and `ending` as in `Pipeline.run`."""
+        """Judge image items of a source with its own `load`; `live` and `ending` as in `Pipeline.run`."""
         pipeline, loader, finish = self.opened()
         yield from pipeline.run(image_items, partial(load, loader), finish, live=live, ending=ending)
 
     def opened(self) -> tuple[Pipeline, Loader, Callable[[Judged], Out]]:
-        """Open the bundle, the first time; raises what `open_detector` and the step raise."""
+        """Open the bundle on the first call; raises what `open_detector` and the step raise."""
         if self._parts is None:
             settings, runtime = self._settings, self._settings.runtime
             opened = self._opened or open_detector(settings, choose_device(settings.device), self.bundle)
@@ -92,13 +92,13 @@ class ImageJob(Generic[In, Out]):
 @final
 @dataclass(frozen=True)
 class PredictStep:
-    """Shots to results, files about them included. Workers write to the folders, so every node has to see them."""
+    """Image items to results and files. Workers write to the folders, so every node must see them."""
 
     maps: Path | None = None
     overlays: Path | None = None
 
     def image_item(self, item: ImageItem) -> ImageItem:
-        """Sources give shots."""
+        """Sources give image items."""
         return item
 
     def keep(self, image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:

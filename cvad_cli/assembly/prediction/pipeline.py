@@ -1,13 +1,13 @@
-"""Images on their way through a detector: read ahead in threads, judged in batches, finished in threads, in order.
+"""Runs images through a detector: reads ahead in threads, judges in batches, finishes in threads, keeps the order.
 
-    shots -> decode, resize (threads) -> network, search (one thread) -> regions, files (threads) -> results
+    image items -> decode, resize (threads) -> network, search (one thread) -> regions, files (threads) -> results
 
-Every command that judges images does it here, so a file has the same score, map and regions in each of them, up to the
-rounding that the images beside it in its batch bring about. What a command makes of a verdict is its `finish`.
+All commands that judge images use this pipeline, so a file has the same score, map and regions in each of them, up to
+rounding that depends on the other images of its batch. A command passes its own `finish`.
 
-Every queue is bounded, so a slow part holds the ones before it back. An image that cannot be read travels as its
-error and takes its place among the results. What an image waits for (a full batch, its turn) is measured too, so that
-the parts of its latency explain the whole.
+Every queue is bounded, so a slow stage slows the stages before it. An image that cannot be read becomes an error among
+the results, in order. The time that an image waits (for a full batch, for its turn) is measured too, so that the stages
+add up to the latency.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from cvad_cli.records import Prediction
 Result = TypeVar("Result")
 
 Keep = Callable[[ImageId, np.ndarray, tuple[int, int]], np.ndarray | None]
-"""What is kept of an image for its finish: (subject, image as decoded, rows and columns of the file) -> what to keep.
+"""What to keep of an image for its finish: (image id, image as decoded, rows and columns of the file) -> kept image.
 
-The image as decoded, uint8 RGB (h, w, 3), has the file's size, or less where a large JPEG was decoded at reduced scale.
+The image as decoded, uint8 RGB (h, w, 3), has the size of the file; a large JPEG may be decoded at a reduced scale.
 """
 
 MAX_KEPT_MEGAPIXELS: Final = 12.0
-"""An image above is read again where it is needed: a pipeline holds some 3 batches of images, 1 GB at this size."""
+"""Larger images are read again when needed: a pipeline holds about 3 batches of images, 1 GB at this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +52,19 @@ class Loaded:
     size: tuple[int, int]
     """Rows and columns of the file's image, upright."""
     kept: np.ndarray | None
-    """uint8 RGB (h, w, 3): what the loader's `keep` gave."""
+    """uint8 RGB (h, w, 3): the result of the loader's `keep`."""
     read_again: Callable[[], np.ndarray] | None
-    """Decodes the file once more, whole; None for a frame, which was in no file."""
+    """Decodes the whole file again; None for a frame of a video."""
     started: float
-    """When reading it began, by the clock of `time.perf_counter`."""
+    """When reading began, by `time.perf_counter`."""
     loaded: float
     stages: Mapping[str, float]
     """Seconds by stage so far."""
 
     def original(self) -> np.ndarray:
-        """The image at its own size, uint8 RGB (h, w, 3): what was kept where that is it, else read again.
+        """The image at its own size, uint8 RGB (h, w, 3): the kept image, or the file read again.
 
-        Raises DataError where the file is gone or shows another image by now.
+        Raises DataError if the file was removed or changed.
         """
         if self.kept is not None and self.kept.shape[:2] == self.size:
             return self.kept
@@ -86,14 +86,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An image and what the detector says of it."""
+    """An image and its prediction."""
 
     loaded: Loaded
     prediction: Prediction
     judged: float
-    """When its batch came back, by the clock of `time.perf_counter`."""
+    """When its batch was done, by `time.perf_counter`."""
     stages: Mapping[str, float]
-    """Seconds by stage so far; what a batch took counts in full for each of its images, which waited for it."""
+    """Seconds by stage so far; each image of a batch counts the whole time of the batch."""
 
 
 def keep_original(_image_id: ImageId, decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -107,15 +107,15 @@ def is_large(image: np.ndarray) -> bool:
 
 
 def keep_nothing(_image_id: ImageId, _decoded: np.ndarray, _size: tuple[int, int]) -> None:
-    """For a finish that looks at the prediction alone."""
+    """For a finish that needs only the prediction."""
 
 
 @final
 class Loader:
-    """Brings shots to a detector's size: the one way of pixels to the network, whatever the command.
+    """Reads and resizes image items for the detector, in the same way for all commands.
 
     A large JPEG is decoded at reduced scale, as in training (docs/predict.md). `keep` runs in the loading threads and
-    changes nothing of what the network sees.
+    does not change the input of the network.
     """
 
     def __init__(self, image_size: tuple[int, int], *, max_megapixels: float, keep: Keep = keep_nothing) -> None:
@@ -147,7 +147,7 @@ class Loader:
 
 @final
 class Pipeline:
-    """The way of images through one detector. Its threads live as long as a `run`."""
+    """Runs images through one detector. Its threads live as long as a `run`."""
 
     def __init__(self, detector: Detector, *, batch_size: int, workers: int) -> None:
         self._detector = detector
@@ -163,15 +163,14 @@ class Pipeline:
         live: bool = False,
         ending: threading.Event | None = None,
     ) -> Generator[Result | Failed, None, None]:
-        """Yield `finish` of each image that was judged, and each failure, in the order of the shots.
+        """Yield `finish` of each judged image, and each failure, in the order of the image items.
 
-        An image whose `finish` raises DataError has failed; what else it raises ends the run.
-        `load` says None for a shot that is to be left out. `live`: images are judged as they come, else in full
-        batches. Leaving the loop early begins nothing more and ends the threads; `ending` is set first, for a source
-        that waits to let go.
+        If `finish` raises DataError, the image has failed; any other error ends the run. `load` returns None for an
+        item to leave out. `live`: judge images as they come, otherwise in full batches. If the caller leaves the loop
+        early, no further work starts and the threads end; `ending` is set first, so that a waiting source stops.
         """
         halt, ending = threading.Event(), ending or threading.Event()
-        # A live image that waits grows stale: the camera may keep it, or drop it for a newer one.
+        # A live image must not wait long: the camera may drop it for a newer one.
         ahead = (1 if live else 2) * self._batch_size + self._workers
         with Prefetch(image_items, load, ahead=ahead, workers=self._workers, stop=halt) as loaded:
             judged = self._judge(ready_batches(loaded, self._batch_size, patient=not live))
@@ -213,16 +212,14 @@ class Pipeline:
 
 
 def split_of(detector: Detector, whole_s: float) -> dict[str, float]:
-    """Seconds of the detector's last call by stage; one stage, `engine`, where it does not say."""
+    """Seconds of the detector's last call by stage; one stage, `engine`, if it does not measure stages."""
     return dict(detector.last_split) if isinstance(detector, TimedDetector) else {"engine": whole_s}
 
 
 def _checked(judged: Judged) -> Judged | Failed:
-    """A score that is no number would pass every threshold: such an image has no verdict."""
+    """A failure if the score is not finite: a part with NaN as its score would always pass."""
     prediction = judged.prediction
     if math.isfinite(prediction.score) and np.isfinite(prediction.anomaly_map).all():
         return judged
     image_id = judged.loaded.image_id
-    return Failed(
-        image_id, DataError(f"{image_id.image}: the detector gives no number for it; see what the image shows")
-    )
+    return Failed(image_id, DataError(f"{image_id.image}: the detector gives no finite score for it; check the image"))

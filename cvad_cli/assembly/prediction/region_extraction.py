@@ -1,4 +1,4 @@
-"""What counts as a region: the `classify` section of a config and the bundle's calibrated map threshold."""
+"""The rule for regions: the `classify` section of a config and the calibrated map threshold of the bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvad_cli.records import Calibration
 def regions_of(
     anomaly_map: np.ndarray, size: tuple[int, int], rule: RegionRule, settings: RunConfig
 ) -> tuple[Region, ...]:
-    """The regions of a rejected image of `size` (rows, columns), most mass first."""
+    """The regions of a rejected image of `size` (rows, columns), largest mass first."""
     if settings.classify.min_area_px is None:
         rule = replace(rule, min_area_px=SMALLEST_MAP_PX * size[0] * size[1] / anomaly_map.size)
     return find_regions(anomaly_map, size, rule, rejected=True)

@@ -1,4 +1,4 @@
-"""From a detector's verdict to a result: regions, files, figures. Nothing is kept an image."""
+"""From a verdict to a result: regions, files and figures. Memory does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cvad_cli.core.latency import StageTimes
 from cvad_cli.core.regions import Region
 
 RATE_WINDOW_S: Final = 10.0
-"""The rate that is shown live is that of so many seconds."""
+"""The live rate is the mean over so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRegion:
-    """One region of a rejected part, without a name. Places are (row, column) in pixels of the original image."""
+    """One region of a rejected part, without a type. Positions are (row, column) in pixels of the original image."""
 
     box: tuple[int, int, int, int]
     """(top, left, bottom, right), bottom and right exclusive."""
@@ -41,7 +41,7 @@ class FoundRegion:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What `cvad predict` says of one image."""
+    """The result of `cvad predict` for one image."""
 
     image: str
     score: float
@@ -49,16 +49,16 @@ class ImageResult:
     rejected: bool
     regions: tuple[FoundRegion, ...]
     latency_ms: float
-    """From the moment that reading it began until this result and its files were ready."""
+    """From the start of reading until this result and its files are ready."""
     map: str | None = None
-    """Where its anomaly map was written."""
+    """The file of its anomaly map."""
     overlay: str | None = None
-    """Where it was drawn with its regions marked."""
+    """The file of the image with its regions marked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An image's result and where its time went."""
+    """The result of an image and its time by stage."""
 
     image_id: ImageId
     result: ImageResult
@@ -68,7 +68,7 @@ class Finished:
 
 @final
 class PostProcessor:
-    """Finds the regions of rejected images and writes maps and marked images, where asked. Called from threads."""
+    """Finds the regions of rejected images and writes maps and marked images if requested. Threads may share it."""
 
     def __init__(
         self, opened: OpenBundle, settings: RunConfig, *, maps: Path | None = None, overlays: Path | None = None
@@ -80,9 +80,9 @@ class PostProcessor:
         self._overlays = overlays
 
     def __call__(self, judged: Judged) -> Finished:
-        """The result, once its files are written.
+        """Write the files and return the result.
 
-        Raises ResourceError where they cannot be, DataError where an image that is drawn on has gone meanwhile.
+        Raises ResourceError if a file cannot be written, DataError if the image to draw on was removed.
         """
         begun = time.perf_counter()
         loaded, prediction = judged.loaded, judged.prediction
@@ -147,7 +147,7 @@ def _to_record(region: Region) -> FoundRegion:
 
 @final
 class Tally:
-    """Counts and times of a run so far, in memory that does not grow."""
+    """Counts and times of a run so far, in constant memory."""
 
     def __init__(self) -> None:
         self.judged = 0
@@ -158,7 +158,7 @@ class Tally:
         self._marks: deque[tuple[float, int]] = deque([(self._started, 0)], maxlen=50)
 
     def count(self, finished: Finished) -> None:
-        """Take in a result."""
+        """Count a result."""
         self.judged += 1
         self.rejected += finished.result.rejected
         self.times.add(finished.latency_s, finished.stages)
@@ -168,22 +168,22 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     @property
     def rejected_share(self) -> float:
-        """Of those that were judged; 0 where there is none."""
+        """Share of rejected images among the judged ones; 0 if there is none."""
         return self.rejected / self.judged if self.judged else 0.0
 
     @property
     def rate(self) -> float:
-        """Images a second over the whole run."""
+        """Images per second over the whole run."""
         return self.judged / self.seconds
 
     @property
     def recent_rate(self) -> float:
-        """Images a second over the last `RATE_WINDOW_S`."""
+        """Images per second over the last `RATE_WINDOW_S`."""
         now = time.perf_counter()
         while len(self._marks) > 1 and now - self._marks[1][0] > RATE_WINDOW_S:
             self._marks.popleft()

@@ -1,4 +1,4 @@
-"""What `cvad predict` is pointed at -> shots, one image each, found as they are asked for: memory stays flat."""
+"""The sources of `cvad predict` as image items, listed only when needed, so that memory stays constant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ELSEWHERE: Final = "_elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Where a list of paths comes from: an open file, and what stands between two of them."""
+    """A list of paths: an open file, and the separator between two paths."""
 
     descriptor: int
     separator: bytes = b"\n"
@@ -36,7 +36,7 @@ STANDARD_INPUT: Final = Listing(0)
 
 
 def camera_number(source: str) -> int | None:
-    """N of `camera:N`; None for anything else. Raises ConfigError for a camera that is no number."""
+    """N of `camera:N`; None for anything else. Raises ConfigError if N is not a number."""
     found = _CAMERA.fullmatch(source)
     if found is None and source.startswith("camera:") and not Path(source).exists():
         raise ConfigError(f"{source}: a camera is named by its number, as in camera:0")
@@ -44,12 +44,12 @@ def camera_number(source: str) -> int | None:
 
 
 def is_live(source: str) -> bool:
-    """Whether images come when they will: what is there is then judged at once, in smaller batches."""
+    """Whether images come at any time: available images are then judged immediately, in smaller batches."""
     return source == STDIN or camera_number(source) is not None
 
 
 def require_meaning(sources: Sequence[str]) -> None:
-    """See that every source is there before the first is worked on. Raises DataError or ConfigError naming it."""
+    """Check that every source exists before the work begins. Raises DataError or ConfigError naming it."""
     if sources.count(STDIN) > 1:
         raise ConfigError("-: standard input can be read once")
     for source in sources:
@@ -59,7 +59,7 @@ def require_meaning(sources: Sequence[str]) -> None:
 
 @final
 class Sources:
-    """Shots of what was named, for the pipeline: one source after another, until `enough` is set.
+    """Image items of the named sources, one source after another, until `enough` is set.
 
     A folder gives its images, a file or a pattern also videos, frame by frame; `-` the paths of `listing`.
     """
@@ -75,7 +75,7 @@ class Sources:
         self.is_live = any(map(is_live, names))
 
     def image_items(self) -> Iterator[ImageItem]:
-        """Every image, found as it is asked for."""
+        """Every image, listed only when needed."""
         for name in self._names:
             for image_item in self._of(name):
                 if self._enough.is_set():
@@ -84,7 +84,7 @@ class Sources:
 
     @staticmethod
     def load(loader: Loader, image_item: ImageItem) -> Loaded | Failed:
-        """Read an image; what cannot be read comes as its error."""
+        """Read an image; if it cannot be read, return its failure."""
         try:
             return loader(image_item)
         except DataError as error:
@@ -121,16 +121,16 @@ class Sources:
 
 
 def require_outside(folder: Path, sources: Sequence[str], option: str) -> None:
-    """What is written must not be read as an image in turn. Raises ConfigError where `folder` lies in a source."""
+    """Raise ConfigError if `folder` is inside a source: written files would be read as images."""
     whole = folder.expanduser().resolve()
     for source in sources:
         inside = Path(source).expanduser()
         if inside.is_dir() and whole.is_relative_to(inside.resolve()):
-            raise ConfigError(f"{option} {folder}: lies in {source}, which is read; name a folder outside it")
+            raise ConfigError(f"{option} {folder}: is inside {source}, which is read; choose a folder outside it")
 
 
 def _lines(listing: Listing, enough: threading.Event) -> Iterator[bytes]:
-    """What stands between the separators, as soon as it is there; empty lines are none."""
+    """The paths between separators, as soon as they are complete; empty lines are ignored."""
     rest = b""
     while not enough.is_set():
         if not _can_read(listing.descriptor):
@@ -148,27 +148,27 @@ def _lines(listing: Listing, enough: threading.Event) -> Iterator[bytes]:
 
 
 def _can_read(descriptor: int) -> bool:
-    """Whether there is something to read, or the end; False after a short while without, so that the end is seen."""
-    if os.name == "nt":  # select takes sockets alone there
+    """Whether there is data or the end of the file; False after a short wait, so that `enough` is checked again."""
+    if os.name == "nt":  # select accepts only sockets there
         return True
     return bool(select.select([descriptor], [], [], WAKE_S)[0])
 
 
 class _Naming:
-    """Names for files about images: the path below what all sources have in common, so two never share one."""
+    """Unique names for files about images: the path below the common folder of all sources."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._common = common_folder(_root(source) for source in sources if camera_number(source) is None)
 
     def of(self, path: Path) -> str:
-        """A relative name that leads nowhere else."""
+        """A relative name that stays below the output folder."""
         if self._common is not None and whole_path(path).is_relative_to(self._common):
             return name_below(path, self._common)
         return f"{_ELSEWHERE}/{name_below(path, None)}"
 
 
 def _root(source: str) -> Path:
-    """The folder that a source's images lie below."""
+    """The folder that contains the images of a source."""
     if source == STDIN:
         return Path.cwd()
     whole = whole_path(Path(source).expanduser())
