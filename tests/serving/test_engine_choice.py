@@ -234,8 +234,11 @@ def test_int8_serves_where_it_holds_and_is_refused_with_figures_where_it_does_no
     except ModelError as error:
         assert "int8 was passed over: shift" in str(error)  # noqa: PT017
         return
-    found = [each.score for each in bundle.detector.predict(images)]
-    assert np.corrcoef(found, [each.score for each in exact])[0, 1] > 0.98
+    found = np.array([each.score for each in bundle.detector.predict(images)])
+    samples = read_agreement_samples(bundle.bundle)
+    assert samples is not None
+    # The limit allows a noise of a quarter of a standard deviation; four times that is seen at most once.
+    assert np.abs(found - [each.score for each in exact]).max() < samples.good_std
 
 
 def test_without_nncf_int8_says_what_to_install(served: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ import torch
 
 from cvad_cli.adapters.pdn import build_pdn, save_teacher
 from cvad_cli.adapters.storage.bundles import read_bundle
+
+with warnings.catch_warnings():  # anomalib imports deprecated modules
+    warnings.simplefilter("ignore")
+    importlib.import_module("anomalib.models.image.efficient_ad.torch_model")
 
 STFPM = [
     "model.name=stfpm",
