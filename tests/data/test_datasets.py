@@ -148,9 +148,9 @@ def test_folders_that_are_missing_or_empty_are_named(plant: Plant, tmp_path: Pat
         (root, "b"): r"b: has no folder train/good",
         (root, "c"): r"c/train/good: no images in it; looked for \.bmp, \.jpeg",
     }
-    for (place, category), message in cases.items():
+    for (folder, category), message in cases.items():
         with pytest.raises(DataError, match=message):
-            load_mvtec(place, category)
+            load_mvtec(folder, category)
 
 
 def test_a_loose_image_in_test_and_an_empty_type_are_named(plant: Plant) -> None:

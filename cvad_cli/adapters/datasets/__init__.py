@@ -1,8 +1,7 @@
 """Data sets on disk -> records: the MVTec AD layout, and plain folders with an optional labels.csv.
 
-Nothing is decoded here. Names that begin with a dot and files without an image suffix are skipped; what looks like
-a mistake is an error that names it: an empty folder, an image in both halves, a link or a path that leaves the data
-set's folder. Records come sorted by key.
+No image is decoded. Hidden names and files without an image suffix are skipped. What looks like a mistake is an error:
+an empty folder, an image in both halves, a link or a path that leaves the data set. Records are sorted by key.
 """
 
 from __future__ import annotations
