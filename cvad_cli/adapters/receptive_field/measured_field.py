@@ -99,7 +99,7 @@ def exact_support(
     blank = torch.full((1, analysed.channels, *image_size), 0.5, device=analysed.device)
     with evaluating(analysed.model), torch.inference_mode(), _exact_interpolation():
         if bool(analysed(blank).isnan().any()):
-            raise ModelError(f"{analysed.name}: gives NaN on a plain gray image; its weights are broken")
+            raise ModelError(f"{analysed.name}: gives NaN on a gray image; its weights are broken")
         boxes = []
         for at, cell in enumerate(cells):
             reached = _Painter(analysed, blank, cell).reaches
