@@ -268,7 +268,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
             lambda f: rewrite(f / "per_image.csv", ",0,0\n", ",0,no\n"), "line 2: cannot be read", id="a verdict"
         ),
         pytest.param(
-            lambda f: rewrite(f / "per_image.csv", "001.png", "000.png"), "line 3: .*000.png stands", id="twice"
+            lambda f: rewrite(f / "per_image.csv", "001.png", "000.png"), "line 3: .*000.png is listed", id="twice"
         ),
         pytest.param(
             lambda f: rewrite(f / "metrics.json", '"auroc": 0', '"auroc": "0'), "is not JSON|expected", id="text"
