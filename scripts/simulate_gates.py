@@ -28,14 +28,16 @@ def lost_pairs(rng: np.random.Generator, aurocs: tuple[float, float], correlatio
     scores = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
     scores[:, GOOD:] += math.sqrt(2) * np.asarray(norm.ppf(aurocs))[:, None]
     wins = scores[:, GOOD:, None] > scores[:, None, :GOOD]
-    return np.asarray(wins[0].astype(float) - wins[1])
+    lost: np.ndarray = wins[0].astype(float) - wins[1]
+    return lost
 
 
 def variance(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Of the mean of `values`, each drawn `weights` times; both (resamples, n)."""
     n = values.shape[1]
     mean = (weights * values).sum(axis=1) / n
-    return np.asarray(((weights * values**2).sum(axis=1) / n - mean**2) / (n - 1))
+    found: np.ndarray = ((weights * values**2).sum(axis=1) / n - mean**2) / (n - 1)
+    return found
 
 
 def lower_limits(lost: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
