@@ -18,7 +18,7 @@ SHOWN = 160
 
 def check_model(name: str, limit_s: int, scratch: Path) -> Outcome:
     """Train and evaluate one model; a refusal with a documented status is an outcome, a crash is a problem."""
-    config = write_config(scratch, model=f"{{name: {name}}}", size=256, train=8)
+    config = write_config(scratch, model=f"{{name: {name}, weights: random}}", size=256, train=8)
     end = time.monotonic() + limit_s
     for verb in ("train", "evaluate"):
         try:

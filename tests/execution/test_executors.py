@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.unpacking import unpack_together
 
 from cvad_cli.adapters.executors.bundle_transfer import BundleArchive, pack, unpack
 from cvad_cli.adapters.executors.processes import InProcess, Processes
@@ -345,12 +344,6 @@ def test_a_bundle_that_is_not_seen_is_unpacked_once_and_whole(tmp_path: Path) ->
     assert (there / "manifest.json").stat().st_mtime_ns == stamp, "not written again"
     (there / "deeper" / "data.bin").write_bytes(b"short")
     assert (unpack(archive, cache) / "deeper" / "data.bin").stat().st_size == 256, "a damaged copy is replaced"
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_processes_that_unpack_one_archive_at_once_all_get_it_whole(tmp_path: Path, damaged: bool) -> None:
-    """Eight rounds of six processes; scripts/long_checks makes 240 unpackings of it."""
-    assert unpack_together(tmp_path, 8, damaged=damaged) == []
 
 
 def _unpack_in_turn(archives: list[BundleArchive], cache: Path, start: Any, failures: Any) -> None:
