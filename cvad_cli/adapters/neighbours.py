@@ -1,9 +1,9 @@
-"""The memory bank's nearest neighbours by faiss: exact where that is quick, else a structure of measured recall.
+"""Nearest neighbours in the memory bank by faiss: exact for small banks, otherwise approximate with measured recall.
 
-An approximate search finds a distance that is the true one or larger, so the largest true distance of an image can
-be settled exactly at little cost: take the patch that looks strangest, find its true distance, go on while another
-patch still looks stranger than the strangest settled one. Image scores are exact for that reason, whatever the recall
-is; in maps, one patch in a hundred at most looks a little stranger than it is.
+An approximate search finds the true distance or a larger one. So the largest true distance of an image is found at
+little cost: compute the true distance of the patch with the largest approximate one, and continue while another patch
+has a larger approximate distance than the largest true one. Image scores are therefore exact for any recall; in maps,
+at most 1 % of the patches score a little too high.
 
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
 graphs", TPAMI 2020; Jégou et al., "Product quantization for nearest neighbor search", TPAMI 2011 (inverted lists).
@@ -31,20 +31,20 @@ M: Final = 16
 """Neighbours of a row in the graph."""
 
 EF_CONSTRUCTION: Final = 200
-"""Candidates among which a row's links are chosen while the graph is built."""
+"""Candidates from which a row's links are chosen while the graph is built."""
 
 MIN_RECALL: Final = 0.99
 EF_SEARCH: Final = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Candidates that a search keeps (graph), or lists that it looks through: raised until the recall holds."""
+"""Candidates that a search keeps (graph), or lists that it searches: raised until the recall is high enough."""
 
 WIDEST_ROUND: Final = 16
-"""Patches of an image whose true distances are taken in one go, at most."""
+"""At most this many patches of an image get their true distances at a time."""
 
 QUERIES: Final = 4096
-"""Patches that the recall is measured on, at most."""
+"""At most this many patches measure the recall."""
 
 EXACT_TABLE_WORK: Final = 3e11
-"""Multiplications up to which the table of each row's neighbours is exact; beyond, the structure answers."""
+"""Up to this many multiplications, the table of each row's neighbours is exact; beyond, it is approximate."""
 
 WAIT_POLICY: Final = "OMP_WAIT_POLICY"
 
@@ -77,15 +77,15 @@ class SearchFacts:
     recall: float
     """Share of the queries whose nearest row was found: 1 where the search is exact."""
     queries: int
-    """Good patches that are no rows of the bank themselves, on which the recall was measured."""
+    """Good patches, not rows of the bank, on which the recall was measured."""
 
 
 @final
 class BankSearch:
-    """Distances of patches to a memory bank (m, d), and the image scores that follow."""
+    """Distances of patches to a memory bank (m, d), and image scores."""
 
     def __init__(self, index: Any, bank: np.ndarray, table: np.ndarray, facts: SearchFacts) -> None:
-        """`table` (m, k): the rows of the k members nearest to each member, itself among them."""
+        """`table` (m, k): the rows of the k members nearest to each member, including itself."""
         self.facts = facts
         self._index = index
         self._bank = bank
@@ -142,12 +142,12 @@ class BankSearch:
 
     def _nearest(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         squared, rows = self._pool.search(self._index, patches)
-        if self.facts.kind == "exact":  # by an expansion that cancels: the winner's distance is taken anew
+        if self.facts.kind == "exact":  # faiss loses digits by cancellation: compute the distance again
             return np.linalg.norm(patches - self._bank[rows], axis=1), rows
         return np.sqrt(squared), rows
 
     def _settle_largest(self, patches: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> None:
-        """Replace distances by true ones, largest first, until each image's largest is true. In place."""
+        """Replace distances by true ones, in place, largest first, until each image's largest distance is true."""
         settled = np.zeros(distances.shape, dtype=np.bool_)
         open_images, at_once = np.arange(len(distances)), 1
         while True:
@@ -163,16 +163,16 @@ class BankSearch:
             rows[images, highest] = nearest
             distances[images, highest] = np.linalg.norm(found - self._bank[nearest], axis=1)
             settled[images, highest] = True
-            # Reading the bank costs more than comparing with it, so those that need many rounds get wider ones.
+            # Reading the bank costs more than comparing with it, so the rounds get wider.
             at_once = min(2 * at_once, WIDEST_ROUND, distances.shape[1])
 
 
 @final
 class _Pool:
-    """Searches on every core that OMP_NUM_THREADS leaves, each thread of ours on a share of the queries.
+    """Searches on every core that OMP_NUM_THREADS allows; each thread of this pool takes a share of the queries.
 
-    faiss works without threads of its own: these may spin for milliseconds after their work, and the network that runs
-    next would share its cores with them.
+    faiss gets one thread. Its own threads may spin for milliseconds after their work and take cores from the network
+    that runs next.
     """
 
     def __init__(self) -> None:
@@ -224,8 +224,8 @@ def _graph(bank: np.ndarray) -> Any:
     faiss = _faiss()
     graph = faiss.IndexHNSWFlat(bank.shape[1], M)
     graph.hnsw.efConstruction = EF_CONSTRUCTION
-    # Keeps links that pruning would drop: some rows would be all but cut off, and what is nearest to them be found at
-    # three times its true distance. So it is where a coreset's rows come in their own order, strangest first.
+    # Keep links that pruning would drop. Without them some rows are hardly connected, and patches near them are found
+    # at three times their true distance. This happens where rows are added in the order of the coreset.
     graph.keep_max_size_level0 = True
     index = faiss.IndexIDMap(graph)
     order = np.random.default_rng(0).permutation(len(bank))
@@ -250,7 +250,7 @@ def _set_effort(index: Any, kind: Kind, effort: int) -> None:
 
 
 def _neighbour_table(index: Any, bank: np.ndarray, wanted: int) -> np.ndarray:
-    """int32 (m, k): rows of the members nearest to each member. -1, where faiss finds too few, becomes the member."""
+    """int32 (m, k): rows of the members nearest to each member. Where faiss finds too few, the member stands in."""
     if wanted == 1:
         return np.arange(len(bank), dtype=np.int32)[:, None]
     source = _exact_index(bank) if float(len(bank)) ** 2 * bank.shape[1] <= EXACT_TABLE_WORK else index
@@ -259,9 +259,9 @@ def _neighbour_table(index: Any, bank: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _faiss() -> Any:
-    """faiss, whose own threads sleep while they wait: where cores are shared, spinning at a barrier costs seconds.
+    """faiss, loaded so that its threads sleep while they wait: on shared cores, spinning at a barrier costs seconds.
 
-    Its OpenMP reads that once, while it is loaded; torch brings an OpenMP of its own, which keeps its habits.
+    Its OpenMP reads this setting once, when it is loaded. torch has an OpenMP of its own, which is not affected.
     """
     if "faiss" in sys.modules:
         return sys.modules["faiss"]

@@ -1,7 +1,7 @@
-"""Patch description networks, EfficientAD's teachers: built as anomalib builds them, kept as half-precision files.
+"""Patch description networks, EfficientAD's teachers: built as anomalib builds them, stored in half precision.
 
-A teacher file is safetensors: the tensors of anomalib's network and, in the header, its size, its channels and where it
-comes from (source backbones, images, steps, loss). The network normalises its input itself: RGB in 0..1 goes in.
+A teacher file is safetensors: the tensors of anomalib's network and, in the header, its size, its channels and its
+provenance (source backbones, images, steps, loss). The network normalises its input, RGB in 0..1, itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEACHER_CHANNELS: Final = 384  # EfficientAD, and anomalib's default
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A patch description network with weights, and what its file says of it."""
+    """A patch description network with weights, and the facts from its file's header."""
 
     network: nn.Module
     """float32, in eval mode, frozen: RGB (b, 3, h, w) in 0..1 to features (b, c, h', w')."""
@@ -40,8 +40,8 @@ class Teacher:
 def build_pdn(size: PdnSize, channels: int, *, padding: bool, seed: int) -> nn.Module:
     """anomalib's network with He initialisation drawn from `seed`. Raises ModelError for an unknown size.
 
-    There is no normalisation inside: with torch's default initialisation the signal would fade from layer to layer.
-    The last layer starts small, so that the first answers lie near the targets' mean, 0.
+    The network has no normalisation, so with torch's default initialisation the signal would fade from layer to layer.
+    The last layer starts small, so that the first outputs are near the targets' mean, 0.
     """
     import torch
 
@@ -57,9 +57,9 @@ def build_pdn(size: PdnSize, channels: int, *, padding: bool, seed: int) -> nn.M
 
 
 def save_teacher(path: Path, network: nn.Module, provenance: Mapping[str, Any]) -> None:
-    """Write the network's weights as float16, whole or not at all. `provenance` is JSON-ready.
+    """Write the network's weights as float16, in one rename. `provenance` is JSON-ready.
 
-    Raises ModelError where the weights are not finite or leave float16's range, ResourceError for a full disk.
+    Raises ModelError where weights are not finite or exceed float16's range, ResourceError for a full disk.
     """
     import torch
     from safetensors.torch import save_file
@@ -79,7 +79,7 @@ def load_teacher(
 ) -> Teacher:
     """Open a teacher file; `size` and `channels`, where given, are what the caller's model needs.
 
-    Files without our header are taken as well: size and channels show in the tensors.
+    Files without cvad's header are accepted: size and channels follow from the tensors.
     Raises ModelError naming the file, what it holds and what would fit.
     """
     tensors, header = _read(path)
@@ -111,7 +111,7 @@ def _new_network(size: str, channels: int, padding: bool) -> nn.Module:
     )
 
     kind = SmallPatchDescriptionNetwork if size == "small" else MediumPatchDescriptionNetwork
-    with torch.random.fork_rng(devices=[]):  # its constructor draws weights that nobody keeps
+    with torch.random.fork_rng(devices=[]):  # its constructor draws random weights, which are then replaced
         network: nn.Module = kind(out_channels=channels, padding=padding)
     return network
 
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _described_by(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[PdnSize, int]:
-    """Size and channels, from the tensors themselves: a header may be missing, they cannot."""
+    """Size and channels, from the tensors, since the header may be missing."""
     size: PdnSize = "medium" if "conv6.weight" in tensors else "small"
     last = tensors.get("conv6.weight" if size == "medium" else "conv4.weight")
     if last is None or last.ndim != 4:
@@ -139,7 +139,7 @@ def _described_by(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[PdnS
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Copy the tensors in, after checking that every one fits and none is left over."""
+    """Load the tensors, after checking that they are exactly those of the network."""
     import torch
 
     wanted = network.state_dict()
@@ -165,7 +165,7 @@ def _provenance(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def fold_linear(network: nn.Module, matrix: np.ndarray) -> None:
-    """Let the network's answer be multiplied by `matrix` (c, c) at every place, by its last convolution's weights."""
+    """Multiply the network's output by `matrix` (c, c) at every position: fold it into the last convolution."""
     import torch
 
     last: Any = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]

@@ -1,4 +1,4 @@
-"""Work ahead of the network: items are loaded in threads, a bounded number ahead, and come out in order."""
+"""Loads items in threads ahead of the network, a bounded number at a time, and yields them in order."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 WAKE_S: Final = 0.1
-"""How often something that waits looks whether it should go on waiting."""
+"""How often a waiting thread checks whether it should stop."""
 
 SHUTDOWN_WAIT_S: Final = 5.0
-"""How long the end waits for a source that is stuck: its thread is a daemon, so the process can end without it."""
+"""How long closing waits for a source that is stuck. Its thread is a daemon, so the process can end without it."""
 
 
 @final
 class Prefetch(Generic[Item, Loaded]):
-    """An iterator over `load(item)` for each item, in order, with at most `ahead` of them begun and not yet taken.
+    """An iterator over `load(item)` for each item, in order, with at most `ahead` items started and not yet taken.
 
-    The source runs in a thread of its own, so that a slow one (a camera, a pipe) holds back nothing that is ready. An
-    exception of the source or of `load` is raised at its place; what was queued behind it is dropped. Close it, or use
-    it as a context, to be rid of its threads early; at its end they go by themselves. Setting `stop` ends it too: two
-    that feed one another share one, since an iterator cannot be closed while another thread is in it.
+    The source runs in its own thread, so that a slow source (a camera, a pipe) does not delay items that are ready. An
+    exception of the source or of `load` is raised in its turn, and later items are dropped. Close the iterator, or use
+    it as a context manager, to end its threads early; they end by themselves after the last item. Setting `stop` also
+    ends it: two iterators that feed each other share one event, since an iterator cannot be closed while another
+    thread uses it.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Prefetch(Generic[Item, Loaded]):
         try:
             loaded = future.result()
         except BaseException:
-            self._ended.set()  # not `stop`, which would end the one that must hear of this error
+            self._ended.set()  # not `stop`, which would end the iterator that must receive this error
             self._shut_down()
             raise
         self._room.release()
@@ -81,12 +82,12 @@ class Prefetch(Generic[Item, Loaded]):
         """Whether the next item can be had without waiting."""
         if self._next is None and not self._waiting.empty():
             self._next = self._waiting.get()
-            if self._next is None:  # the end: leave its mark for __next__
+            if self._next is None:  # the end: put its mark back for __next__
                 self._waiting.put(None)
         return self._next is not None and self._next.done()
 
     def close(self) -> None:
-        """Begin nothing more, wait for what is being loaded, and let the threads go. Twice does no harm."""
+        """Start no more items, wait for those being loaded, and end the threads. May be called twice."""
         self._ended.set()
         self._stop.set()
         self._shut_down()
@@ -138,23 +139,23 @@ class Prefetch(Generic[Item, Loaded]):
 def prefetch(
     items: Iterable[Item], load: Callable[[Item], Loaded], *, ahead: int = 16, workers: int | None = None
 ) -> Iterator[Loaded]:
-    """Yield `load(item)` for each item, in order, at most `ahead` begun. Leaving the loop early ends its threads.
+    """Yield `load(item)` for each item, in order, at most `ahead` started. Leaving the loop early ends the threads.
 
-    `workers` left None: two threads, or one where there is one processor.
+    `workers` None: two threads, or one on a single processor.
     """
     with Prefetch(items, load, ahead=ahead, workers=workers) as loaded:
         yield from loaded
 
 
 def batched(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
-    """Cut an iterable into lists of `count`, the last one shorter. `itertools.batched` arrives with Python 3.12."""
+    """Divide an iterable into lists of `count` items; the last may be shorter. Python 3.12 has `itertools.batched`."""
     source = iter(items)
     while batch := list(islice(source, count)):
         yield batch
 
 
 def ready_batches(items: Prefetch[Item, Loaded], count: int, *, patient: bool) -> Iterator[list[Loaded]]:
-    """Lists of up to `count`: full ones where `patient`, else what is there when the first has come."""
+    """Lists of up to `count` items: full ones if `patient`, otherwise what is ready when the first item arrives."""
     for first in items:
         batch = [first]
         while len(batch) < count and (patient or items.is_ready):

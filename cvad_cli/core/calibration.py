@@ -1,4 +1,4 @@
-"""Where to draw the line, from good images alone: conformal thresholds and their false-alarm rate.
+"""Thresholds from good images alone: conformal thresholds and their false-alarm rate.
 
 The detector must not have been fitted on the images whose scores come here. Either some good images are held out
 (split-conformal: the rate is promised), or each fold of them is scored by a detector fitted on the other folds
@@ -38,7 +38,7 @@ class ConformalThreshold:
     rate_kind: RateKind
     """How far `stated_rate` can be relied on."""
     rate_bound: float
-    """What the rate cannot exceed by the theorem of the method, in 0..1."""
+    """The largest rate that the method's theorem allows, in 0..1."""
     images: int
     """How many good images the threshold was taken from, n."""
 
@@ -74,7 +74,7 @@ def conformal_threshold(scores: ArrayLike, *, false_alarm_rate: float) -> Confor
     Beta(n + 1 - k, k) (Vovk 2012), so that with few images the measured rate may well lie above it.
 
     Args:
-        scores: (n,) finite image scores of good images that the detector was not fitted on, larger = stranger.
+        scores: (n,) finite image scores of good images that the detector was not fitted on, larger = more anomalous.
         false_alarm_rate: wanted share of good parts rejected, strictly between 0 and 1.
 
     Raises:
@@ -123,7 +123,7 @@ def cross_conformal_threshold(fold_scores: Sequence[ArrayLike], *, false_alarm_r
 
 
 def cross_conformal_bound(rate: float, sizes: Sequence[int]) -> float:
-    """The most false alarms of K fold detectors that judge together, from the rate and the fold sizes.
+    """The largest false-alarm rate of K fold detectors that judge together, from the rate and the fold sizes.
 
     An image is an alarm when the share of the n held-out scores, each compared with the image's score by the detector
     of its fold, is as at the threshold. With K folds of n / K images, Barber et al. (2021), theorem 4, proves
@@ -156,7 +156,7 @@ def fold_assignment(n: int, folds: int, *, rng: np.random.Generator) -> NDArray[
 
 
 def _exact(rate: float) -> Fraction:
-    """The rate as it was written: 0.18 is 9/50, so that 150 * (1 - 0.18) is 123 and not a hair above it."""
+    """The rate exactly as it was written: 0.18 is 9/50, so that 150 * (1 - 0.18) is 123 without a rounding error."""
     return Fraction(repr(float(rate)))
 
 

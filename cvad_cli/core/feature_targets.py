@@ -1,4 +1,4 @@
-"""What a distilled teacher is to reproduce: backbone channels, standardised, brought to the number that is wanted.
+"""The targets of a distilled teacher: backbone channels, standardised and projected to the wanted number of channels.
 
 EfficientAD (Batzner, Heckler and König, arXiv 2303.14535, appendix) standardises each channel over the pretraining
 images. Here the standardised channels may also be projected, since EfficientAD implementations expect 384 of them.
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 SMALLEST_DEVIATION: Final = 1e-6
-"""Below this a channel counts as constant: it is centred, not blown up."""
+"""Below this a channel counts as constant: it is centred, but not scaled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Moments:
         self._products = np.zeros((channels, channels))
 
     def add(self, features: Float[np.ndarray, "m n"]) -> None:
-        """Take in m vectors."""
+        """Add m vectors."""
         self.count += len(features)
         self._sum += features.sum(axis=0, dtype=np.float64)
         self._products += features.T @ features
@@ -50,10 +50,10 @@ def standardising_targets(
 ) -> AffineTargets:
     """The map to `channels` targets of mean 0 and variance 1 over the vectors with these moments.
 
-    With as many targets as features each feature is standardised, and no more. Otherwise the standardised features are
-    reduced to their first principal components (all of them where more targets are wanted) and turned by a random
-    isometry. Distances survive that turn, and it spreads the variance evenly over the targets: scaling principal
-    components themselves to variance 1 would make the faintest, mostly noise, count as much as the first.
+    With as many targets as features, each feature is only standardised. Otherwise the standardised features are
+    projected to their first principal components (all of them where more targets are wanted) and rotated by a random
+    isometry. It preserves distances and distributes the variance evenly over the targets. Scaling the principal
+    components to variance 1 instead would make the weakest ones, mostly noise, count as much as the first.
     """
     features = len(mean)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 0))

@@ -1,7 +1,7 @@
-"""The learning rate of a step, as a share of its peak: it warms up, stays, and falls over the last part of the run.
+"""The learning rate of a step, as a share of its peak: it rises, stays constant, and falls in the last part of the run.
 
-Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024: as good as one cycle,
-and the number of steps can still be changed while the rate stays, which a run of hours on a shared machine needs.
+Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024: as good as a cosine
+schedule, and the number of steps can still be changed while the rate is constant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def fall_begins(steps: int) -> int:
 
 
 def learning_share(step: int, steps: int) -> float:
-    """The share of the peak rate at `step` of `steps`: up in a line, level, then 1 - sqrt down to nearly nothing."""
+    """The share of the peak rate at `step` of `steps`: linear rise, constant, then 1 - sqrt down to almost 0."""
     begins = fall_begins(steps)
     fallen = max(0, step - begins + 1) / (steps - begins + 1)
     return min((step + 1) / WARM_UP_STEPS, 1.0) * (1 - math.sqrt(fallen))

@@ -1,9 +1,9 @@
-"""What a coarser precision does to patch features on average, measured on good agreement samples and taken back.
+"""Corrects the mean effect of a lower precision on patch features, measured on good agreement samples.
 
-Rounding shifts each channel a little, always the same way, and adds noise e of its own to every patch. The shift is
-subtracted (bias correction: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
-ICCV 2019). The noise hardly depends on the way to the nearest neighbour, so it lengthens squared distances by about
-E|e|^2, the floor, which is subtracted too: a good part then scores as it did when the threshold was calibrated.
+Rounding shifts each channel by a constant and adds noise e to every patch. The shift is subtracted (bias correction:
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). The noise is almost
+independent of the direction to the nearest neighbour, so it increases squared distances by about E|e|^2, the floor,
+which is subtracted too. A good part then scores as it did when the threshold was calibrated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class QuantizationCorrection:
 
     @classmethod
     def measured(cls, exact: Float[np.ndarray, "n p d"], found: Float[np.ndarray, "n p d"]) -> QuantizationCorrection:
-        """From patches in float32, and the same in the other precision."""
+        """From patches in float32, and the same patches in the other precision."""
         error = (found - exact).reshape(-1, exact.shape[-1]).astype(np.float64)
         bias = error.mean(axis=0)
         return cls(bias.astype(np.float32), float(((error - bias) ** 2).sum(axis=1).mean()))
@@ -36,6 +36,6 @@ class QuantizationCorrection:
         return cls(np.zeros(channels, np.float32), 0.0)
 
     def distances(self, found: Float[np.ndarray, "*p"]) -> Float[np.ndarray, "*p"]:
-        """Distances of patches whose bias is subtracted, without the noise's share."""
+        """Distances of patches whose bias is subtracted, without the contribution of the noise."""
         corrected: np.ndarray = np.sqrt(np.maximum(found**2 - np.float32(self.floor), 0))
         return corrected

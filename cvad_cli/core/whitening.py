@@ -1,6 +1,6 @@
-"""A linear map after which features vary alike in every direction: what is faint on good parts counts as much.
+"""A linear map after which features have the same variance in every direction, so that weak directions count as much.
 
-Distances then are Mahalanobis distances with a shrunk covariance, as in PaDiM (Defard et al., ICPR 2020) and in
+Distances are then Mahalanobis distances with a shrunk covariance, as in PaDiM (Defard et al., ICPR 2020) and in
 Rippel et al., "Modeling the distribution of normal data in pre-trained deep features" (ICPR 2020).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 SHRINKAGE: Final = 0.1
-"""Of the mean eigenvalue, added to each: directions fainter than this are mostly noise."""
+"""Share of the mean eigenvalue that is added to each: directions weaker than this are mostly noise."""
 
 
 def whitening(covariance: Float[np.ndarray, "d d"], strength: float = 1.0) -> Float[np.ndarray, "d d"]:

@@ -1,4 +1,4 @@
-"""Nothing half-written: what is written is swapped into place whole. And one process at a time, by an advisory lock."""
+"""Replaces files and folders in one step, so that none is left half-written, and locks them between processes."""
 
 from cvad_cli.files.atomic import recover, remove_folder, replacing, replacing_folder, require_writable
 from cvad_cli.files.durable import sync_file, sync_folder

@@ -1,7 +1,7 @@
-"""A file or a folder is replaced whole, or not at all, whatever interrupts it: Ctrl-C, `kill -9`, a power cut.
+"""Replaces a file or a folder completely or not at all, whatever interrupts it: Ctrl-C, `kill -9`, a power cut.
 
-It is written in a scratch folder beside its target, forced to the disk and renamed. Modes are what the umask says, as
-for anything new; where something is replaced, its mode stays, as when a file is written over.
+The new one is written in a scratch folder beside its target, forced to the disk and renamed. A new file gets its mode
+from the umask; a replaced one keeps its mode.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from cvad_cli.files.durable import Exchange, exchange_names, sync_file, sync_fol
 from cvad_cli.files.scratch import FORMER, NEW, areas, is_scratch, remove, scratch_folder, sweep
 
 _ATTEMPTS: Final = 100
-"""Each failed one means that another writer of the same folder was quicker."""
+"""An attempt fails when another process replaces the same folder at the same time."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path with the suffix of `path`; when the block ends well, what is written there becomes `path`.
+    """Yield a temporary path with the suffix of `path`; when the block ends without an error, it replaces `path`.
 
     Raises ResourceError, naming `path`, where the folder cannot be written or the disk is full.
     """
-    inside = is_scratch(path)  # of a folder that others see, and that is synced, when it is whole
+    inside = is_scratch(path)  # nobody else sees it yet, and its folder is synced later as a whole
     with _naming(path), _inside(path.parent) if inside else scratch_folder(path.parent) as scratch:
         staged = scratch / f"{NEW}{path.suffix}"
         staged.touch()
@@ -44,11 +44,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, *, exchange: Exchange = exchange_names) -> Iterator[Path]:
-    """Yield an empty temporary folder; when the block ends well, it takes the place of `folder`.
+    """Yield an empty temporary folder; when the block ends without an error, it replaces `folder`.
 
-    Whatever interrupts that, the former or the new one is there afterwards, whole, for those who `recover` it before
-    they open it. Of several writers at once the last one wins. Raises ResourceError, naming `folder`, where it cannot
-    be written or the disk is full.
+    Whatever interrupts that, the complete former or new folder is there afterwards, once `recover` was called. When
+    several processes replace it at once, the last one wins. Raises ResourceError, naming `folder`, where it cannot be
+    written or the disk is full.
     """
     with _naming(folder), scratch_folder(folder.parent, folder.name) as scratch:
         staged = scratch / NEW
@@ -64,28 +64,28 @@ def replacing_folder(folder: Path, *, exchange: Exchange = exchange_names) -> It
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[Path]:
-    """A folder for temporary files where nobody looks: no lock, since the scratch folder around it has one."""
+    """A folder for temporary files inside a scratch folder, whose lock covers it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=NEW) as name:
         yield Path(name)
 
 
 def recover(folder: Path) -> None:
-    """Where `folder` is missing since a process was killed while it swapped it, finish that. Call it before opening."""
+    """Finish replacing `folder` where a process was killed while it did so. Call it before you open the folder."""
     if not os.path.lexists(folder):
         for area in areas(folder.parent):
             sweep(area)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder in one rename: a run killed meanwhile leaves it whole, or gone. Raises OSError."""
+    """Remove a folder in one rename: a killed run leaves the whole folder or none. Raises OSError."""
     with scratch_folder(folder.parent) as scratch:
         folder.rename(scratch / FORMER)
         sync_folder(folder.parent)
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder` and see that a file can be written there: before hours of work, not after.
+    """Make `folder` and check that a file can be written there, before hours of work.
 
     Raises ResourceError naming the folder.
     """
@@ -95,7 +95,7 @@ def require_writable(folder: Path) -> None:
 
 
 def _swap(fresh: Path, folder: Path, former: Path, exchange: Exchange) -> None:
-    """Put `fresh` in the place of `folder`: in one step where the system has one, else in two renames."""
+    """Replace `folder` by `fresh`: in one step where the system can do that, else in two renames."""
     for _ in range(_ATTEMPTS):
         if os.path.lexists(folder):
             if exchange(fresh, folder):
@@ -114,11 +114,11 @@ def _swap(fresh: Path, folder: Path, former: Path, exchange: Exchange) -> None:
                 former.rename(folder)
             raise
         return
-    raise OSError("other processes replace it all the time")
+    raise OSError("other processes keep replacing it")
 
 
 def _mode(path: Path, fresh: Path) -> int:
-    """The mode of what stands at `path`, where it is of the kind of `fresh`; else what the umask gave `fresh`."""
+    """The mode of `path` where it exists and is a file or folder as `fresh` is; otherwise the mode of `fresh`."""
     mode = fresh.stat().st_mode
     try:
         former = path.lstat().st_mode
@@ -128,14 +128,14 @@ def _mode(path: Path, fresh: Path) -> int:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    """Undo what a library or a copy made of the mode."""
+    """Set the mode, which a library or a copy may have changed."""
     if stat.S_IMODE(path.stat().st_mode) != mode:
         path.chmod(mode)
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """OSErrors become a ResourceError that names `path`; a broken pipe passes, it is not about `path`."""
+    """Turn OSError into a ResourceError that names `path`, except a broken pipe, which is not about `path`."""
     try:
         yield
     except BrokenPipeError:

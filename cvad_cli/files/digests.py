@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, read piece by piece: what bundles, caches and indexes know a content by."""
+"""The SHA-256 of a file, read in pieces. Bundles, caches and indexes identify contents by it."""
 
 from __future__ import annotations
 

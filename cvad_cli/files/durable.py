@@ -1,4 +1,4 @@
-"""What must be on the disk before a rename counts: the content of files, and the names in their folders."""
+"""Forces files and folders to the disk, so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 _NO_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
-"""How file systems answer that cannot sync a folder, or a folder that we may write to but not read."""
+"""Errors of file systems that cannot sync folders, and of folders that may be written but not read."""
 _SYNCS_AT_ONCE: Final = 8
 """A disk commits waiting syncs together: 300 files took 0.8 s one after the other, 0.1 s by eight threads."""
 

@@ -1,4 +1,4 @@
-"""One process at a time, by an advisory lock that the system lets go of when the process dies."""
+"""Locks between processes. The operating system releases a lock when its process dies."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import IO, Final, final
 
 _HOLDER_AT: Final = 1
-"""Where the holder's number begins: on Windows the first byte is what is locked, and cannot be read."""
+"""Offset of the holder's process number. On Windows the first byte is locked and cannot be read."""
 _NO_LOCKS: Final = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
-"""How file systems answer that have no locks."""
+"""Errors of file systems without locks."""
 _POLL_S: Final = 0.02
 
 
 class LockedError(Exception):
-    """Another process holds the lock; says which where it is known."""
+    """Another process holds the lock; the message names it where it is known."""
 
 
 @final
 class ProcessLock:
-    """One process at a time: held from construction to `release`; the system lets go of it when a process dies.
+    """A lock that one process holds from construction to `release`. The system releases it when the process dies.
 
     Raises LockedError where another process holds it, OSError where the file cannot be written or locked.
     """
@@ -35,7 +35,7 @@ class ProcessLock:
         try:
             if not try_lock(self._file):
                 raise LockedError(f"in use by another process{_holder(self._file)}")
-            # Written over, not cut off first: ext4 flushes a file that was emptied when it is closed (4 ms).
+            # Overwrite without truncating: ext4 flushes a truncated file when it is closed (4 ms).
             self._file.seek(_HOLDER_AT)
             self._file.write(f"{os.getpid():<16}".encode())
         except BaseException:
@@ -43,7 +43,7 @@ class ProcessLock:
             raise
 
     def release(self) -> None:
-        """Let go; doing so twice does no harm."""
+        """Release the lock. May be called twice."""
         if not self._file.closed:
             from filelock import unlock_descriptor
 
@@ -60,9 +60,9 @@ def try_lock(file: IO[bytes]) -> bool:
 
 @contextmanager
 def taking_turns(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
-    """Wait until no other process is in such a block with the same `path`, which is a file for the lock.
+    """Wait until no other process is in a block with the same lock file, `path`.
 
-    On a file system without locks nobody waits. Raises LockedError when `timeout_s` has passed.
+    On a file system without locks there is no waiting. Raises LockedError after `timeout_s`.
     """
     lock = _taken(path, time.monotonic() + timeout_s)
     try:
@@ -73,7 +73,7 @@ def taking_turns(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
 
 
 def _taken(path: Path, deadline: float) -> ProcessLock | None:
-    """The lock, as soon as it is free; None where the file system has none."""
+    """The lock, as soon as it is free; None where the file system has no locks."""
     while True:
         with contextlib.suppress(LockedError):
             return _taken_at_once(path)
@@ -92,7 +92,7 @@ def _taken_at_once(path: Path) -> ProcessLock | None:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """Open for reading and writing, made where it is missing, with nothing cut off and no buffer."""
+    """Open for reading and writing without a buffer; the file is made if missing, and never truncated."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: PTH123 - a descriptor
 
 

@@ -1,11 +1,11 @@
-"""Scratch folders: where a process prepares what it will move into place beside them.
+"""Scratch folders, in which a process writes files and folders before it renames them to their target beside it.
 
     <parent>/.cvad-tmp-<user>/<target>-<random>/.lock      held for as long as the process works there
                                                 .new       what is being written
                                                 .former    what stood at <target>, while two renames swap it
 
-Who can take the lock knows that the owner died: it finishes a swap that was cut in two, and removes the rest. A folder
-of its own keeps the names out of the way of a parent with a million files, which is never listed.
+A process that can take the lock knows that the owner has died: it finishes an interrupted swap and removes the rest.
+All scratch folders lie in one folder, so that a parent with a million files never has to be listed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTEMPTS: Final = 100
 
 @contextmanager
 def scratch_folder(parent: Path, target: str = "work") -> Iterator[Path]:
-    """Yield an empty folder below `parent` that goes when the block ends; sweep those of dead processes first.
+    """Yield an empty folder below `parent` that is removed when the block ends; clean up after dead processes first.
 
     `target` is the name of the folder in `parent` that will be swapped, if one will be. Raises OSError.
     """
@@ -59,12 +59,12 @@ def areas(parent: Path) -> list[Path]:
 
 
 def is_scratch(path: Path) -> bool:
-    """Whether a path lies in a scratch folder: nobody else looks there, and it is synced as a whole."""
+    """Whether a path lies in a scratch folder, which no other process reads, and which is synced as a whole."""
     return any(part.startswith(AREA_PREFIX) for part in path.parts)
 
 
 def sweep(area: Path) -> None:
-    """Finish what dead processes were moving into place, and remove the rest of what they left."""
+    """Finish the interrupted swaps of dead processes, and remove the rest of their files."""
     try:
         names = os.listdir(area)  # noqa: PTH208 - names are enough
     except OSError:  # none there, or not ours to read
@@ -82,7 +82,7 @@ def _created(area: Path, target: str) -> tuple[Path, IO[bytes] | None]:
             area.mkdir(exist_ok=True)
             folder.mkdir()
             lock = (folder / LOCK).open("xb")
-        except (FileNotFoundError, FileExistsError):  # another one swept the empty folder meanwhile
+        except (FileNotFoundError, FileExistsError):  # another process removed the empty folder meanwhile
             continue
         try:
             if try_lock(lock) and _stands_at(lock, folder / LOCK):
@@ -91,7 +91,7 @@ def _created(area: Path, target: str) -> tuple[Path, IO[bytes] | None]:
             lock.close()
             return folder, None
         lock.close()
-    raise FileExistsError(f"{area}: other processes remove what is made there")
+    raise FileExistsError(f"{area}: other processes keep removing the folders made there")
 
 
 def _stands_at(file: IO[bytes], path: Path) -> bool:
@@ -102,7 +102,7 @@ def _stands_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _remove_if_dead(folder: Path) -> None:
-    """Settle one scratch folder, unless its owner lives."""
+    """Finish and remove one scratch folder, unless its owner is alive."""
     try:
         lock = (folder / LOCK).open("ab")
     except OSError:
@@ -115,26 +115,26 @@ def _remove_if_dead(folder: Path) -> None:
         if dead:
             _finish_swap(folder)
             _discard(folder)
-            # With the lock held: who has just made the folder, and gets the lock after us, finds it gone.
+            # While the lock is held: a process that has just made the folder and locks it next finds it removed.
             shutil.rmtree(folder, ignore_errors=True)
     if dead and os.name == "nt":  # an open file cannot be removed there
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _finish_swap(folder: Path) -> None:
-    """After the first of two renames the new folder is whole, and its place is empty: move it there."""
+    """Where only the first of two renames was done, the new folder is complete and its target is missing: rename it."""
     if not os.path.lexists(folder / FORMER):
         return
     new, parent = folder / NEW, folder.parent.parent
     target = parent / folder.name[: -2 * _RANDOM_BYTES - 1]
     if new.is_dir() and not os.path.lexists(target):
-        with contextlib.suppress(OSError):  # another process was quicker
+        with contextlib.suppress(OSError):  # another process has done it
             new.rename(target)
             sync_folder(parent)
 
 
 def _discard(folder: Path) -> None:
-    """Remove what lies in a scratch folder, the former one first: without it `.new` counts as unfinished."""
+    """Empty a scratch folder, the former folder first: without it, `.new` counts as unfinished."""
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(folder), key=lambda name: name != FORMER):  # noqa: PTH208 - names are enough
             if name != LOCK:
@@ -156,5 +156,5 @@ def _remove_empty(area: Path) -> None:
 
 
 def _user() -> int:
-    """A number of our own: another user's folder may not be writable for us."""
+    """The user's number, since another user's folder may not be writable."""
     return os.getuid() if hasattr(os, "getuid") else 0

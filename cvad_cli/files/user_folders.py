@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def user_cache_folder() -> Path:
-    """What can be made anew lies here: `cvad` below XDG_CACHE_HOME, LOCALAPPDATA or ~/.cache, the first that is set."""
+    """The folder for files that can be rebuilt: `cvad` below XDG_CACHE_HOME, LOCALAPPDATA or ~/.cache."""
     for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
         if found := os.environ.get(variable):
             return Path(found) / "cvad"

@@ -183,7 +183,7 @@ def test_the_shard_of_a_killed_worker_is_done_again(executor: Executor, said: li
     job = _dies_once(str(tmp_path / "died"))
     assert list(executor.map(job, range(8), shard=2)) == list(range(8))
     assert (tmp_path / "died").exists()
-    assert said == ["a worker died; its work (number 2) is done again by a fresh one"]
+    assert said == ["a worker died; its work (number 2) is done again by a new one"]
 
 
 def test_work_that_kills_every_worker_is_given_up_by_name(executor: Executor) -> None:

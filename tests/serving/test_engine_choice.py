@@ -148,11 +148,11 @@ def test_a_bundle_of_an_earlier_cvad_is_served_exactly_and_says_so(served: RunCo
     assert serving.search["kind"] == "exact"
     assert "earlier cvad" in str(serving.note)
     if REDUCED:
-        with pytest.raises(ModelError, match="must prove itself on images that this bundle does not hold"):
+        with pytest.raises(ModelError, match="cannot be verified: this bundle was trained by an earlier cvad"):
             opened(settings, "openvino", REDUCED[0])
 
 
-def test_probes_that_are_none_are_a_damaged_bundle(served: RunConfig, tmp_path: Path) -> None:
+def test_damaged_agreement_samples_are_a_damaged_bundle(served: RunConfig, tmp_path: Path) -> None:
     import safetensors.numpy
 
     copy = tmp_path / "bundle"
@@ -212,7 +212,7 @@ def test_a_precision_that_does_not_hold_is_passed_over_with_its_figures(samples:
     assert choice.precision == "f32"
     assert choice.agreement is not None
     assert choice.agreement.holds
-    assert "f16 was passed over: shift +0.500" in str(choice.note)
+    assert "f16 was rejected: shift +0.500" in str(choice.note)
     assert choice.serving(plan).agreement == choice.agreement_facts
 
 
@@ -220,7 +220,7 @@ def test_a_precision_that_was_asked_for_and_does_not_hold_is_refused_with_its_fi
     samples: AgreementSamples,
 ) -> None:
     plan = plan_serving(RuntimeConfig(precision="f16"), "cuda:0")
-    with pytest.raises(ModelError, match=r"f16 was passed over: shift \+0\.500 .* set runtime.precision to auto"):
+    with pytest.raises(ModelError, match=r"f16 was rejected: shift \+0\.500 .* set runtime.precision to auto"):
         choose_engine(plan, samples, lambda _: Candidate(Judge(samples, 0.5)))
 
 
@@ -232,7 +232,7 @@ def test_int8_serves_where_it_holds_and_is_refused_with_figures_where_it_does_no
     try:
         bundle = opened(served, "openvino", "int8")
     except ModelError as error:
-        assert "int8 was passed over: shift" in str(error)  # noqa: PT017
+        assert "int8 was rejected: shift" in str(error)  # noqa: PT017
         return
     found = np.array([each.score for each in bundle.detector.predict(images)])
     samples = read_agreement_samples(bundle.bundle)

@@ -1,4 +1,4 @@
-"""Engines prove themselves on images that the model was not fitted on, drawn by the seed and not by their names."""
+"""Agreement samples are images that the model was not fitted on, drawn by the seed and not by their names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def split(trained: Path, cvad, tmp_path_factory: pytest.TempPathFactory) -> RunC
     return load_config(trained, changes)
 
 
-def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -> None:
+def test_samples_are_held_out_images_where_there_are_any(split: RunConfig) -> None:
     records = open_dataset(split.data).train
     fitted = {records[index].key for index in plan_calibration(split.calibration, len(records), seed=split.seed).final}
     by_key = {record.key: record for record in records}
@@ -59,7 +59,7 @@ def test_probes_are_held_out_images_where_the_model_has_such(split: RunConfig) -
         np.testing.assert_array_equal(image, read_image(by_key[key].path, split.data))
 
 
-def test_where_the_bank_holds_every_good_image_no_probe_is_one_of_them(cross: RunConfig) -> None:
+def test_where_the_bank_holds_every_good_image_no_sample_is_one_of_them(cross: RunConfig) -> None:
     samples, reference = samples_of(cross), replace(cross, runtime=as_reference(cross.runtime))
     images = [read_image(record.path, cross.data) for record in open_dataset(cross.data).train]
     known = {image.tobytes() for image in images}

@@ -263,7 +263,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_steps_and_a_whole_bundl
     assert seen[0] >= 2
     result = cvad("train", "-c", config, "--json")
     assert result.exit_code == 0, result.output
-    assert f"going on from step {seen[-1]} of 6" in result.stderr
+    assert f"continuing from step {seen[-1]} of 6" in result.stderr
     assert json.loads(result.stdout)["details"]["steps"] == 6
     assert bool((load_file(read_bundle(run / "bundle").file("network"))["mean_std.std"] > 0).all())
 
@@ -323,7 +323,7 @@ def test_images_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bund
 
 REFUSALS = [
     pytest.param("data.image_size=128", 2, "needs at least 256 pixels, got 128", id="too small an image"),
-    pytest.param("trainer.batch_size=8", 2, "trained on one image a step", id="another batch size"),
+    pytest.param("trainer.batch_size=8", 2, "trained on one image per step", id="another batch size"),
     pytest.param("model.backbone=resnet18", 2, "model.backbone: efficient_ad has none", id="a backbone"),
     pytest.param("model.options={model_sise: small}", 2, "Did you mean 'model_size'?", id="a misspelt option"),
     pytest.param("model.options={whitening: 2}", 2, "expected a number from 0 to 1, got 2", id="too much whitening"),

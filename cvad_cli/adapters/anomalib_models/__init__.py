@@ -1,7 +1,7 @@
-"""Any anomalib model: build it by name, fit it with Lightning, keep it as a checkpoint, judge images with it.
+"""Any anomalib model: build it by name, fit it with Lightning, store it as a checkpoint, judge images with it.
 
-PatchCore has a path of its own (`new_patchcore` here, the coreset and the runtime elsewhere), EfficientAD another
-(`efficient_ad.py` beside this file); every other model of anomalib comes through `GenericModel`.
+PatchCore (`new_patchcore`) and EfficientAD (`efficient_ad.py`) have code of their own; `GenericModel` handles every
+other anomalib model.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ FindWeights = Callable[[str], tuple[Path | None, Mapping[str, Any]] | None]
 
 
 def new_patchcore(network: nn.Module, backbone: str, layers: Sequence[str], num_neighbors: int) -> Patchcore:
-    """anomalib's Patchcore around a feature network of ours, without metrics, images or normalisation.
+    """anomalib's Patchcore around our feature network, without metrics, images or normalisation.
 
-    Given a backbone's name anomalib builds it twice, once for its layers' names; given ours it would trace it. One
-    convolution takes its part until the model stands.
+    Given a backbone's name, anomalib builds the backbone twice; given a network, it traces it. So the model is built
+    around a single convolution, which is then replaced by our network.
     """
     from anomalib.models import Patchcore
     from torch import nn
@@ -120,10 +120,10 @@ class GenericModel:
     def build(
         cls, config: ModelConfig, image_size: int, device: str, find_weights: FindWeights, *, seed: int = 0
     ) -> GenericModel:
-        """Construct the model that the config names; timm's backbones in it get their weights through `find_weights`.
+        """Construct the model that the config names. Its timm backbones get their weights through `find_weights`.
 
-        What its constructor draws, initial weights or which features it keeps, follows `seed`.
-        Raises ModelError naming the option at fault.
+        `seed` decides what the constructor draws: initial weights, or which features are kept.
+        Raises ModelError naming the wrong option.
         """
         require_known(config.name)
         kind = _model_classes()[config.name]
@@ -137,7 +137,7 @@ class GenericModel:
 
     @property
     def network(self) -> nn.Module:
-        """anomalib's torch model, without Lightning round it."""
+        """anomalib's torch model, without its Lightning module."""
         inner: nn.Module = self._model.model
         return inner
 
@@ -170,7 +170,7 @@ class GenericModel:
         return int(self._runner.global_step)
 
     def planned_steps(self, images: int, trainer: TrainerConfig) -> int | None:
-        """How many batches `fit` will see; None where the model decides by itself when to stop."""
+        """How many batches `fit` will train on; None where the model itself decides when to stop."""
         options = {**_trainer_options(trainer, self._device), **self._model.trainer_arguments}
         epochs, steps = options["max_epochs"], options["max_steps"]
         by_epochs = (
@@ -180,7 +180,7 @@ class GenericModel:
         return min(limits) if limits else None
 
     def save(self, path: Path) -> None:
-        """Write a Lightning checkpoint of tensors and plain values only: some models' hyper-parameters hold objects."""
+        """Write a Lightning checkpoint of tensors and plain values only, without hyper-parameters that are objects."""
         from importlib.metadata import version
 
         import torch
@@ -194,7 +194,7 @@ class GenericModel:
         torch.save(checkpoint, path)
 
     def load(self, path: Path) -> None:
-        """Fill in a checkpoint's tensors, with torch's `weights_only` loader: no code in the file can run."""
+        """Load a checkpoint's tensors with torch's `weights_only` loader, so that no code in the file can run."""
         import pickle
 
         import torch
@@ -227,7 +227,7 @@ class GenericModel:
         return Prediction(peak, image)
 
     def _at_input_size(self, anomaly_map: torch.Tensor) -> torch.Tensor:
-        """Some models fix their own input size, and their maps come at that."""
+        """The map at `image_size`. Some models have a fixed input size, and their maps have that size."""
         from torch.nn import functional
 
         image = anomaly_map.reshape(1, 1, *anomaly_map.shape[-2:]).float()
@@ -237,7 +237,7 @@ class GenericModel:
 
 
 def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> dict[str, Any]:
-    """The config's backbone, layers and options, as far as the constructor takes them; unknown options are refused."""
+    """The config's backbone, layers and options that the constructor takes. Raises ModelError for unknown options."""
     accepted = inspect.signature(kind).parameters
     for key in config.options:
         if key not in accepted:
@@ -259,10 +259,10 @@ def _constructor_arguments(kind: type, config: ModelConfig, image_size: int) -> 
 
 @contextmanager
 def _weights_from(find_weights: FindWeights) -> Iterator[dict[str, Any]]:
-    """While anomalib builds a model, let timm take pretrained weights from our places instead of the hub.
+    """While anomalib builds a model, timm takes pretrained weights from `find_weights` instead of the hub.
 
-    anomalib's constructors ask timm for `pretrained=True` deep inside and take no file: this is the one seam that they
-    share. Yields the keyword arguments that each pretrained backbone was built with.
+    anomalib's constructors call timm with `pretrained=True` and take no file, so `timm.create_model` is replaced.
+    Yields the keyword arguments of each pretrained backbone.
     """
     import timm
 
@@ -321,7 +321,7 @@ def _batch_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def describe(config: ModelConfig, backbone_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a manifest keeps of a generic model, to build it again."""
+    """The description in the manifest from which a generic model is built again."""
     return {
         "name": config.name,
         "backbone": config.backbone,

@@ -1,8 +1,8 @@
-"""EfficientAD as anomalib defines it, with nothing fetched: teacher and penalty images come from outside.
+"""EfficientAD as anomalib defines it, without downloads: teacher and penalty images are passed in.
 
-Batzner, Heckler, König: "EfficientAD", WACV 2024, arXiv 2303.14535. The losses are anomalib's to rounding and cost
-less: the teacher sees both images of a step at once, the student computes only the half of its channels that a
-term uses, and the hard features are selected instead of sorted. `tests/training/test_efficient_ad.py` holds them equal.
+Batzner, Heckler, König: "EfficientAD", WACV 2024, arXiv 2303.14535. The losses equal anomalib's up to rounding and cost
+less: the teacher processes both images of a step at once, the student computes only the half of its channels that a
+term uses, and the hard features are selected instead of sorted. `tests/training/test_efficient_ad.py` compares them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HARD_SHARE: Final = 0.999
 """Quantile of the squared distances above which a feature is hard: paper section 3.2, p_hard."""
 
 RECORDED_PRECISIONS: Final[Mapping[str, torch.dtype | None]] = {"32-true": None, "bf16-mixed": torch.bfloat16}
-"""Lightning's names of the precisions whose steps can be recorded; gradient scaling (16-mixed) is not among them."""
+"""Lightning's names of the precisions whose steps can be recorded. Gradient scaling (16-mixed) cannot be."""
 
 Size = Literal["small", "medium"]
 Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -45,7 +45,7 @@ def new_model(size: Size, channels: int, *, padding: bool, pad_maps: bool) -> Ef
 
 
 def with_teacher(model: EfficientAdModel, teacher: nn.Module, device: str) -> EfficientAdModel:
-    """The model with a teacher's weights, on `device`, laid out for speed."""
+    """The model with a teacher's weights, on `device`, in the fast memory format."""
     model.teacher.load_state_dict(teacher.state_dict())
     placed: EfficientAdModel = model.to(device).to(memory_format=torch.channels_last)
     return placed
@@ -75,8 +75,8 @@ def training_losses(
 def hard_feature_loss(distance: torch.Tensor) -> torch.Tensor:
     """Mean of the distances at or above their `HARD_SHARE` quantile, without sorting them all.
 
-    The quantile lies between two neighbours in order, or on one: what is at or above it are the n - ceil(p (n - 1))
-    largest. Equal to anomalib's but for ties at that very place.
+    At or above the quantile p are the n - ceil(p (n - 1)) largest distances. The result equals anomalib's except where
+    distances tie at the quantile.
     """
     flat = distance.flatten().float()
     rank = HARD_SHARE * (len(flat) - 1)
@@ -85,7 +85,7 @@ def hard_feature_loss(distance: torch.Tensor) -> torch.Tensor:
 
 
 def _student(model: EfficientAdModel, images: torch.Tensor, part: slice) -> torch.Tensor:
-    """Some of the student's output channels: its last layer with those rows alone, so that the others cost nothing."""
+    """Some of the student's output channels: only their rows of the last layer are computed."""
     names = [name for name, module in model.student.named_modules() if isinstance(module, nn.Conv2d)]
     last: Any = model.student.get_submodule(names[-1])
     rows = {f"{names[-1]}.weight": last.weight[part], f"{names[-1]}.bias": last.bias[part]}
@@ -94,16 +94,16 @@ def _student(model: EfficientAdModel, images: torch.Tensor, part: slice) -> torc
 
 
 class _Losses(nn.Module):
-    """`training_losses` as a module, which is what torch records as a CUDA graph."""
+    """`training_losses` as a module, so that torch can record it as a CUDA graph."""
 
     def __init__(self, model: EfficientAdModel, precision: torch.dtype | None) -> None:
         super().__init__()
         self.model, self._precision = model, precision
         self.read: tuple[torch.Tensor, ...] = ()
-        """What the record reads beside its inputs and weights: it must live as long as the record does."""
+        """Tensors that the recorded graph reads besides its inputs and weights. They must live as long as the graph."""
 
     def forward(self, image: torch.Tensor, penalty: torch.Tensor, augmented: torch.Tensor) -> Any:
-        # Casts of weights that autocast remembers from one call to the next would be missing in the record.
+        # Casts of weights that autocast caches between calls would be missing in the recorded graph.
         kind, enabled = image.device.type, self._precision is not None
         with torch.autocast(kind, self._precision or torch.bfloat16, enabled=enabled, cache_enabled=False):
             return training_losses(self.model, image, penalty, augmented)
@@ -112,7 +112,7 @@ class _Losses(nn.Module):
 def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torch.dtype | None) -> Losses:
     """`training_losses` recorded once as CUDA graphs, forward and backward, for images of the shape of `like`.
 
-    One image a step leaves a GPU waiting for Python: hundreds of small kernels, each started by hand.
+    With one image per step, a GPU waits for Python, which starts hundreds of small kernels one by one.
     """
     sample = tuple(torch.rand_like(like).contiguous(memory_format=torch.channels_last) for _ in range(3))
     losses = _Losses(model, precision).train()
@@ -125,7 +125,7 @@ def recorded_losses(model: EfficientAdModel, like: torch.Tensor, precision: torc
 
 @contextmanager
 def _statistics_on(device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
-    """anomalib makes ImageNet's statistics anew on the CPU at each call, which a record cannot hold."""
+    """Keep ImageNet's statistics on `device`. anomalib creates them on the CPU in each call: no graph records that."""
     former = torch_model.imagenet_norm_batch
     offset = former(torch.zeros(1, 3, 1, 1, device=device))
     factor = former(torch.ones(1, 3, 1, 1, device=device)) - offset
@@ -139,13 +139,13 @@ class LocalEfficientAd(EfficientAd):
     _penalty: Iterator[torch.Tensor]
     _learning_rate_schedule: LearningRateSchedule
     _recorded: tuple[Losses, ...] = ()
-    """In a tuple, so that torch does not count the model's weights twice."""
+    """A tuple, so that torch does not register the model's weights twice."""
 
     @classmethod
     def around(
         cls, model: EfficientAdModel, penalty: Iterator[torch.Tensor], learning_rate_schedule: LearningRateSchedule
     ) -> LocalEfficientAd:
-        """The module that trains `model`. No constructor: Lightning would copy its arguments."""
+        """The module that trains `model`. Not a constructor, since Lightning would copy its arguments."""
         channels = model.teacher_out_channels
         module = cls(
             teacher_out_channels=channels, pre_processor=False, post_processor=False, evaluator=False, visualizer=False
@@ -154,15 +154,15 @@ class LocalEfficientAd(EfficientAd):
         return module
 
     def learning(self) -> list[nn.Parameter]:
-        """What training moves: student and autoencoder."""
+        """The parameters that are trained: student and autoencoder."""
         return [*self.model.student.parameters(), *self.model.ae.parameters()]
 
     def configure_optimizers(self) -> Any:
-        """What the schedule says."""
+        """The optimizer and learning rate of the schedule."""
         return self._learning_rate_schedule(self)
 
     def on_train_start(self) -> None:
-        """Nothing is left to fetch; anomalib would do that here."""
+        """Skip anomalib's downloads, which it would start here."""
         self.model.teacher.eval()
         self._recorded = ()
 
@@ -175,7 +175,7 @@ class LocalEfficientAd(EfficientAd):
         return losses[0] + losses[1] + losses[2]
 
     def _losses(self, image: torch.Tensor) -> Losses:
-        """`training_losses` of this model: recorded where there is one CUDA device, else step by step."""
+        """`training_losses` of this model: recorded on one CUDA device, otherwise computed in each step."""
         precision = RECORDED_PRECISIONS.get(str(self.trainer.precision), ...)
         if image.device.type != "cuda" or self.trainer.world_size > 1 or precision is ...:
             return partial(training_losses, self.model)
@@ -184,22 +184,22 @@ class LocalEfficientAd(EfficientAd):
         return self._recorded[0]
 
     def on_validation_start(self) -> None:
-        """The maps' quantiles are taken once, after training."""
+        """Skip anomalib's quantiles: they are measured once, after training."""
 
     def validation_step(self, batch: Any, *_: Any, **__: Any) -> None:
-        """How far student and teacher are apart on a good image that is not trained on."""
+        """The distance between student and teacher on a good image that is not trained on."""
         image = batch.to(memory_format=torch.channels_last)
         distance = self.model.compute_student_teacher_distance(image)[1].float().mean()
         self.log("held_out_distance", distance, on_epoch=True, batch_size=len(image), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tensors and plain values alone, so that the file opens without running code."""
+        """Keep only tensors and plain values, so that the file opens without running code."""
         checkpoint.pop("hyper_parameters", None)
 
 
 @torch.no_grad()
 def teacher_moments(teacher: nn.Module, images: Iterator[torch.Tensor]) -> Moments:
-    """Mean and covariance of what a teacher says, over every place of every image (1, 3, h, w)."""
+    """Mean and covariance of a teacher's features, over all positions of all images (1, 3, h, w)."""
     moments: Moments | None = None
     for image in images:
         features = teacher(image).flatten(2)[0].T.float().cpu().numpy()
@@ -212,7 +212,7 @@ def teacher_moments(teacher: nn.Module, images: Iterator[torch.Tensor]) -> Momen
 
 @torch.no_grad()
 def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.ndarray) -> None:
-    """Keep the channels' mean and deviation, (c,) and (c, c), in `model`: paper algorithm 1, lines 4-9."""
+    """Store the channels' mean and standard deviation in `model`, from (c,) and (c, c): paper algorithm 1, line 4-9."""
     deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
     for name, values in (("mean", mean), ("std", deviation)):
         model.mean_std[name].data.copy_(torch.from_numpy(values.astype(np.float32))[None, :, None, None])
@@ -220,7 +220,7 @@ def set_statistics(model: EfficientAdModel, mean: np.ndarray, covariance: np.nda
 
 @torch.no_grad()
 def set_quantiles(model: EfficientAdModel, images: Iterator[torch.Tensor]) -> None:
-    """Take the 90 % and 99.5 % quantiles of both maps over good images (paper algorithm 2); keep them in `model`.
+    """Measure the 90 % and 99.5 % quantiles of both maps over good images (paper algorithm 2); store them in `model`.
 
     Raises ValueError where those of a map are equal.
     """

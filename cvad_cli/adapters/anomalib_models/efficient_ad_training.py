@@ -1,4 +1,4 @@
-"""EfficientAD under Lightning: steps that depend on seed and number alone, checkpoints, stopping, two schedules."""
+"""Trains EfficientAD with Lightning: reproducible steps, checkpoints, early stopping, the paper's learning rate."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ STATE: Final = "cvad_run"
 
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
-    """How long a run is and how it is watched."""
+    """The length of a run, its checkpoints and its checks on held-out images."""
 
     steps: int
     checkpoint: Path
     every: int
     """Steps between checkpoints."""
     check_every: int
-    """Steps between looks at the held-out good images."""
+    """Steps between checks on the held-out good images."""
     patience: int | None
     """Checks without improvement after which training stops; None: never."""
     min_improvement: float
     """A held-out distance that falls by less counts as no improvement. At first it is near 1."""
     seed: int
     deciding: Mapping[str, Any]
-    """JSON-ready: what a checkpoint must agree with to go on from it."""
+    """JSON-ready: settings that a checkpoint must share for a run to continue from it."""
 
 
 @final
 class Steps(IterableDataset[torch.Tensor]):
-    """The image of each step, float32 (3, h, w) in 0..1, from step `first` on: a fresh permutation each epoch."""
+    """The image of each step, float32 (3, h, w) in 0..1, from step `first` on: a new permutation in each epoch."""
 
     def __init__(self, images: Sequence[np.ndarray], steps: int, *, first: int, seed: int) -> None:
         self._images, self._steps, self._first, self._seed = images, steps, first, seed
 
     def __len__(self) -> int:
-        """All steps, those before `first` too: Lightning counts them itself when it goes on from a checkpoint."""
+        """All steps, including those before `first`: Lightning counts them when it continues from a checkpoint."""
         return self._steps
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -84,7 +84,7 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def as_batch(image: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 RGB (h, w, 3) to float32 (1, 3, h, w) in 0..1 on `device`, laid out as the networks are."""
+    """uint8 RGB (h, w, 3) to float32 (1, 3, h, w) in 0..1 on `device`, in the networks' memory format."""
     return as_tensor(image)[None].to(device).contiguous(memory_format=torch.channels_last)
 
 
@@ -92,7 +92,7 @@ def as_published(steps: int, *, rate: float, weight_decay: float) -> LearningRat
     """Adam, its rate divided by ten for the last 5 % of the steps: paper algorithm 1; anomalib's optimiser."""
 
     def learning_rate_schedule(module: LocalEfficientAd) -> Any:
-        fused = module.device.type == "cuda"  # one kernel for all weights: a step is bound by how many there are
+        fused = module.device.type == "cuda"  # one kernel for all weights: the number of kernels bounds a step
         optimiser = torch.optim.Adam(module.learning(), lr=rate, weight_decay=weight_decay, fused=fused)
         rates = StepLR(optimiser, step_size=max(1, int(0.95 * steps)), gamma=0.1)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
@@ -101,9 +101,9 @@ def as_published(steps: int, *, rate: float, weight_decay: float) -> LearningRat
 
 
 def steps_done(training_schedule: TrainingSchedule) -> int:
-    """Steps of the checkpoint that a run would go on from; 0 where there is none.
+    """Steps of the checkpoint that a run will continue from; 0 where there is none.
 
-    Raises ConfigError where it belongs to other settings, ModelError for a file that is no checkpoint.
+    Raises ConfigError where it was made with other settings, ModelError for a file that is no checkpoint.
     """
     path = training_schedule.checkpoint
     if not path.exists():
@@ -129,7 +129,7 @@ def train_steps(
     *,
     first: int,
 ) -> int:
-    """Train from step `first`, which `steps_done` gave, to the end of the course; the number of steps done.
+    """Train from step `first`, given by `steps_done`, to the end of the schedule; returns the number of steps done.
 
     `images`: those to learn from and those held out, uint8 RGB (h, w, 3) at the network's size.
     """
@@ -167,7 +167,7 @@ def train_steps(
 
 @final
 class _Keeper(Callback):
-    """Counts the steps and keeps the run's state, whole or not at all."""
+    """Counts the steps and writes checkpoints."""
 
     def __init__(self, training_schedule: TrainingSchedule, advance: Callable[[int], None]) -> None:
         self._training_schedule, self._advance = training_schedule, advance

@@ -1,4 +1,4 @@
-"""Lightning's trainer as a config asks for it, and what it raises turned into messages of ours."""
+"""Lightning's trainer from a config; its errors are turned into cvad's errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cvad_cli.config.schema import TrainerConfig
 from cvad_cli.errors import ConfigError, ModelError
 
 BUILD_ERRORS: Final = (AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""What anomalib's models are seen to raise for a backbone, a layer or an image size that does not fit them."""
+"""Errors that anomalib's models raise for a backbone, a layer or an image size that does not fit them."""
 
 
 def new_trainer(options: Mapping[str, Any], callbacks: Sequence[Any]) -> Any:
@@ -38,11 +38,11 @@ def seed_everything(seed: int) -> None:
 
 
 def run_fit(trainer: Any, model: Any, **arguments: Any) -> None:
-    """Fit the model. Raises KeyboardInterrupt for a Ctrl-C, ModelError for what anomalib or Lightning trips over."""
+    """Fit the model. Raises KeyboardInterrupt for Ctrl-C, ModelError for errors of anomalib or Lightning."""
     try:
         trainer.fit(model, **arguments)
     except SystemExit as stop:
-        # Lightning turns Ctrl-C into exit(1): give it back to whoever asked for it.
+        # Lightning turns Ctrl-C into exit(1); turn it back.
         if stop.code == 1:
             raise KeyboardInterrupt from stop
         raise
@@ -62,7 +62,7 @@ def where_and_how(trainer: TrainerConfig, device: str) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's message, or its class name where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

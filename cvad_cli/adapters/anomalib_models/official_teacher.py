@@ -1,4 +1,4 @@
-"""anomalib's own EfficientAD teachers, fetched as anomalib fetches them."""
+"""anomalib's own EfficientAD teachers, downloaded as anomalib downloads them."""
 
 from __future__ import annotations
 

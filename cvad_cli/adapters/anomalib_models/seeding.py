@@ -1,4 +1,4 @@
-"""Global random state for what must draw from it, anomalib and Lightning, and nothing left of that afterwards."""
+"""Seeds the global random state for anomalib and Lightning, which draw from it, and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from typing import Final
 
 LIGHTNING_VARIABLES: Final = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-"""What `seed_everything` tells the processes that Lightning starts."""
+"""Environment variables that `seed_everything` sets for the processes that Lightning starts."""
 
 FORKED: Final = ("cuda", "xpu")
-"""Accelerators whose generators torch can put back, one a device."""
+"""Accelerators whose generators torch can restore, one per device."""
 
 
 @contextmanager
 def seeded(seed: int, device: str) -> Iterator[None]:
-    """Python's, NumPy's and torch's global generators at `seed`; as they were before, however the block ends.
+    """Set Python's, NumPy's and torch's global generators to `seed`, and restore them when the block ends.
 
-    anomalib draws initial weights, dropout and recolouring from them, so that a generator of our own cannot serve.
+    anomalib draws initial weights, dropout and recolouring from the global generators and takes no other ones.
     """
     import lightning.pytorch as pl
 
@@ -30,9 +30,9 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 @contextmanager
 def isolated(device: str) -> Iterator[None]:
-    """Whatever the block draws or seeds, global random state is afterwards what it was before.
+    """Restore the global random state when the block ends, whatever the block draws or seeds.
 
-    Lightning's `isolate_rng` does the same, but not where the block raises.
+    Lightning's `isolate_rng` does not restore it where the block raises.
     """
     import numpy as np
     import torch

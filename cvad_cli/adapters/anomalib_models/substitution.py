@@ -1,4 +1,4 @@
-"""A library's function in another's place for a while: for what a library calls by itself and lets nobody hand in."""
+"""Temporarily replaces a function that a library calls internally and does not take as an argument."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def substituted(module: Any, name: str, value: Any) -> Iterator[None]:
-    """`module.name` is `value` until the block ends, however it ends. Not for several threads at once."""
+    """Set `module.name` to `value` until the block ends. Not for several threads at once."""
     former = getattr(module, name)
     setattr(module, name, value)
     try:

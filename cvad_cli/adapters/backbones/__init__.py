@@ -1,6 +1,6 @@
-"""Backbones from timm, their weights from a file, `CVAD_WEIGHTS_DIR`, the hub's cache or the hub, in that order.
+"""Backbones from timm. Weights come from a file, `CVAD_WEIGHTS_DIR`, the hub's cache or the hub, in that order.
 
-A plant without internet puts one safetensors file beside its config, or names a folder of them once.
+A plant without internet names one safetensors file in its config, or sets `CVAD_WEIGHTS_DIR` to a folder of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANDOM_WEIGHTS: Final = "random"
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """What it takes to build a timm feature network again: its name, its layers, its keyword arguments."""
+    """What is needed to build a timm feature network again: its name, its layers, its keyword arguments."""
 
     name: str
     layers: tuple[str, ...]
@@ -33,19 +33,19 @@ class BackboneSpec:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A frozen network that maps images (b, 3, h, w) to one feature map a layer, and where its weights came from."""
+    """A frozen network that maps images (b, 3, h, w) to one feature map per layer, and the origin of its weights."""
 
     spec: BackboneSpec
     network: nn.Module
     weights: str
-    """Where the weights came from, in words for a manifest."""
+    """Where the weights came from, as text for the manifest."""
 
 
 def load_backbone(name: str, layers: Sequence[str], weights: str | None, *, seed: int) -> Backbone:
     """Build backbone `name` with pretrained weights, cut behind the last of `layers`, in eval mode.
 
-    `weights` is a file, 'random' (drawn from `seed`) or None for the usual places.
-    Raises ModelError where the name, a layer or the weights cannot be had, with what was tried and the remedies.
+    `weights` is a file, 'random' (drawn from `seed`) or None for the usual locations.
+    Raises ModelError where the name, a layer or the weights are not found, with what was tried and the remedies.
     """
     spec = BackboneSpec(name, tuple(layers))
     if weights == RANDOM_WEIGHTS:
@@ -63,7 +63,7 @@ def build_network(spec: BackboneSpec) -> nn.Module:
     import torch
 
     indices = feature_indices(spec)
-    with torch.random.fork_rng(devices=[]):  # the weights that timm draws are filled in, or seeded by who calls
+    with torch.random.fork_rng(devices=[]):  # timm's random weights are replaced, or the caller has set the seed
         network: nn.Module = timm.create_model(
             spec.name, pretrained=False, features_only=True, out_indices=indices, **spec.kwargs
         )
@@ -71,7 +71,7 @@ def build_network(spec: BackboneSpec) -> nn.Module:
 
 
 def whole_network(spec: BackboneSpec) -> tuple[nn.Module, tuple[str, ...]]:
-    """Every feature layer of a backbone, without memory for its weights, and the layers' names: to be read, not run."""
+    """A backbone with all feature layers, without memory for its weights, and the layers' names. It cannot be run."""
     import timm
     import torch
 
@@ -108,7 +108,7 @@ def layers_with_strides(name: str, strides: Sequence[int]) -> tuple[str, ...]:
 def _feature_layers(name: str, kwargs: str) -> tuple[tuple[str, int], ...]:
     """Name and stride of each feature layer of a timm model with these keyword arguments, a JSON object.
 
-    timm tells them of a network that is built alone: of one without weights, which costs neither memory nor draws.
+    timm gives them only for a network that is built. It is built without weights, which takes no memory.
     """
     import timm
     import torch
@@ -118,7 +118,10 @@ def _feature_layers(name: str, kwargs: str) -> tuple[tuple[str, int], ...]:
         try:
             with torch.device("meta"):
                 network: Any = build()
-        except (RuntimeError, NotImplementedError):  # a constructor that computes with its tensors, or no such model
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ):  # the constructor computes with its tensors, or there is no such model
             with torch.random.fork_rng(devices=[]):
                 network = build()
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
@@ -136,7 +139,7 @@ def _unknown_backbone(name: str, error: Exception) -> str:
 
 
 def _cut(network: Any, spec: BackboneSpec) -> nn.Module:
-    """Drop the stages behind the last layer: timm's EfficientNet family would compute and discard them."""
+    """Remove the stages after the last layer, which timm's EfficientNet family would compute and discard."""
     last = spec.layers[-1]
     if last.startswith("blocks.") and hasattr(network, "blocks"):
         network.blocks = network.blocks[: int(last.split(".")[1]) + 1]
@@ -153,7 +156,7 @@ def _random_network(spec: BackboneSpec, seed: int) -> nn.Module:
 
 
 def _load_checked(spec: BackboneSpec, path: Path) -> nn.Module:
-    """The network with the file's weights; every tensor that it uses comes from the file, and none is left over."""
+    """The network with the file's weights. Raises ModelError unless the file holds exactly the tensors in use."""
     import timm
     import torch
     from safetensors import safe_open
@@ -186,7 +189,7 @@ def _load_checked(spec: BackboneSpec, path: Path) -> nn.Module:
 
 
 def _plain(key: str) -> str:
-    """The feature networks write 'stages_1.0' where the whole network writes 'stages.1.0': compare them alike."""
+    """A common form of names: feature networks write 'stages_1.0' where the whole network writes 'stages.1.0'."""
     return key.replace("_", ".")
 
 

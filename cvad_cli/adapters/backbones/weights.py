@@ -25,12 +25,12 @@ def find_weights(name: str, weights: str | None) -> tuple[Path, Mapping[str, Any
 
 
 def locate_weights(name: str, weights: str | None) -> tuple[Path, str]:
-    """The first place that has the weights, and that place in words."""
+    """The weight file from the first location that has it, and that location as text."""
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise ModelError(
-                f"model.weights: {path}: no such file. Give a safetensors file, or null for the usual places."
+                f"model.weights: {path}: no such file. Give a safetensors file, or null for the usual locations."
             )
         return path, f"file {path.name}"
     tried = ["model.weights: not set"]

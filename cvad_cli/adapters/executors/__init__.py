@@ -1,1 +1,1 @@
-"""Where shards of work are done: in this process, in processes beside it, on a Ray cluster; behind `ports.Executor`."""
+"""Executors behind `ports.Executor`: this process, processes beside it, or a Ray cluster does the work."""

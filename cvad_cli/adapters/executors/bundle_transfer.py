@@ -1,4 +1,4 @@
-"""A bundle on its way to another node: its files as arrays, which an object store keeps once a node, and back."""
+"""Packs a bundle's files as arrays, which an object store keeps once per node, and unpacks them on that node."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cvad_cli.files import replacing
 MANIFEST: Final = "manifest.json"
 
 LEFT_OUT: Final = "cache"
-"""What was compiled for the machine that it lies on; another one makes its own beside the copy."""
+"""The serving cache is compiled for one machine, so it is not sent. The other machine builds its own."""
 
 KEPT: Final = 8
-"""Unpacked bundles that a node keeps; the one unused for longest goes first."""
+"""Unpacked bundles that a node keeps. The least recently used one is removed first."""
 
 IN_USE_S: Final = 3600.0
-"""A bundle that was asked for within the last hour is not cleared away: a worker may be about to open it."""
+"""A bundle that was used within the last hour is not removed: a worker may be about to open it."""
 
 CLEARED: Final = ".old"
-"""Ends the name of a bundle that is being cleared away."""
+"""Suffix of a bundle that is being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class BundleArchive:
 
 
 def pack(folder: Path) -> BundleArchive:
-    """Read every file of a bundle but hidden ones and its cache. Raises BundleError naming one that cannot be read."""
+    """Read every file of a bundle except hidden ones and its cache. Raises BundleError naming a file it cannot read."""
     try:
         found = {
             path.relative_to(folder).as_posix(): np.fromfile(path, dtype=np.uint8)
@@ -63,11 +63,11 @@ def _left_out(parts: tuple[str, ...]) -> bool:
 
 
 def unpack(archive: BundleArchive, cache: Path) -> Path:
-    """The folder of a parcel on this machine: where it came from if that is seen here unchanged, else below `cache`.
+    """The bundle's folder on this machine: the original if it is visible here and unchanged, else a copy in `cache`.
 
-    A folder below `cache` is named after its content. Several processes of a node may ask at once: a file that is
-    there and right is left alone, any other is replaced in one rename, so that whoever writes a file last writes what
-    was there. Raises ResourceError where nothing can be written there.
+    A copy is named after its content. Several processes of a node may unpack the same bundle at once: a correct file
+    is kept, any other file is replaced in one rename with the same content. Raises ResourceError where the copy cannot
+    be written.
     """
     origin = Path(archive.origin)
     if all(_is_there(origin, name, content) for name, content in archive.files.items()):
@@ -75,17 +75,19 @@ def unpack(archive: BundleArchive, cache: Path) -> Path:
     folder = cache / archive.digest
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)  # first, so that no other process clears it away meanwhile
+        os.utime(folder)  # first, so that no other process removes it meanwhile
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be kept: {error.strerror}") from error
-    for name in sorted(archive.files, key=lambda name: name == MANIFEST):  # it is the last: it stands for the rest
+    for name in sorted(
+        archive.files, key=lambda name: name == MANIFEST
+    ):  # the manifest last: it says that the copy is complete
         _write(folder, name, archive.files[name])
     _clear(cache)
     return folder
 
 
 def _is_there(folder: Path, name: str, content: np.ndarray) -> bool:
-    """Whether a folder has this file. The size tells, and the manifest's content: it has the hash of each data file."""
+    """Whether a folder has this file: by size, and the manifest by content, which includes each data file's hash."""
     path = _inside(folder, name)
     try:
         return path.read_bytes() == content.tobytes() if name == MANIFEST else path.stat().st_size == len(content)
@@ -100,7 +102,7 @@ def _write(folder: Path, name: str, content: np.ndarray) -> None:
         with replacing(_inside(folder, name)) as staged:
             content.tofile(staged)
     except ResourceError:
-        if not _is_there(folder, name, content):  # where it is, another process was quicker
+        if not _is_there(folder, name, content):  # otherwise another process has written it
             raise
 
 
@@ -112,17 +114,17 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _clear(cache: Path) -> None:
-    """Remove what has been unused for longest; other processes may do the same at the same time."""
+    """Remove the least recently used copies. Other processes may do the same at the same time."""
     for old in sorted(cache.glob("[0-9a-f]*"), key=_last_use, reverse=True)[KEPT:]:
         if time.time() - _last_use(old) > IN_USE_S:
-            with contextlib.suppress(OSError):  # in one step, so that nobody finds half of it
+            with contextlib.suppress(OSError):  # in one rename, so that no process sees half a bundle
                 old.replace(old.with_name(f".{old.name}-{uuid.uuid4().hex}{CLEARED}"))
     for aside in cache.glob(f".*{CLEARED}"):
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _last_use(folder: Path) -> float:
-    """When the folder was last asked for; now, where it has just gone."""
+    """When the folder was last used; the current time where it has just been removed."""
     try:
         return folder.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""The command's own process, or processes beside it."""
+"""Executors on this machine: the command's own process, or worker processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cvad_cli.ports import Job
 
 @final
 class InProcess:
-    """One item after another, here: the libraries' own threads use the cores already."""
+    """Processes one item after another in this process: the libraries' own threads use the cores already."""
 
     workers = 1
 
@@ -42,7 +42,7 @@ class InProcess:
         watch: Watch = lambda *_: None,
         lost: Lost | None = None,
     ) -> Iterator[Any]:
-        """Yield the outcome of each item, as one stream: there is nobody to share the items out to."""
+        """Yield the outcome of each item, in order, without shards."""
         del shard, lost
         with limited_threads(self._threads):
             for index, outcome in enumerate(job(_begun(items, watch))):
@@ -67,7 +67,7 @@ def _begun(items: Iterable[Any], watch: Watch) -> Iterator[Any]:
 
 @final
 class Processes:
-    """Processes of this machine, started when first needed, with `threads` threads each."""
+    """Worker processes on this machine, started when first needed, with `threads` threads each."""
 
     def __init__(self, workers: int, *, threads: int, retry_policy: RetryPolicy) -> None:
         self.workers = workers
@@ -86,8 +86,8 @@ class Processes:
         watch: Watch = lambda *_: None,
         lost: Lost | None = None,
     ) -> Iterator[Any]:
-        """Yield the outcome of each item, in order; a killed process is replaced and its shard done again."""
-        if self._order is None or self._last is not job:  # workers know a job again, and have it open
+        """Yield the outcome of each item, in order. A killed process is replaced and its shard is rescheduled."""
+        if self._order is None or self._last is not job:  # workers keep the last job open under its token
             self._last, self._order = job, _Order(next(self._tokens), packed(job, "the job"), type(job).__name__)
         for handle in self._handles:
             handle.order = self._order
@@ -107,7 +107,7 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A job as a worker gets it."""
+    """A packed job, as it is sent to a worker."""
 
     token: int
     job: bytes
@@ -116,7 +116,7 @@ class _Order:
 
 @final
 class _Process:
-    """A pool of one: where it breaks, it is known which shard was lost, and no other worker suffers."""
+    """A pool of one process. When it breaks, it is clear which shard was lost, and no other worker is affected."""
 
     def __init__(self, threads: int) -> None:
         self.order: _Order | None = None
@@ -126,28 +126,28 @@ class _Process:
         self._shard: Future[Any]
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard, by a fresh process where there is none."""
+        """Start work on a shard, in a new process where none is running."""
         if self.order is None:
             raise AssertionError("a shard without a job")
         sent = packed(shard, f"items for {self.order.name}")
         try:
             self._shard = self._running().submit(_work, self.order, sent)
-        except BrokenProcessPool:  # it died idle, between two shards
+        except BrokenProcessPool:  # the process died between two shards
             self.end()
             self._shard = self._running().submit(_work, self.order, sent)
         return self._shard
 
     def outcomes(self, result: Any) -> list[Any]:
-        """What `_work` has packed."""
+        """Unpack the result of `_work`."""
         found: list[Any] = unpacked(result, f"outcomes of {self.order.name if self.order else 'a job'}")
         return found
 
     def fault_of(self, error: BaseException) -> BaseException | None:
-        """None for a process that is gone, or was told to go."""
+        """The error that the work raised; None where the process died or was stopped."""
         return None if isinstance(error, (BrokenProcessPool, SystemExit)) else error
 
     def end(self) -> None:
-        """Stop the process; a shard under way is broken off, and tidies up after itself."""
+        """Stop the process. A running shard is interrupted and removes its temporary files."""
         if self._pool is None:
             return
         if not self._shard.done() and self._pid.done() and self._pid.exception() is None:
@@ -166,7 +166,7 @@ class _Process:
 
 
 _held: dict[int, Job[Any, Any]] = {}
-"""In a worker: the job it has opened, so that the next shard finds it open."""
+"""In a worker: the open job, by its token, which the next shard uses again."""
 
 
 def _work(order: _Order, shard: bytes) -> bytes:
@@ -179,19 +179,19 @@ def _work(order: _Order, shard: bytes) -> bytes:
 
 
 def _settle(threads: int, quiet: bool) -> None:
-    """Make a fresh process a worker: its threads pinned, its chatter kept off the results, gone when its parent is."""
+    """Set up a new process as a worker: limit its threads, keep its output off the results, end it with its parent."""
     os.dup2(2, 1)
     if quiet:
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that temporary files go
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this worker
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that temporary files are removed
     threading.Thread(target=_follow_parent, daemon=True).start()
     pin_threads(threads)
 
 
 def _follow_parent() -> None:
-    """A pool's worker holds both ends of its queue, so it would wait for ever for a parent that was killed."""
+    """End this worker when its parent dies. It holds both ends of its queue, so it would otherwise wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""A Ray cluster: one that is there, or one started here for as long as the work takes."""
+"""Executor on a Ray cluster: an existing one, or one that is started on this machine for the duration of the work."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cvad_cli.files.user_folders import user_cache_folder
 from cvad_cli.ports import Job
 
 BUNDLES: Final = "bundles"
-"""Folder below the user's cache folder on a node that holds copies of bundles."""
+"""Folder with copies of bundles, below the user's cache folder on a node."""
 
 STORE_BYTES: Final = 512 * 2**20
-"""Shared memory of a cluster that is started here: a bundle and the outcomes under way."""
+"""Shared memory of a cluster that is started here: room for a bundle and for unread outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """Which cluster, and what each worker gets of it."""
+    """Which cluster to use, and the resources of each worker."""
 
     address: str | None
-    """None: the cluster that RAY_ADDRESS names, else one of our own."""
+    """None: the cluster that RAY_ADDRESS names, otherwise a new one on this machine."""
     workers: int | None
     """None: as many as the cluster's CPUs allow."""
     threads: int
@@ -44,7 +44,7 @@ class ClusterOptions:
 
 @final
 class RayCluster:
-    """Actors on a Ray cluster. What the job carries is put into the object store once and fetched once a node."""
+    """Workers on a Ray cluster. The job and its bundle are put into the object store once and fetched once per node."""
 
     def __init__(self, options: ClusterOptions, retry_policy: RetryPolicy) -> None:
         """Connect. Raises ConfigError where Ray is not installed, ResourceError where the cluster cannot be reached."""
@@ -64,7 +64,7 @@ class RayCluster:
         watch: Watch = lambda *_: None,
         lost: Lost | None = None,
     ) -> Iterator[Any]:
-        """Yield the outcome of each item, in order; a worker that is lost is replaced and its shard done again."""
+        """Yield the outcome of each item, in order. A lost worker is replaced and its shard is rescheduled."""
         archive = None if job.bundle is None else self._ray.put(pack(job.bundle))
         order = _Order(next(self._tokens), self._ray.put(packed(job, "the job")), archive, type(job).__name__)
         for actor in self._actors:
@@ -72,7 +72,7 @@ class RayCluster:
         yield from in_order(self._actors, items, shard=shard, retry_policy=self._retry_policy, watch=watch, lost=lost)
 
     def close(self) -> None:
-        """End the workers, and the cluster where it is ours."""
+        """End the workers, and the cluster if it was started here."""
         for actor in self._actors:
             actor.end()
         if self._ours:
@@ -88,7 +88,7 @@ class RayCluster:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A job in the object store: what a worker fetches when it first hears of it."""
+    """References to a job and its bundle in the object store. A worker fetches them with the job's first shard."""
 
     token: int
     job: Any
@@ -98,7 +98,7 @@ class _Order:
 
 @final
 class _Actor:
-    """The driver's end of a worker."""
+    """The handle of a worker, in the command's process."""
 
     def __init__(self, ray: Any, options: ClusterOptions) -> None:
         self.order: _Order | None = None
@@ -106,7 +106,7 @@ class _Actor:
         self._handle: Any = None
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard, by a fresh worker where there is none."""
+        """Start work on a shard, on a new worker where none is running."""
         if self.order is None:
             raise AssertionError("a shard without a job")
         sent = packed(shard, f"items for {self.order.name}")
@@ -115,12 +115,12 @@ class _Actor:
         return future
 
     def outcomes(self, result: Any) -> list[Any]:
-        """What the worker has packed."""
+        """Unpack the worker's result."""
         found: list[Any] = unpacked(result, f"outcomes of {self.order.name if self.order else 'a job'}")
         return found
 
     def fault_of(self, error: BaseException) -> BaseException | None:
-        """What the work raised, without Ray's wrapping; None where the worker, its node or its memory is gone."""
+        """The error that the work raised, unwrapped; None where the worker or its node was lost."""
         if getattr(error, "actor_init_failed", False):
             last = str(error).strip().splitlines()[-1]
             return ResourceError(f"a worker cannot start on the cluster: {last}; is cvad installed on every node?")
@@ -150,13 +150,13 @@ class _Actor:
 
 
 class _Worker:
-    """The cluster's end: holds the last job open from shard to shard."""
+    """The worker on the cluster. It keeps the last job open for the next shard."""
 
     def __init__(self, options: ClusterOptions, version: str, *, quiet: bool) -> None:
         if quiet:
             logging.disable(logging.ERROR)
         if not options.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that `device: auto` takes none that was not given
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that `device: auto` uses no GPU that was not assigned
         pin_threads(options.threads)
         self._version = version
         self._token = -1
@@ -184,8 +184,8 @@ class _Worker:
 
 
 def _connect(options: ClusterOptions) -> tuple[Any, bool]:
-    """Ray, connected, and whether closing it is ours to do."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent from a plant
+    """Connected Ray, and whether this process started it and must shut it down."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data leaves the plant
     try:
         import ray
     except ImportError as error:
@@ -202,7 +202,9 @@ def _connect(options: ClusterOptions) -> tuple[Any, bool]:
     except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
         where = options.address or os.environ.get("RAY_ADDRESS") or "here"
         raise ResourceError(f"ray.address: no Ray cluster can be used at {where}: {_first_line(error)}") from error
-    with contextlib.suppress(ValueError):  # Ray takes the signal for itself; outside the main thread it cannot
+    with contextlib.suppress(
+        ValueError
+    ):  # Ray replaces the signal handler; outside the main thread it cannot be restored
         signal.signal(signal.SIGTERM, former)
     return ray, True
 

@@ -1,4 +1,4 @@
-"""Shards handed to whichever worker is free, outcomes given back in order, what a dead worker had done again."""
+"""Schedules shards on idle workers, yields results in order, reschedules the shards of crashed workers."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from typing import Any, Final, Protocol
 from cvad_cli.errors import ResourceError
 
 AHEAD: Final = 2
-"""Shards a worker that may be under way or wait for their turn: what bounds the memory of the process that collects."""
+"""Shards per worker that may be running or waiting to be yielded. It bounds the memory of the collecting process."""
 
 Watch = Callable[[int, Any], None]
-"""Gets an item's place and None when a worker takes it, its place and outcome when it is done."""
+"""Called with an item's index and None when a worker starts it, and with its index and outcome when it is done."""
 
 Lost = Callable[[Any, ResourceError], Any]
-"""Makes the outcome of an item that no worker survives."""
+"""Makes the outcome of an item whose shard crashes every worker."""
 
 
 class WorkerHandle(Protocol):
-    """One worker: takes a shard at a time."""
+    """One worker, which works on one shard at a time."""
 
     def submit(self, shard: Sequence[Any]) -> Future[Any]:
-        """Begin work on a shard, by a fresh worker where there is none."""
+        """Start work on a shard, on a new worker where none is running."""
 
     def outcomes(self, result: Any) -> list[Any]:
-        """The outcomes of a shard, from what its future holds."""
+        """The outcomes of a shard, from the result of its future."""
 
     def fault_of(self, error: BaseException) -> BaseException | None:
-        """What the work itself raised; None where the worker is gone, so that another can do the shard."""
+        """The error that the work itself raised; None where the worker was lost, so that another can do the shard."""
 
     def end(self) -> None:
-        """Let go of a worker that is gone, or whose shard nobody wants any more."""
+        """Stop the worker: it is lost, or its shard is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a shard may lose its worker, and who is told."""
+    """What happens when a shard loses its worker."""
 
     retries: int
+    """How often the shard is rescheduled."""
     warn: Callable[[str], None]
+    """Called with a message each time."""
 
 
 def in_order(
@@ -54,11 +56,11 @@ def in_order(
     watch: Watch,
     lost: Lost | None,
 ) -> Iterator[Any]:
-    """Yield the outcome of each item, in order, as soon as those before it are there; lanes get `shard` at a time.
+    """Yield the outcome of each item, in order, as soon as it is ready. Each worker gets `shard` items at a time.
 
-    What the work raises is raised at once, and shards under way are dropped. A shard that has lost its worker more
-    than `retry_policy.retries` times most likely kills them: `lost` makes the outcomes of its items, or, where that is
-    None, ResourceError is raised.
+    An error of the work is raised at once, and running shards are stopped. A shard that has lost its worker more than
+    `retry_policy.retries` times probably crashes them: `lost` makes the outcomes of its items; where `lost` is None,
+    ResourceError is raised.
     """
 
     def seen(index: int, mine: Sequence[Any], outcomes: Sequence[Any] | None) -> None:
@@ -84,7 +86,7 @@ def _cut(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
 
 
 class _Schedule:
-    """Which worker has which shard."""
+    """Which shards are running, on which workers, and which are finished."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class _Schedule:
         self._next = next(source, None)
 
     def hand_out(self, *, before: int) -> bool:
-        """Give each idle worker a shard whose place is below `before`; False once nothing is under way."""
+        """Start shards with an index below `before` on the idle workers. False once no shard is running."""
         while self._idle and (self._again or (self._next is not None and self._next[0] < before)):
             index, shard = self._again.popleft() if self._again else self._take()
             handle = self._idle.popleft()
@@ -111,7 +113,7 @@ class _Schedule:
         return bool(self._running)
 
     def collect(self) -> None:
-        """Wait for some shard to end, one way or another."""
+        """Wait until a shard finishes or fails, and record it."""
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
             index, shard, handle = self._running.pop(future)
@@ -123,7 +125,7 @@ class _Schedule:
             self._idle.append(handle)
 
     def drop(self) -> None:
-        """Stop what is still under way."""
+        """Stop the shards that are still running."""
         for _, _, handle in self._running.values():
             handle.end()
         self._running.clear()
@@ -146,10 +148,10 @@ class _Schedule:
         self._losses[index] += 1
         if self._losses[index] <= self._retry_policy.retries:
             self._again.append((index, shard))
-            self._retry_policy.warn(f"a worker died; its work (number {index + 1}) is done again by a fresh one")
+            self._retry_policy.warn(f"a worker died; its work (number {index + 1}) is done again by a new one")
             return
         reason = ResourceError(
-            f"a worker died {self._losses[index]} times on the same work (number {index + 1}); was it killed for want "
+            f"a worker died {self._losses[index]} times on the same work (number {index + 1}); did it run out "
             "of memory? Lower executor.workers or runtime.batch_size, or raise executor.retries"
         )
         if self._lost is None:

@@ -1,4 +1,4 @@
-"""How many threads the numerical libraries of a process use. Sums may differ in their last bit with another number."""
+"""How many threads the numerical libraries use. With another number of threads, sums may differ in their last bit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """Environment of a process whose libraries are not loaded yet."""
+    """Environment variables for a process that has not loaded its libraries yet."""
     return dict.fromkeys(_VARIABLES, str(threads))
 
 
 def pin_threads(threads: int) -> None:
-    """Keep this process, for good, to `threads` threads in torch, BLAS, OpenMP, OpenCV and OpenVINO, loaded or not."""
+    """Limit torch, BLAS, OpenMP, OpenCV and OpenVINO to `threads` threads in this process for good, loaded or not."""
     import threadpoolctl
 
     os.environ.update(thread_variables(threads))
@@ -29,9 +29,9 @@ def pin_threads(threads: int) -> None:
 
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Keep this process to `threads` threads while the block runs; None: to as many as there are processors for it.
+    """Limit this process to `threads` threads while the block runs; None: to the number of its processors.
 
-    None lowers alone: a library that uses fewer, such as one a physical core, is left as it is.
+    None only lowers the number: a library that uses fewer threads, such as one per physical core, keeps them.
     """
     import threadpoolctl
     import torch
@@ -56,13 +56,13 @@ def limited_threads(threads: int | None) -> Iterator[None]:
 
 
 def _set_loaded(torch_threads: int, opencv_threads: int) -> None:
-    """Set what no environment variable reaches any more; a library that is not loaded yet will read its variable."""
-    if "torch" in sys.modules:  # to load it takes seconds
+    """Set the threads of loaded libraries. A library that is not loaded yet will read its environment variable."""
+    if "torch" in sys.modules:  # importing it takes seconds
         sys.modules["torch"].set_num_threads(torch_threads)
     if "cv2" in sys.modules and opencv_threads:
         sys.modules["cv2"].setNumThreads(opencv_threads)
 
 
 def _opencv_threads() -> int:
-    """0 where it is not loaded."""
+    """OpenCV's number of threads; 0 where OpenCV is not loaded."""
     return int(sys.modules["cv2"].getNumThreads()) if "cv2" in sys.modules else 0

@@ -1,9 +1,9 @@
-"""How a point lies in the embedded engine: shaped so that its binding takes it over in few steps.
+"""How a point is stored in the embedded engine: in a form that its Python binding reads quickly.
 
-The binding tries a value as a truth value, a whole number and a float before it reads it as a text, and each attempt
-that fails is a Python exception. A key of a payload it reads as a text at once. So the id and the payload are one text,
-which is a key, and each field that is searched by is a number. The engine's own id is the UUID: points with different
-ids never replace each other.
+The binding tries to read a payload value as a boolean, an integer and a float before it reads it as text, and each
+failed attempt raises a Python exception. It reads a payload key as text at once. So the id and the payload form one
+text, which is a key, and each field that searches filter by is a number. The engine's own id is the UUID, so that
+points with different ids never replace each other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def packed_rows(points: Sequence[DefectPoint]) -> list[Any]:
     """The engine's points for ours, with vectors at length 1. Raises ValueError for an id that is no UUID."""
     import qdrant_edge as edge
 
-    # NumPy arrays would be read number by number, each an object of NumPy; lists of floats take eight times the room.
+    # NumPy arrays would be read element by element, as NumPy objects; lists of floats take eight times the memory.
     vectors: list[Any] = [array("f", row.tobytes()) for row in unit_rows([each.vector for each in points])]
     return [
         edge.Point(id=engine_id(each.id), vector=vector, payload=_packed(each))
@@ -41,7 +41,7 @@ def identifier_of(found: Any) -> str:
 
 
 def payload_of(found: Any) -> dict[str, Any]:
-    """The payload of an engine's point, as it was given to `packed_rows`, but for tuples, which come back as lists.
+    """The payload of an engine's point, as it was given to `packed_rows`, except that tuples become lists.
 
     Empty for a point that cvad did not write.
     """
@@ -55,7 +55,7 @@ def _text_of(found: Any) -> str | None:
 
 
 def engine_id(identifier: str) -> UUID:
-    """All 128 bits of an id. Raises ValueError for what is no UUID in its usual spelling."""
+    """The id as a UUID. Raises ValueError for text that is not a UUID in its usual spelling."""
     try:
         found = UUID(identifier)
     except ValueError:
@@ -70,7 +70,7 @@ def create_field_indexes(shard: Any) -> None:
     import qdrant_edge as edge
 
     for field in INDEXED_FIELDS:
-        # Ranges of digests mean nothing, and their tree would double an update's time.
+        # Ranges of digests mean nothing, and an index for them would double the time of an update.
         exact = edge.IntegerIndexParams(lookup=True, range=False)
         shard.update(edge.UpdateOperation.create_field_index(field, exact))
 

@@ -4,8 +4,8 @@
     <path>/<collection>/shard/         the engine's write-ahead log and segments
     <path>/.<collection>.lock          one process at a time
 
-Searches compare with every point that passes the filter: exact, and quick for the thousands of defects that a plant
-labels (docs/benchmarks.md). What outgrows that moves to a server.
+Searches compare with every point that passes the filter. This is exact, and fast for the thousands of defects that a
+plant labels (docs/benchmarks.md). Larger indexes belong on a server.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from cvad_cli.ports import Where
 from cvad_cli.records import DefectMatch, DefectPoint, IndexInfo
 
 FORMAT: Final = 5
-"""Format 4 kept a point under 64 bits of its id: of two ids that share them one replaced the other."""
+"""Format 4 stored a point under 64 bits of its id, so that two ids with the same 64 bits replaced each other."""
 
 
 @final
@@ -81,7 +81,7 @@ class EmbeddedStore:
         memory = edge.Memory.Cold if self._on_disk else edge.Memory.Cached
         vectors = edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine, memory=memory)
         with replacing_folder(self._folder) as fresh, self._engine():
-            # Without the log a run killed while it replaces points leaves new vectors with old payloads.
+            # Without the log, a run that is killed while it replaces points leaves new vectors with old payloads.
             config = edge.EdgeConfig(vectors=vectors, wal_enabled=True)
             shard = edge.EdgeShard.create(str(fresh / "shard"), config)
             create_field_indexes(shard)
@@ -156,7 +156,7 @@ class EmbeddedStore:
             return int(shard.count(edge.CountRequest(exact=True, filter=engine_filter(allowed))))
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
-        """Remove the points that both arguments allow, flush, and say how many there were."""
+        """Remove the points that both arguments select, flush, and return their number."""
         import qdrant_edge as edge
 
         require_selection(ids, where)
@@ -171,7 +171,7 @@ class EmbeddedStore:
         return removed
 
     def drop(self) -> None:
-        """Remove the folder; a run killed meanwhile leaves the index whole, or gone."""
+        """Remove the folder in one step: a run that is killed meanwhile leaves the whole index or none."""
         if not self._folder.exists():
             return
         self._hold()
@@ -182,7 +182,7 @@ class EmbeddedStore:
             raise StoreError(f"{self._location}: cannot be removed: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let go of the shard and of the lock."""
+        """Close the shard and release the lock."""
         self._close_shard()
         if self._lock is not None:
             self._lock.release()
@@ -215,7 +215,7 @@ class EmbeddedStore:
         return self._shard
 
     def _opened(self) -> bool:
-        """True once the shard is open; False where there is none, and then nothing was touched."""
+        """True once the shard is open; False where there is no index, and then nothing was changed."""
         if self._shard is not None:
             return True
         if not self._folder.exists():
@@ -230,11 +230,11 @@ class EmbeddedStore:
 
     @contextmanager
     def _engine(self) -> Iterator[None]:
-        """The engine knows plain exceptions and, for its own bugs, panics: both become a StoreError with the place."""
+        """Turn the engine's exceptions, and its panics for internal bugs, into a StoreError that names the folder."""
         try:
             yield
         except (CvadError, ValueError, TypeError, OverflowError):
-            raise  # what our own arguments cause is ours to mend
+            raise  # wrong arguments are bugs of ours
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise

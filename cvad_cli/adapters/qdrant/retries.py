@@ -1,4 +1,4 @@
-"""Calls to a Qdrant server: which failures pass by themselves, how long to wait, and what to tell the user."""
+"""Calls to a Qdrant server: which failures are temporary, how long to wait, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class RefusedError(StoreError):
 
 @final
 class RetryingClient:
-    """Runs one request, again where its failure may pass, and turns what remains into a StoreError without secrets.
+    """Runs one request, repeats it after temporary failures, and raises other failures as StoreError without secrets.
 
-    Every request of a store can be repeated safely: points are replaced by id, and what is gone stays gone.
+    Every request of a store can be repeated safely: points are replaced by id, and removed points stay removed.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RetryingClient:
         self._api_key = api_key
 
     def __call__(self, request: Callable[[], T]) -> T:
-        """Whatever `request` returns, at the first attempt that succeeds."""
+        """The result of `request`, from the first attempt that succeeds."""
         for attempt in range(self._retries + 1):
             try:
                 return request()
@@ -57,7 +57,7 @@ class RetryingClient:
                     raise
                 if not _is_transient(error) or attempt == self._retries:
                     failure = self._store_error(error, attempt + 1)
-                    # A traceback shows the causes: what the server echoed, or a library quoted, may hold the key.
+                    # A traceback shows the causes, and a text from the server or a library may contain the key.
                     raise failure from (None if self._api_key else error)
                 self._sleep(_pause(error, attempt))
         raise AssertionError("a loop of at least one attempt ends inside")
@@ -85,7 +85,7 @@ class RetryingClient:
 
 
 def _comes_from_client(error: Exception) -> bool:
-    """False for bugs of ours, which keep their own traceback."""
+    """False for bugs in cvad, which keep their own traceback."""
     import grpc
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
@@ -113,14 +113,14 @@ def _code(error: Any) -> int | str | None:
     if isinstance(error, UnexpectedResponse):
         return int(error.status_code) if error.status_code is not None else None
     if isinstance(error, QdrantException):
-        return 429  # the client's own word for it; its base class where Retry-After holds a date
+        return 429  # the client raises this for status 429; the base class where Retry-After holds a date
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return str(error.code().name)
     return None
 
 
 def _reason(error: Any) -> str:
-    """What went wrong in one line, as the server put it where it did."""
+    """The reason in one line: the server's message where there is one."""
     import grpc
     import httpx
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -142,6 +142,6 @@ def _reason(error: Any) -> str:
 
 
 def _pause(error: Exception, attempt: int) -> float:
-    """Seconds before the next attempt: doubled each time, or what the server asked for, within bounds."""
+    """Seconds before the next attempt: doubled each time, or as long as the server asks for, within bounds."""
     asked = float(getattr(error, "retry_after_s", 0) or 0)
     return float(min(max(FIRST_PAUSE_S * 2**attempt, asked), LONGEST_PAUSE_S))

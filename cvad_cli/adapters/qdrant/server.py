@@ -1,7 +1,7 @@
 """The defect index on a Qdrant server or cluster, through qdrant-client: REST, or gRPC.
 
-The collection's metadata keeps ours below one key, since the server merges top-level keys; a collection without that
-key was made by someone else and is never touched.
+cvad's metadata lies under one key of the collection's metadata, since the server merges top-level keys. A collection
+without that key was made by someone else and is never changed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
 OURS: Final = "cvad"
-"""The top-level key of the collection's metadata below which everything of ours is kept."""
+"""The top-level key of the collection's metadata that holds cvad's metadata."""
 GRPC_PORT: Final = 6334
-"""Qdrant's default; REST has its port in the URL."""
+"""Qdrant's default. For REST the URL contains the port."""
 
 
 VALUES_A_REQUEST: Final = 1_000_000
@@ -47,7 +47,7 @@ VALUES_A_REQUEST: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """How a new collection is laid out; None leaves it to the server. Nothing here changes one that exists."""
+    """The layout of a new collection; None leaves it to the server. An existing collection is not changed."""
 
     shard_number: int | None = None
     replication_factor: int | None = None
@@ -71,16 +71,16 @@ def connect(
             prefer_grpc=prefer_grpc,
             timeout=timeout_s,
             grpc_port=grpc_port,
-            # The check would send a request of its own from a thread; `create` finds out what matters.
+            # The check would send a request from another thread; `create` checks what is needed.
             check_compatibility=False,
-            # A proxy of the environment is for the outside.
+            # The environment's proxy is for outside addresses.
             trust_env=not loopback,
         )
 
 
 @final
 class ServerStore:
-    """`DefectStore` over a `QdrantClient`, which it closes. Its layout is `collection_options`."""
+    """`DefectStore` over a `QdrantClient`, which it closes. `collection_options` is the layout of a new collection."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class ServerStore:
                 )
             )
         except RefusedError as error:
-            # An attempt whose answer was lost may have made it: then it is exactly as asked for.
+            # An attempt whose answer was lost may have made the collection: then it is exactly the wanted one.
             made = self._described() if error.code in (400, 409, "ALREADY_EXISTS", "INVALID_ARGUMENT") else None
             if made is None or _state(made) != (dimension, wanted):
                 raise
@@ -155,7 +155,7 @@ class ServerStore:
         self._call(lambda: self._client.update_collection(self._name, metadata=ours))
 
     def upsert(self, points: Iterable[DefectPoint]) -> int:
-        """Add or replace, waiting for the server's word after each batch."""
+        """Add or replace, waiting for the server's confirmation after each batch."""
         from qdrant_client import models
 
         dimension, count = self._require(), 0
@@ -218,7 +218,7 @@ class ServerStore:
         return self._call(lambda: self._client.count(self._name, count_filter=chosen, exact=True)).count
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
-        """Remove the points that both arguments allow, and say how many there were."""
+        """Remove the points that both arguments select, and return their number."""
         from qdrant_client import models
 
         require_selection(ids, where)
@@ -233,7 +233,7 @@ class ServerStore:
         return removed
 
     def drop(self) -> None:
-        """Remove the collection, if it is ours."""
+        """Remove the collection. Raises StoreError where cvad did not make it."""
         found = self._described()
         if found is not None:
             self._ours(found)
@@ -241,7 +241,7 @@ class ServerStore:
         self._dimension = None
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
     def _described(self) -> models.CollectionInfo | None:
@@ -250,7 +250,7 @@ class ServerStore:
         return self._call(lambda: self._client.get_collection(self._name))
 
     def _require(self) -> int:
-        """The collection's dimension. Asked for once: what vanishes later is the server's to say."""
+        """The collection's dimension, requested once. Where the collection vanishes later, the server reports it."""
         if self._dimension is None:
             found = self._described()
             if found is None:
@@ -266,7 +266,7 @@ class ServerStore:
         return state
 
     def _index_payload(self, found: models.CollectionInfo) -> None:
-        """Index what is filtered; what a killed run left out is made up for."""
+        """Make the payload indexes that are missing, also those that a killed run did not make."""
         for name in INDEXED_FIELDS:
             if name not in (found.payload_schema or {}):
                 self._index_field(name)
@@ -284,7 +284,7 @@ class ServerStore:
 
 
 def _state(found: models.CollectionInfo) -> tuple[int, dict[str, Any]] | None:
-    """Dimension and metadata of a collection of ours; None for any other."""
+    """Dimension and metadata of a collection that cvad made; None for any other."""
     from qdrant_client import models
 
     vectors, metadata = found.config.params.vectors, found.config.metadata or {}

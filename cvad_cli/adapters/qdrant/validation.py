@@ -1,4 +1,4 @@
-"""What the embedded and the server's store have in common: the collection's shape and the checks at the door."""
+"""What the embedded store and the server's store share: the collection's fields, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cvad_cli.ports import Where
 from cvad_cli.records import DefectPoint
 
 INDEXED_FIELDS: Final = ("defect_type", "category", "source")
-"""Payload fields with an index of their own, since searches are filtered by them."""
+"""Payload fields that searches filter by; each has an index."""
 PAGE: Final = 256
-"""Points fetched in one go by `scroll`: it bounds memory and the size of an answer."""
+"""Points that `scroll` fetches at a time. It bounds memory and the size of an answer."""
 
 
 def missing(location: str) -> StoreError:
-    """There is no such collection: what to do about it."""
+    """The error for a collection that does not exist."""
     return StoreError(f"{location}: there is no such defect index; make it first, or check qdrant.path and .collection")
 
 
 def exists_already(location: str) -> StoreError:
-    """A collection that was to be made is there."""
+    """The error for making a collection that exists."""
     return StoreError(f"{location}: the defect index exists already; add to it, or drop it first")
 
 
@@ -49,17 +49,17 @@ def require_dimension(got: int, dimension: int, location: str) -> None:
 
 
 def unit_rows(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The vectors (d,) at length 1 as rows of (n, d) float32. One that has it already comes back bit for bit."""
+    """The vectors (d,) at length 1 as rows of (n, d) float32. Vectors of length 1 are returned unchanged."""
     rows = np.stack(vectors).astype(np.float32, copy=False)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    # A second rounding would make an exported and imported index differ from its source.
+    # Rounding a second time would make an exported and imported index differ from its source.
     off = np.abs(lengths - 1) >= 1e-6
     rows[off] = rows[off] / lengths[off, None]
     return rows
 
 
 def plain_metadata(metadata: Mapping[str, Any], dimension: int = 1) -> dict[str, Any]:
-    """The metadata of a collection of that dimension, as JSON gives it back. Raises ValueError for either."""
+    """The metadata as JSON returns it. Raises ValueError for metadata that is not JSON, or a dimension below 1."""
     if dimension < 1:
         raise ValueError(f"dimension: expected a whole number from 1, got {dimension}")
     try:
@@ -70,7 +70,7 @@ def plain_metadata(metadata: Mapping[str, Any], dimension: int = 1) -> dict[str,
 
 
 def query_vector(vector: np.ndarray, limit: int, dimension: int, location: str) -> list[float]:
-    """What an engine searches for, checked. Raises StoreError for another length, ValueError for a value not finite."""
+    """The checked query. Raises StoreError for another length, ValueError for values that are not finite."""
     if limit < 1:
         raise ValueError(f"limit: expected a whole number from 1, got {limit}")
     flat = np.asarray(vector, dtype=np.float32)
@@ -90,12 +90,12 @@ def conditions(where: Where | None) -> dict[str, list[str]]:
 
 
 def rejects_all(allowed: dict[str, list[str]]) -> bool:
-    """True where a field may have none of no values: nothing can match."""
+    """True where a field has no allowed value, so that nothing can match."""
     return any(not values for values in allowed.values())
 
 
 def require_selection(ids: Sequence[str] | None, where: Where | None) -> None:
-    """Guard against emptying an index by an argument left out. Raises ValueError for that and for ids that are none."""
+    """Raise ValueError where nothing selects points, which would empty the index, or where an id is not a UUID."""
     if ids is None and not where:
         raise ValueError("delete: give ids, or a field to select by; drop() removes everything")
     for each in ids or ():

@@ -22,24 +22,24 @@ _PRECISION_NAMES: Final = {"BF16": "bf16", "FP16": "f16", "INT8": "int8"}
 
 
 def quiet_openvino() -> Any:
-    """OpenVINO without its telemetry, which reports every import and conversion to its maker over the network.
+    """OpenVINO without its telemetry, which reports every import and conversion over the network.
 
-    Where the package for that cannot be imported, OpenVINO does nothing in its place.
+    Where the telemetry package cannot be imported, OpenVINO reports nothing.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to forbid an import
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes the import fail
     import openvino
 
     return openvino
 
 
 def processor_precisions() -> tuple[str, ...]:
-    """The precisions that this CPU computes in, by hardware of its own: f32, and what OpenVINO finds beside it."""
+    """The precisions that this CPU supports in hardware: f32, and those that OpenVINO reports."""
     found = quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("f32", *(_PRECISION_NAMES[name] for name in sorted(found) if name in _PRECISION_NAMES))
 
 
 def engine_identity() -> dict[str, str]:
-    """What a compiled network depends on beside its weights: a cache made under another identity is stale."""
+    """What a compiled network depends on besides its weights. A cache entry with another identity is stale."""
     openvino = quiet_openvino()
     core = openvino.Core()
     return {
@@ -70,9 +70,9 @@ def save(model: Any, folder: Path) -> Path:
 
 @final
 class CompiledNetwork:
-    """A converted network on this CPU: one image as quickly as it can be, many at once on a stream a core.
+    """A converted network on this CPU: one image with the lowest latency, several images on one stream per core.
 
-    Separate requests of one image each fill the cores better than a batch does, which waits between its layers.
+    Separate requests of one image each use the cores better than a batch, which waits between its layers.
     """
 
     def __init__(self, path: Path, precision: str, *, max_at_once: int) -> None:
@@ -102,7 +102,7 @@ class CompiledNetwork:
         def keep(request: Any, index: int) -> None:
             try:
                 answers[index] = request.get_output_tensor(0).data[0]
-            except BaseException as error:  # noqa: BLE001  # raised below, where the caller sees it
+            except BaseException as error:  # noqa: BLE001  # raised below, in the calling thread
                 failures.append(error)
 
         self._queue.set_callback(keep)
@@ -114,7 +114,7 @@ class CompiledNetwork:
         return answers
 
     def _open_queue(self) -> Any:
-        """Compiled when the first batch comes: who inspects one image at a time never pays for it."""
+        """Compile the network for throughput, with the first batch: single images do not need it."""
         many = self._compile({"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(self._streams)})
         return quiet_openvino().AsyncInferQueue(many, self._streams)
 

@@ -1,4 +1,4 @@
-"""Detectors on a CPU: the network compiled by OpenVINO, what follows it in NumPy and faiss. No torch is imported."""
+"""Detectors on a CPU: OpenVINO runs the network, NumPy and faiss do the rest. torch is not imported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cvad_cli.core.quantization import QuantizationCorrection
 from cvad_cli.records import Prediction
 
 ALONE: Final = {"limits": 1, "user_api": "blas"}
-"""What follows the network is small products. BLAS threads gain nothing on them, and wait for cores that decode
-the next images: up to 6 ms an image (2 cores)."""
+"""After the network come small matrix products. BLAS threads do not speed them up, and wait for the cores that decode
+the next images: up to 6 ms per image (2 cores)."""
 
 Network = Callable[[Sequence[np.ndarray]], np.ndarray]
 """uint8 RGB images (h, w, 3) to float32 (b, ...)."""

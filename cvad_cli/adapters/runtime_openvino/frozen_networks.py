@@ -1,4 +1,4 @@
-"""Networks that are only ever run: through OpenVINO on a CPU, where it is installed, else through torch.
+"""Runs networks that are not trained: with OpenVINO on a CPU, where it is installed, otherwise with torch.
 
 For the depthwise convolutions of mobile backbones OpenVINO is about ten times as fast as eager torch on a CPU.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FeatureFunction = Callable[["torch.Tensor"], "list[torch.Tensor]"]
-"""Images (b, 3, h, w), normalised, to one feature map (b, c, h', w') a layer, float32, on the images' device."""
+"""Normalised images (b, 3, h, w) to one feature map (b, c, h', w') per layer, float32, on the images' device."""
 
 
 def feature_function(network: nn.Module, side: int, device: str) -> FeatureFunction:

@@ -15,17 +15,17 @@ from cvad_cli.adapters.runtime_openvino.compiled import quiet_openvino, save
 from cvad_cli.errors import ModelError
 
 FIRST_LAYERS: Final = r".*\.(student|teacher)\.conv1/.*"
-"""EfficientAD's layers that see the image: what they round goes through all others. In bf16 they cost a twentieth of
-the time (docs/serving.md). Folding the normalisation into them makes inputs exact, and weights' rounding worse."""
+"""EfficientAD's first layers: their rounding errors pass through all other layers. In bf16 they take 5 % of the time
+(docs/serving.md). Folding the normalisation into them makes their inputs exact, but rounds their weights worse."""
 
 
 def quantise(path: Path, images: Sequence[np.ndarray], folder: Path) -> Path:
-    """Quantise a converted network; its ranges are those seen on `images`, uint8 (h, w, 3). Writes into `folder`.
+    """Quantise a converted network with the ranges measured on `images`, uint8 (h, w, 3), and write it into `folder`.
 
-    What follows the last layers of weights, differences, squares and means, stays as it is: it decides the scores and
-    costs nothing. Activations keep their whole range: strange parts are those whose features are large, and NNCF's own
-    choice, the mean of the images' largest values, would cut just these off. Raises ModelError where NNCF is not
-    installed or cannot quantise the network.
+    The operations after the last layers with weights (differences, squares and means) are not quantised: they decide
+    the scores and cost nothing. Activations keep their whole range: anomalous parts have large features, which NNCF's
+    default range, the mean of the images' largest values, would cut off. Raises ModelError where NNCF is not installed
+    or cannot quantise the network.
     """
     openvino, nncf = quiet_openvino(), _nncf()
     model = openvino.Core().read_model(path)
@@ -34,7 +34,7 @@ def quantise(path: Path, images: Sequence[np.ndarray], folder: Path) -> Path:
     )
     exact = nncf.IgnoredScope(types=["Subtract", "Power", "ReduceMean"], patterns=[FIRST_LAYERS], validate=False)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not ours
+        with contextlib.redirect_stdout(io.StringIO()):  # hides NNCF's progress bars
             quantised = nncf.quantize(
                 model,
                 nncf.Dataset([image[None] for image in images]),

@@ -1,8 +1,8 @@
 """Detectors on torch, as bundles are opened into them: PatchCore and EfficientAD, on a CPU or a GPU.
 
-float32 on a CPU is the exact reference that the other engine and the other precisions are held against. On a GPU whole
-batches stay on the device from uint8 images to finished maps, and each recurring batch size is captured as a CUDA
-graph: a small network would else wait for Python between its kernels.
+float32 on a CPU is the exact reference that the other engine and precisions are compared with. On a GPU, whole batches
+stay on the device from uint8 images to finished maps, and each recurring batch size is captured as a CUDA graph: a
+small network would otherwise wait for Python between its kernels.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def on_device(values: np.ndarray, device: str) -> Any:
 
 
 class _TorchDetector:
-    """A `Detector` whose work one runner does."""
+    """A `Detector` that runs one module on one device."""
 
     _runner: Runner
 
     @property
     def last_split(self) -> Mapping[str, float]:
-        """Seconds that the stages of the last `predict` took: on one device they are one."""
+        """Seconds of the last `predict`, by stage. Network, search and maps are one stage here."""
         return self._runner.last_split
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -60,7 +60,7 @@ class _TorchDetector:
 
 @final
 class TorchPatchcore(_TorchDetector):
-    """A `Detector`: the backbone and the search on one device, in float32 equal to anomalib's Patchcore to rounding."""
+    """A `Detector`: backbone and search on one device. In float32 it equals anomalib's Patchcore up to rounding."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class TorchPatchcore(_TorchDetector):
         device: str,
         precision: str = "f32",
     ) -> None:
-        """`network` maps normalised images to one feature map a layer, `bank` is (m, d) float32.
+        """`network` maps normalised images to one feature map per layer; `bank` is (m, d) float32.
 
-        `precision` (f32, bf16, f16) is the backbone's; distances are taken in float32.
+        `precision` (f32, bf16, f16) is the backbone's; distances are computed in float32.
         """
         import torch
 
@@ -94,10 +94,10 @@ class TorchPatchcore(_TorchDetector):
 
 @final
 class TorchEfficientAd(_TorchDetector):
-    """A `Detector` around anomalib's torch model, in float32 equal to it to rounding."""
+    """A `Detector` around anomalib's torch model. In float32 it equals that model up to rounding."""
 
     def __init__(self, model: Any, device: str, image_size: int, precision: str = "f32") -> None:
-        """`precision` (f32, bf16, f16) is that of the three networks; what follows them is float32."""
+        """`precision` (f32, bf16, f16) is that of the three networks; everything after them is float32."""
         from cvad_cli.adapters.runtime_torch.graphs import Runner
         from cvad_cli.adapters.runtime_torch.networks import (
             EfficientAdScores,

@@ -1,4 +1,4 @@
-"""Features of frozen backbones on one grid: what a distilled teacher is to say, and what a describer looks at."""
+"""Features of frozen backbones on one grid: the targets of a distilled teacher, and the input of a describer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cvad_cli.adapters.runtime_torch.pooling import local_means, on_grid
 from cvad_cli.core.feature_targets import AffineTargets
 
 FeatureFunction = Callable[[torch.Tensor], list[torch.Tensor]]
-"""Normalised images (b, 3, h, w) to one map (b, c, h', w') a layer, on the images' device."""
+"""Normalised images (b, 3, h, w) to one map (b, c, h', w') per layer, on the images' device."""
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
@@ -24,7 +24,7 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
 
 
 def cell_features(views: Sequence[np.ndarray], look: FeatureFunction, device: str, cells: int) -> list[np.ndarray]:
-    """uint8 RGB views (h, w, 3) to one array (b, cells * cells, c) a layer: 3x3 means on `cells` x `cells` cells."""
+    """uint8 RGB views (h, w, 3) to one array (b, cells * cells, c) per layer: 3x3 means on `cells` x `cells` cells."""
     with torch.inference_mode():
         means = local_means(look(normalised(to_tensor(views, device))))
         return [on_grid(layer, (cells, cells)).flatten(2).transpose(1, 2).contiguous().cpu().numpy() for layer in means]
@@ -59,7 +59,7 @@ class GridFeatures:
 
 @final
 class FeatureTargets:
-    """Images to what the teacher is to say of them."""
+    """Images to the features that the teacher should give."""
 
     def __init__(self, features: GridFeatures, affine: AffineTargets) -> None:
         self._features = features

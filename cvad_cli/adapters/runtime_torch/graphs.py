@@ -18,7 +18,7 @@ WARM_UP: Final = 3
 """Runs before a capture: libraries choose their kernels then. CUDA's documentation of graphs has this number."""
 
 MAX_GRAPHS: Final = 4
-"""Batch sizes that are captured, each with buffers of its own; further ones run without a graph."""
+"""Batch sizes that are captured, each with its own buffers. Further batch sizes run without a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Runner:
         return found.answers
 
     def _capture(self, images: torch.Tensor) -> _Graph | None:
-        """Record one run of this batch size: replaying it costs one launch. None where a network does not allow it."""
+        """Capture one run of this batch size, to replay it with one launch. None where the network prevents it."""
         inside = images.to(self._device)
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
@@ -91,10 +91,10 @@ class Runner:
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Threads beside this one use the device too: the describer's memory must not spoil a capture.
+            # Other threads use the device too: the describer's allocations must not break a capture.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 answers = self._module(inside)
-        except RuntimeError:  # a layer that waits for the device or copies to it: it runs as it is
+        except RuntimeError:  # a layer waits for the device or copies to it: run without a graph
             torch.cuda.synchronize()
             self._capturable = False
             return None
@@ -112,7 +112,7 @@ class Runner:
 
 @contextmanager
 def _products(device: str, *, coarse: bool) -> Iterator[None]:
-    """While it lasts, whether a CUDA device may round the factors of float32 matrix products to TF32."""
+    """While the block runs, `coarse` lets a CUDA device round the factors of float32 matrix products to TF32."""
     if not device.startswith("cuda"):
         yield
         return

@@ -1,7 +1,7 @@
-"""What the serving engines run: a detector's networks as one torch module from uint8 images, normalisation included.
+"""The modules that the serving engines run: a detector's networks from uint8 images, including normalisation.
 
-The same modules are run by torch, converted to OpenVINO and captured as CUDA graphs. They use nothing that such a
-conversion would have to guess: no branch on values, no tensor made while running. Imported where torch is needed only.
+torch runs these modules, OpenVINO converts them and CUDA captures them as graphs. So they do not branch on values and
+create no tensors while they run. This file is imported only where torch is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cvad_cli.core.scoring import reweighted
 from cvad_cli.errors import BundleError
 
 MAX_DISTANCES: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
-"""Most distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
+"""The largest number of distances held at once: 128 MiB of float32 on a CPU, 512 MiB on a GPU."""
 
 
 class _FromImages(nn.Module):
@@ -37,14 +37,14 @@ class _FromImages(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """A permuted NHWC image is channels_last already: nothing is copied but the conversion."""
+        """Normalise the images. A permuted NHWC image is channels_last already, so only the conversion copies it."""
         scaled = (images.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
         return scaled if self.dtype == torch.float32 else scaled.to(self.dtype)
 
 
 @final
 class PatchEmbedding(_FromImages):
-    """Locally aware patch features (PatchCore section 3.1): 3x3 averages of each layer, brought to the first's grid."""
+    """Locally aware patch features (PatchCore section 3.1): 3x3 averages of each layer, on the first layer's grid."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(dtype)
@@ -73,7 +73,7 @@ class PatchcoreScores(nn.Module):
         self.embedding = embedding
         self._neighbors = min(num_neighbors, len(bank))
         offset = bank.mean(0)
-        centred = bank - offset  # distances stay, and what cancels in their expansion is small
+        centred = bank - offset  # distances do not change, and their expansion loses fewer digits
         for name, values in {
             "bank": bank,
             "offset": offset,
@@ -101,8 +101,8 @@ class PatchcoreScores(nn.Module):
     def nearest(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance to, and row of, the nearest bank member: (n, d) -> (n,), (n,).
 
-        The matrix product only chooses the member; its distance is then taken from the difference itself, so that a
-        coarser product (TF32 on a GPU) costs next to nothing in exactness.
+        The matrix product only selects the member. Its distance is then computed from the difference, so a coarser
+        product (TF32 on a GPU) hardly changes the result.
         """
         step = max(1, MAX_DISTANCES["cpu" if patches.device.type == "cpu" else "cuda"] // len(self.bank))
         chosen = [
@@ -113,7 +113,7 @@ class PatchcoreScores(nn.Module):
         return torch.linalg.vector_norm(patches - self.bank[rows], dim=-1), rows
 
     def support(self, rows: torch.Tensor) -> torch.Tensor:
-        """The bank's `num_neighbors` members nearest to those of `rows` (b,), themselves among them: (b, k, d)."""
+        """The bank's `num_neighbors` members nearest to those of `rows` (b,), including themselves: (b, k, d)."""
         around = torch.addmm(self.squares, self.bank[rows] - self.offset, self.products)
         return self.bank[around.topk(self._neighbors, dim=1, largest=False, sorted=False).indices]
 
@@ -122,8 +122,8 @@ class PatchcoreScores(nn.Module):
 class StudentTeacherMaps(_FromImages):
     """EfficientAD's two maps before they are enlarged, from anomalib's torch model.
 
-    The image is normalised once instead of in each network, and differences are taken in float32 whatever the
-    networks' precision.
+    The image is normalised once instead of in each network, and differences are computed in float32 for any precision
+    of the networks.
     """
 
     teacher_mean: torch.Tensor
@@ -136,7 +136,7 @@ class StudentTeacherMaps(_FromImages):
         )
         self._channels = int(model.teacher_out_channels)
         mean, std = (model.mean_std[name].detach().float() for name in ("mean", "std"))
-        measured = bool(model.is_set(model.mean_std))  # anomalib leaves the teacher as it is where nothing was measured
+        measured = bool(model.is_set(model.mean_std))  # without statistics anomalib does not normalise the teacher
         self.register_buffer("teacher_mean", mean if measured else torch.zeros_like(mean), persistent=False)
         self.register_buffer("teacher_std", std if measured else torch.ones_like(std), persistent=False)
 
@@ -181,7 +181,7 @@ class EfficientAdScores(nn.Module):
 
 
 def answers(module: nn.Module, images: Sequence[np.ndarray]) -> np.ndarray:
-    """What a module on the CPU makes of uint8 images (h, w, 3), one by one: (n, ...)."""
+    """The outputs (n, ...) of a module on the CPU for uint8 images (h, w, 3), one by one."""
     with torch.inference_mode():
         return np.concatenate([module(torch.from_numpy(image.copy())[None]).numpy() for image in images])
 
@@ -197,7 +197,7 @@ def border_cells(model: Any) -> int:
 
 
 def map_scale(model: Any) -> MapScale:
-    """How anomalib's torch model puts its two maps together, from its quantiles. Raises BundleError for equal ones."""
+    """How anomalib's torch model combines its two maps, from its quantiles. Raises BundleError where they are equal."""
     found = {name: float(value.detach()) for name, value in model.quantiles.items()}
     try:
         return MapScale.of(found["qa_st"], found["qb_st"], found["qa_ae"], found["qb_ae"])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @final
 class PdnFeatures(nn.Module):
-    """Normalised images (b, 3, h, w) to a list of one map (b, c, h', w'), every `step`-th place."""
+    """Normalised images (b, 3, h, w) to a list of one map (b, c, h', w'), of every `step`-th row and column."""
 
     def __init__(self, network: nn.Module, layer: str, step: int) -> None:
         super().__init__()
@@ -20,15 +20,15 @@ class PdnFeatures(nn.Module):
         self.feature_names = (layer,)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """One map a layer, as timm's `features_only` networks give."""
+        """One map per layer, as timm's `features_only` networks return."""
         return [self.subsampling(describe(self.network, images))]
 
 
 def describe(pdn: Any, inside: torch.Tensor) -> torch.Tensor:
     """anomalib's patch description network on images that are normalised already: (b, 3, h, w) to (b, c, h', w').
 
-    Its own `forward` normalises first, with tensors that it makes in float32 while it runs: neither a captured graph
-    nor half precision can have that.
+    Its own `forward` normalises first, with float32 tensors that it creates while it runs, which neither captured
+    graphs nor half precision allow.
     """
     convolutions = [module for name, module in pdn.named_children() if name.startswith("conv")]
     pools = {0: pdn.avgpool1, 1: pdn.avgpool2}

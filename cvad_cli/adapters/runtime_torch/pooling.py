@@ -1,6 +1,6 @@
 """Locally aware features (PatchCore section 3.1, equation 2): 3x3 means of feature maps, on one grid, side by side.
 
-These functions run in networks that are converted and captured as well: they do not branch on what they are given.
+These functions also run in networks that are converted and captured, so they do not branch on values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What assembly hands from one adapter to another without looking inside. For annotations: importing it loads torch."""
+"""Types that assembly passes from one adapter to another. For annotations only: importing this file loads torch."""
 
 from __future__ import annotations
 

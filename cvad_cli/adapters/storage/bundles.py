@@ -1,8 +1,8 @@
 """A trained detector on disk: `manifest.json` and the data files that it names. Data, never code.
 
-Data files carry their content's hash in their names, and the manifest is replaced in one rename after they are all
-there: the manifest is the commit point. A run killed at any moment leaves the former bundle or the new one. Of several
-processes that write one bundle the last one wins: they write beside each other and commit one after the other.
+The names of data files contain the hash of their content. The manifest is replaced in one rename after all data files
+are written, so it is the commit point: a run that is killed at any moment leaves the former bundle or the new one.
+When several processes write the same bundle, they commit one after the other, and the last one wins.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over the data files and what is done with them: equal for equal detectors."""
+        """Hash over data files, model, preprocessing and calibration: equal for equal detectors."""
         return str(self.manifest["fingerprint"])
 
     @property
@@ -65,11 +65,11 @@ def write_bundle(
     *,
     timeout_s: float = 60.0,
 ) -> Bundle:
-    """Write data files and, last, the manifest; then remove what the manifest no longer names.
+    """Write the data files and then the manifest; then remove data files that the manifest no longer names.
 
     `contents` is JSON-ready and must not hold secrets. `writers` maps a role to (file suffix, a function that writes
     the file at a given path). Raises ResourceError where the disk is full, the folder cannot be written, or another
-    process does not end its commit within `timeout_s`.
+    process does not finish its commit within `timeout_s`.
     """
     try:
         with scratch_folder(folder) as scratch:
@@ -83,7 +83,7 @@ def write_bundle(
                 "files": files,
                 "fingerprint": _fingerprint(contents, files),
             }
-            # In turns, so that no data file is removed that another process's manifest is about to name.
+            # One process at a time: none removes a data file that another one's manifest is about to name.
             with taking_turns(folder.with_name(f".{folder.name}.lock"), timeout_s=timeout_s):
                 _commit(scratch, folder, manifest)
     except LockedError as error:
@@ -97,7 +97,7 @@ def write_bundle(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Open and verify a bundle. Raises BundleError, with a message of its own for each way in which it can be unfit."""
+    """Open and verify a bundle. Raises BundleError, which says what is wrong with it."""
     recover(folder)
     manifest = _read_manifest(folder)
     for role, entry in manifest["files"].items():
@@ -163,7 +163,7 @@ def _commit(scratch: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _write_staged(staged: Path, write: FileWriter) -> None:
-    """safetensors and torch report a full disk as errors of their own."""
+    """Call `write`, and turn the errors that safetensors and torch raise for a full disk into OSError."""
     from safetensors import SafetensorError
 
     try:
@@ -173,7 +173,7 @@ def _write_staged(staged: Path, write: FileWriter) -> None:
 
 
 def _remove_unnamed(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Data files of former bundles, and of runs that were killed before they wrote the manifest."""
+    """Remove data files of former bundles, and of runs that were killed before they wrote the manifest."""
     keep = {str(entry["name"]) for entry in files.values()}
     for path in folder.iterdir():
         if path.is_file() and path.name not in keep and _is_data_file(path.name):

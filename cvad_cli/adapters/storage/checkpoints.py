@@ -1,6 +1,7 @@
-"""The state of a training run in one safetensors file: tensors in its body, all the rest as JSON in its header.
+"""The state of a training run in one safetensors file: tensors in its body, everything else as JSON in its header.
 
-One file and one rename: a run killed at any moment leaves the former checkpoint or the new one, and no pickle is read.
+The file is replaced in one rename: a run that is killed at any moment leaves the former checkpoint or the new one. No
+pickle is read.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
-    """Write it, whole or not at all. `settings` (JSON-ready) decide the run's result: resuming wants them unchanged."""
+    """Replace the checkpoint at `path`. `settings` (JSON-ready) decide the result: resuming requires the same ones."""
     header = {"step": checkpoint.step, "settings": dict(settings), "notes": dict(checkpoint.notes)}
     with replacing(path) as temporary:
         write_tensors(temporary, checkpoint.tensors, {"cvad_checkpoint": json.dumps(header)})

@@ -1,12 +1,12 @@
-"""A defect index as one portable file: it moves between embedded and server, and between machines.
+"""Exports a defect index to one portable file, and imports it: between embedded and server, and between machines.
 
 gzip over UTF-8 lines of JSON, in this order:
 
     {"format": "cvad-defect-index", "version": 1, "dimension": d, "metadata": {...}}
-    {"id": "<UUID>", "vector": "<base64 of d little-endian float32>", "payload": {...}}      one a point, by id
+    {"id": "<UUID>", "vector": "<base64 of d little-endian float32>", "payload": {...}}   (per point, by id)
     {"points": n, "sha256": "<of all the lines before this one>"}
 
-Written and read a line at a time. A file is verified to its last line before a point of it reaches a store.
+The file is written and read line by line. It is verified to its last line before any point reaches a store.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cvad_cli.records import DefectPoint
 FORMAT: Final = "cvad-defect-index"
 VERSION: Final = 1
 LONGEST_LINE: Final = 16 * 2**20
-"""Bytes of a line: bounds what a damaged or hostile file can make us hold."""
+"""Maximum bytes of a line. It bounds the memory that a damaged or hostile file can take."""
 
 
 def export_index(store: DefectStore, path: Path) -> int:
@@ -67,7 +67,7 @@ def import_index(store: DefectStore, path: Path) -> int:
     """
     with _Snapshot.opened(path) as snapshot:
         for _ in snapshot.points():
-            pass  # the whole file is proved before any of it is believed
+            pass  # verify the whole file before any point is stored
     with _Snapshot.opened(path) as snapshot:
         info = store.info()
         if info is None:
@@ -101,7 +101,7 @@ class _Snapshot:
 
     @classmethod
     def opened(cls, path: Path) -> _Snapshot:
-        """Read the header. Raises StoreError for what is no snapshot or is too new."""
+        """Open the file and read its header. Raises StoreError for a file that is no export or is too new."""
         try:
             file = gzip.GzipFile(filename=path, mode="rb")
         except OSError as error:
@@ -131,7 +131,7 @@ class _Snapshot:
         self.file.close()
 
     def points(self) -> Iterator[DefectPoint]:
-        """Every point; at the end, the count and the hash are held against what the file says."""
+        """Every point. At the end, the count and the hash are compared with the file's last line."""
         count = 0
         while True:
             seen = self.digest.hexdigest()

@@ -1,8 +1,8 @@
-"""Results that are their own memory: an append-only file of JSON lines that says what is done.
+"""The results file of `predict --watch`: append-only JSON lines that also record which images are done.
 
-An image is done when its line is in the file, whole. The line is written at once and forced to disk before anyone is
-told, so that whatever kills the process, each image has one line or none, and one without is inspected again. A last
-line that was torn is cut off when the file is opened.
+An image is done when its complete line is in the file. The line is forced to the disk before the result is reported.
+So whatever kills the process, each image has one line or none, and an image without a line is inspected again. An
+incomplete last line is removed when the file is opened.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cvad_cli.errors import ResourceError
 from cvad_cli.files import LockedError, ProcessLock, json_line, sync_folder
 
 FILE: Final = "file"
-"""The key of a line that says which content of which file it is about."""
+"""The key of a line under which the image's file name, size and modification time stand."""
 
 
 @final
 class ResultJournal:
-    """One file of results, held by one process. A context manager; raises ResourceError where it cannot be had.
+    """One results file, locked by one process. A context manager; raises ResourceError where it cannot be opened.
 
-    Memory holds a digest of 16 bytes for each file that is done, in a set of Python: 76 to 102 bytes a file in all, by
-    how full the set is. `forget_others` lets go of those that are gone, and makes a second set meanwhile.
+    Memory holds a 16-byte digest for each done file in a Python set: 76 to 102 bytes per file, depending on how full
+    the set is. `forget_others` removes files that no longer exist; it needs a second set meanwhile.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -76,7 +76,7 @@ class ResultJournal:
             self._done.add(_key_of(record[FILE]))
 
     def forget_others(self, present: Iterable[tuple[str, int, int]]) -> None:
-        """Keep in mind only these of the files that are done: (name, size, mtime_ns). The lines stay."""
+        """Remember only these of the done files: (name, size, mtime_ns). The lines in the file stay."""
         kept = {_key(*stamp) for stamp in present}
         with self._keys:
             self._done &= kept
@@ -91,7 +91,7 @@ class ResultJournal:
         return file
 
     def _read(self, warn: Callable[[str], None]) -> int:
-        """Take in the lines, and give the length of the file up to where the last whole one ends."""
+        """Read the lines, and return the length of the file up to the end of its last complete line."""
         end = 0
         damaged: list[int] = []
         with self.path.open("rb") as file:
@@ -120,5 +120,5 @@ def _key(name: str, size: int, mtime_ns: int) -> bytes:
 
 def _cannot_write(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"{path}: cannot be written: {error.strerror or error}. What it holds is whole; start again to go on"
+        f"{path}: cannot be written: {error.strerror or error}. Its lines are complete; start again to continue"
     )

@@ -1,8 +1,8 @@
-"""Compiled networks and search structures, kept so that a bundle opens in moments. Everything in it can be rebuilt.
+"""Keeps compiled networks and search structures, so that a bundle opens quickly. Everything in it can be rebuilt.
 
-An entry is a folder with `entry.json` (what it was made from and for, the sha256 of each file) beside its files. It
-lies in `cache/` in the bundle's folder, or below the user's cache folder where that cannot be written. It is made under
-a temporary name and takes its place in one rename; one that is stale or damaged is made anew.
+An entry is a folder with its files and `entry.json`, which says what the entry was made from and the sha256 of each
+file. It lies in `cache/` in the bundle's folder, or below the user's cache folder where that cannot be written. It is
+built under a temporary name and renamed at the end. A stale or damaged entry is built again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cvad_cli.files.user_folders import user_cache_folder
 
 ENTRY_FILE: Final = "entry.json"
 FORMAT: Final = 5
-"""Raised when what is kept, or how the engines are built from it, changes."""
+"""Increased when the contents of an entry, or the way engines are built from it, change."""
 
 FOLDER: Final = "cache"
 
 Build = Callable[[Path], Mapping[str, Any]]
-"""Writes files into an empty folder and gives the facts to be kept with them, JSON-ready."""
+"""Writes files into an empty folder and returns facts to store with them, JSON-ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class CacheEntry:
     folder: Path
     facts: Mapping[str, Any]
     kept: bool
-    """False: the folder goes when `opened` ends."""
+    """False: the folder is removed when the `opened` block ends."""
 
 
 @final
@@ -47,7 +47,7 @@ class ServingCache:
     """The entries of one bundle."""
 
     def __init__(self, bundle: Path, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """`identity`, JSON-ready, is all that an entry depends on beside the bundle: versions, processor, precision."""
+        """`identity`, JSON-ready, is what an entry depends on besides the bundle: versions, processor, precision."""
         self._fingerprint = fingerprint
         self._key = {"format": FORMAT, "bundle": fingerprint, **identity}
         name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
@@ -55,7 +55,7 @@ class ServingCache:
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[CacheEntry]:
-        """The entry, from where it is kept or built now; read what is needed before the block ends."""
+        """The stored entry, or a new one from `build`. Read what you need before the block ends."""
         for folder in self._folders:
             facts = self._verified(folder)
             if facts is not None:
@@ -68,7 +68,7 @@ class ServingCache:
             yield CacheEntry(made if kept is None else kept, facts, kept=kept is not None)
 
     def _verified(self, folder: Path) -> Mapping[str, Any] | None:
-        """The facts of an entry that is whole and made from just this; else None."""
+        """The facts of an entry that is undamaged and has this cache's key; otherwise None."""
         recover(folder)
         try:
             entry = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))
@@ -81,10 +81,10 @@ class ServingCache:
             return None
 
     def _keep(self, made: Path, facts: Mapping[str, Any]) -> Path | None:
-        """Copy what was built to the first place that takes it; None where none does."""
+        """Copy what was built to the first folder that can be written; None where none can."""
         files = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         for folder in self._folders:
-            if self._verified(folder) is not None:  # another process was quicker, and may be reading
+            if self._verified(folder) is not None:  # another process has stored it and may be reading it
                 return folder
             try:
                 with replacing_folder(folder) as staged:
@@ -92,15 +92,15 @@ class ServingCache:
                     entry = {"key": self._key, "facts": facts, "files": files}
                     (staged / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
             except ResourceError:
-                if self._verified(folder) is not None:  # another process put it there in the same moment
+                if self._verified(folder) is not None:  # another process stored it at the same moment
                     return folder
-                continue  # read-only, or full: the next one may do
+                continue  # read-only or full: try the next one
             self._remove_stale(folder)
             return folder
         return None
 
     def _remove_stale(self, folder: Path) -> None:
-        """Entries of a bundle that lay here before, and of other versions of the engine on this processor."""
+        """Remove entries of the bundle that lay here before, and of other engine versions on this processor."""
         for other in folder.parent.iterdir():
             if other == folder or not (other / ENTRY_FILE).is_file():
                 continue

@@ -1,4 +1,4 @@
-"""safetensors files: named arrays or tensors, and a header of text. Data, never code."""
+"""Reads and writes safetensors files: named arrays or tensors, and a text header. Data, never code."""
 
 from __future__ import annotations
 

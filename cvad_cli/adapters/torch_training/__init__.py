@@ -1,1 +1,1 @@
-"""Training loops of our own in torch: the optimizer, and the steps that distil a teacher."""
+"""cvad's own training code in torch: the optimizer, and the steps that distil a teacher."""

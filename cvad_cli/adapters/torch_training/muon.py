@@ -1,7 +1,7 @@
-"""Muon as a torch optimiser: the convolutions' gradients orthogonalised, the biases' moved by Adam.
+"""Muon as a torch optimizer: orthogonalised updates for convolutions, Adam for biases.
 
-Jordan et al., "Muon: an optimizer for hidden layers", 2024. Patch description networks have no normalisation, and Adam
-takes hundreds of steps to leave the mean; Muon does not, at a tenth more time a step.
+Jordan et al., "Muon: an optimizer for hidden layers", 2024. Patch description networks have no normalisation. With Adam
+they give little more than the mean for hundreds of steps; Muon learns at once, with 10 % more time per step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADAM_EPSILON: Final = 1e-8
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     """The matrix (m, n) with its singular values brought near 1 by Newton-Schulz steps, in bfloat16.
 
-    Coefficients of Jordan et al.: fast rather than exact, values end between about 0.7 and 1.2.
+    The coefficients of Jordan et al. are fast rather than exact: the values end between about 0.7 and 1.2.
     """
     first, second, third = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -36,7 +36,7 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def move_kernel(kernel: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, rate: float) -> None:
-    """One step, in place: the momentum takes the gradient up, the kernel moves by Nesterov's look ahead at it."""
+    """One step, in place: add the gradient to the momentum, and update the kernel with Nesterov momentum."""
     momentum.mul_(MOMENTUM).add_(gradient)
     ahead = gradient + MOMENTUM * momentum
     kernel.sub_(orthogonalised(ahead.flatten(1)).view_as(kernel), alpha=rate)
@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""The steps that distil a teacher: a network learns to say of half-size images what backbones say of whole ones."""
+"""The steps that distil a teacher: a network learns to give, for half-size images, the backbones' features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from cvad_cli.adapters.torch_training.optimizer import Optimizer
 
 Targets = Callable[[torch.Tensor], torch.Tensor]
-"""RGB (b, 3, s, s) in 0..1 to what the teacher is to say of it: float32 (b, c, h, w)."""
+"""RGB (b, 3, s, s) in 0..1 to the features that the teacher should give: float32 (b, c, h, w)."""
 
 
 @final
@@ -20,13 +20,13 @@ class TeacherTraining:
     """A teacher's network and its optimizer on one device."""
 
     def __init__(self, network: nn.Module, targets: Targets, *, device: str, bfloat16: bool) -> None:
-        """`bfloat16`: whether the network answers in bfloat16 while it learns; targets and loss are float32."""
+        """`bfloat16`: whether the network computes in bfloat16 during training; targets and loss are float32."""
         self.network: nn.Module = network.train().to(device).to(memory_format=torch.channels_last)
         self._targets, self._kind, self._bfloat16 = targets, device.split(":", maxsplit=1)[0], bfloat16
         self._optimizer = Optimizer(self.network)
 
     def learn(self, images: torch.Tensor, share: float) -> bool:
-        """One step on RGB (b, 3, s, s) in 0..1 at this share of the peak rate; False where the loss is no number."""
+        """One step on RGB (b, 3, s, s) in 0..1 at this share of the peak rate; False where the loss is not finite."""
         with torch.no_grad():
             wanted = self._targets(images)
         loss = self._distance(images, wanted)
@@ -38,7 +38,7 @@ class TeacherTraining:
         return True
 
     def loss(self, images: torch.Tensor) -> float:
-        """The mean loss over images, which change nothing."""
+        """The mean loss over images, without training on them."""
         with torch.no_grad():
             return float(self._distance(images, self._targets(images)))
 
@@ -48,7 +48,7 @@ class TeacherTraining:
         return tensors | {f"optimiser.{name}": tensor for name, tensor in self._optimizer.state().items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take up what `state` gave; other tensors are left aside."""
+        """Restore what `state` returned; other tensors are ignored."""
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""The features that a teacher is to reproduce: pretrained backbones, locally pooled, on one grid, standardised.
+"""The features that a teacher learns to reproduce: of pretrained backbones, locally pooled, on one grid, standardised.
 
 EfficientAD (arXiv 2303.14535) distils one WideResNet's PatchCore features; here the stages of any timm backbones are
-put side by side.
+concatenated.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
     from cvad_cli.adapters.runtime_torch.frozen_features import GridFeatures
 
 GRID: Final = 32
-"""Rows and columns of the targets: what a padded PDN gives for half of `IMAGE_SIDE`."""
+"""Rows and columns of the targets: those of a padded PDN's output for half of `IMAGE_SIDE`."""
 
 IMAGES_AT_ONCE: Final = 8
 
 USUAL_STRIDES: Final = (4, 8, 16)
-"""Stages taken where none is named: finer ones know little, coarser ones see far beyond a PDN's 33 pixels."""
+"""Strides of the stages that are used where none is named. Finer stages hold little information; coarser ones see far
+beyond a PDN's 33 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceBackbone:
-    """A backbone to distil and its layers; none named means those of `USUAL_STRIDES`."""
+    """A backbone to distil and its layers; without layers, those of `USUAL_STRIDES`."""
 
     name: str
     layers: tuple[str, ...] = ()
@@ -56,9 +57,9 @@ class SourceBackbone:
 
 
 def load_sources(sources: Sequence[SourceBackbone], weights: Sequence[str], *, seed: int) -> tuple[Backbone, ...]:
-    """The backbones with their weights: one entry of `weights` each, none for the usual places, or 'random' for all.
+    """The backbones with their weights: one entry of `weights` each, none for the usual locations, or 'random' for all.
 
-    Raises ModelError where a name, a layer or weights cannot be had, ConfigError where the counts differ.
+    Raises ModelError where a name, a layer or weights are not found, ConfigError where the counts differ.
     """
     if not sources:
         raise ConfigError("--backbone: name at least one backbone to distil")
@@ -72,7 +73,7 @@ def load_sources(sources: Sequence[SourceBackbone], weights: Sequence[str], *, s
         )
     loaded = []
     for source, own_weights in zip(sources, chosen_weights, strict=True):
-        feature_indices(BackboneSpec(source.name, ()))  # an unknown name ends here, with its remedy
+        feature_indices(BackboneSpec(source.name, ()))  # raises for an unknown name, with the remedy
         layers = source.layers or layers_with_strides(source.name, USUAL_STRIDES)
         loaded.append(load_backbone(source.name, layers, own_weights, seed=seed))
     return tuple(loaded)
@@ -95,7 +96,7 @@ def estimate_targets(
     seed: int,
     advance: Callable[[int], None],
 ) -> AffineTargets:
-    """Standardise the features over a sample of `images` images and bring them to `channels` (None: as many)."""
+    """Standardise the features over a sample of `images` images and project them to `channels` (None: as many)."""
     moments: Moments | None = None
     groups = batched(range(images), IMAGES_AT_ONCE)
     for batch in prefetch(groups, lambda steps: [source.image("calibration", step, 0) for step in steps]):

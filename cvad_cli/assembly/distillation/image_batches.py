@@ -1,6 +1,6 @@
-"""Batches of pretraining images ahead of the network: in two threads beside a CPU, in processes beside a GPU.
+"""Makes batches of pretraining images ahead of the network: in two threads for a CPU, in processes for a GPU.
 
-A GPU takes hundreds of images a second, more than threads of one interpreter make.
+A GPU needs hundreds of images per second, more than threads of one interpreter make.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ BATCHES_AHEAD: Final = 6
 MAX_PROCESSES: Final = 16
 
 Made = tuple[np.ndarray, dict[Path, str]]
-"""A batch, and what its process could not read up to then."""
+"""A batch, and the images that its process could not read so far."""
 
 
 def training_batches(
     source: ImageSource, steps: range, batch_size: int, *, processes: int | None
 ) -> Generator[np.ndarray]:
-    """The training images of each step, uint8 RGB (b, s, s, 3), the same whatever makes them.
+    """The training images of each step, uint8 RGB (b, s, s, 3), the same from threads and from processes.
 
-    `processes`: 0 for threads, None for a process a core, up to `MAX_PROCESSES`. Raises DataError where hardly a
-    image can be read.
+    `processes`: 0 for threads, None for one process per core, up to `MAX_PROCESSES`. Raises DataError where too many
+    images cannot be read.
     """
     count = min(usable_processors(), MAX_PROCESSES) if processes is None else processes
     if count == 0:
         yield from prefetch(steps, lambda step: source.batch("training", step, batch_size), ahead=BATCHES_AHEAD)
         return
-    # Fresh processes: one that is forked would inherit the locks of the network's threads.
+    # Spawn, since forked processes would inherit the locks of the network's threads.
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=fresh, initializer=_begin, initargs=(source,)) as pool:
         waiting: deque[Future[Made]] = deque()
@@ -61,7 +61,7 @@ def _taken(waiting: deque[Future[Made]], source: ImageSource) -> np.ndarray:
 
 
 _sources: Final[list[ImageSource]] = []
-"""The one source of a process that makes batches: sent once, not with each step."""
+"""The source of a process that makes batches: sent once, not with each step."""
 
 
 def _begin(source: ImageSource) -> None:

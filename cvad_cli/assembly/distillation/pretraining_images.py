@@ -1,7 +1,7 @@
-"""What a teacher learns from: generated scenes and crops of real images, each a pure function of seed and place.
+"""Images that a teacher learns from: generated scenes and crops of real images.
 
-Place means: which stream (training, calibration, held out), which step, which image of the batch. A run that goes on
-from a checkpoint therefore sees exactly what it would have seen.
+Each image is a pure function of the seed, its stream (training, calibration, held out), its step and its index in the
+batch. So a run that continues from a checkpoint sees exactly the images of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cvad_cli.core.dead_leaves import dead_leaves
 from cvad_cli.errors import DataError
 
 IMAGE_SIDE: Final = 256
-"""Pixels; the backbones see this much, the PDN the same image at half the side (EfficientAD: 512 and 256)."""
+"""Pixels of the backbones' input. The PDN gets the same image at half the side (EfficientAD: 512 and 256)."""
 
 LONGEST_SIDE: Final = 1024  # pixels of a real image that is kept; enough for crops of a quarter of it
 HELD_OUT_EVERY: Final = 8
 CACHED_IMAGES: Final = 64
 DRAWS: Final = 10
-"""Unreadable images in a row after which a run gives up: one bad file must not end a run of hours."""
+"""A run stops after this many unreadable images in a row, since a few bad files must not end a run of hours."""
 
 SAMPLES: Final = (
     *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png"),
@@ -44,14 +44,14 @@ _STREAM_NUMBERS: Final[dict[Stream, int]] = {"training": 1, "calibration": 2, "h
 
 @dataclass(frozen=True, slots=True)
 class RealImages:
-    """Real images, split once: what is held out is never trained on."""
+    """Real images, split once: held-out images are never trained on."""
 
     training: tuple[Path, ...]
     held_out: tuple[Path, ...]
     sources: tuple[tuple[str, int], ...]
     """(name of the folder or package, number of images)."""
     fingerprint: str
-    """Over names and sizes of the files: changes when images come or go."""
+    """Hash of the files' names and sizes. It changes when images are added or removed."""
 
 
 def find_real_images(
@@ -71,7 +71,7 @@ def find_real_images(
         sources.append(("scikit-image samples", len(bundled)))
         found += bundled
     digest = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in found).encode())
-    if len(found) < HELD_OUT_EVERY:  # too few to do without any: other crops of the same ones are held out
+    if len(found) < HELD_OUT_EVERY:  # too few to hold any out: other crops of the same images are used
         return RealImages(tuple(found), tuple(found), tuple(sources), digest.hexdigest()[:16])
     held = found[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]
     kept = tuple(path for path in found if path not in set(held))
@@ -102,7 +102,7 @@ class ImageSource:
     """Batches of pretraining images. Safe to use from several threads."""
 
     def __init__(self, real: RealImages, *, generated_share: float, seed: int) -> None:
-        """With no real image every image is generated."""
+        """Without real images, every image is generated."""
         self._real = real
         self._generated_share = generated_share if real.training else 1.0
         self._seed = seed
@@ -110,7 +110,7 @@ class ImageSource:
         self._read = lru_cache(CACHED_IMAGES)(_read_shrunk)
 
     def batch(self, stream: Stream, step: int, count: int) -> np.ndarray:
-        """uint8 RGB (count, s, s, 3) with s = `IMAGE_SIDE`. Raises DataError where hardly an image can be read."""
+        """uint8 RGB (count, s, s, 3) with s = `IMAGE_SIDE`. Raises DataError where too many images cannot be read."""
         return np.stack([self.image(stream, step, index) for index in range(count)])
 
     def image(self, stream: Stream, step: int, index: int) -> np.ndarray:
@@ -122,7 +122,7 @@ class ImageSource:
         return random_crop(self._readable(paths, rng), IMAGE_SIDE, rng=rng)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy in another process begins with nothing read."""
+        """A copy in another process starts with an empty cache."""
         return _same_source, (self._real, self._generated_share, self._seed)
 
     @property
@@ -131,12 +131,12 @@ class ImageSource:
         return dict(self._unreadable)
 
     def note_unreadable(self, found: Mapping[Path, str]) -> None:
-        """Take up what a copy in another process could not read."""
+        """Add images that a copy in another process could not read."""
         self._unreadable.update(found)
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What was wrong with the images that could not be read; others were drawn in their place."""
+        """The errors of the images that could not be read; other images were drawn instead."""
         return tuple(self._unreadable[path] for path in sorted(self._unreadable))
 
     def _readable(self, paths: Sequence[Path], rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The training loop of a teacher: a PDN learns to say of half-size images what the backbones say of whole ones.
+"""The training loop of a teacher: a PDN learns to give, for half-size images, the backbones' features of whole images.
 
 EfficientAD, arXiv 2303.14535, section 3.1 and appendix: mean squared error to locally pooled, standardised features.
-Images depend on seed and step alone and the state is written every few steps, so a killed run loses only what came
-after its last checkpoint, and ends as it would have ended.
+Images depend only on seed and step, and the state is written every few steps. So a killed run loses only the steps
+after its last checkpoint, and the resumed run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What decides the result, beside the images and the backbones."""
+    """What decides the result, besides the images and the backbones."""
 
     size: PdnSize
     channels: int | None
@@ -49,23 +49,25 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLocation:
-    """Where a run's state is kept, how often it is written, and what it must agree with."""
+    """The file of a run's checkpoint."""
 
     path: Path
     every: int
+    """Steps between checkpoints."""
     settings: Mapping[str, Any]
+    """JSON-ready: what a checkpoint must share for a run to continue from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """A teacher and how it came about."""
+    """A trained teacher and its training."""
 
     network: Network
     channels: int
     curve: tuple[tuple[int, float], ...]
-    """(step, held-out loss): 1.0 is a network that always answers with the mean."""
+    """(step, held-out loss). A network that always gives the mean has the loss 1.0."""
     resumed_from: int
-    """The step of the checkpoint it went on from; 0 for a run in one piece."""
+    """The step of the checkpoint that the run continued from; 0 for an uninterrupted run."""
 
 
 def distil(
@@ -75,9 +77,9 @@ def distil(
     location: CheckpointLocation,
     reporter: Reporter,
 ) -> Distilled:
-    """Train a teacher to the end of the plan, from the checkpoint where there is one.
+    """Train a teacher to the end of the plan, from the checkpoint if there is one.
 
-    Raises ConfigError where the checkpoint belongs to other settings, ModelError where the loss is no number.
+    Raises ConfigError where the checkpoint was made with other settings, ModelError where the loss is not finite.
     """
     saved = read_checkpoint(location.path, location.settings)
     affine = _saved_targets(saved) if saved else _estimate(plan, source, features, reporter)
@@ -85,7 +87,7 @@ def distil(
     if saved is not None:
         _require_same_schedule(saved, plan.steps, location.path)
         run.restore(saved)
-        reporter.note(f"going on from step {saved.step} of {plan.steps}: {location.path.name}")
+        reporter.note(f"continuing from step {saved.step} of {plan.steps}: {location.path.name}")
     held_out = run.held_out_images(source)
     steps = range(run.step, plan.steps)
     images = training_batches(source, steps, plan.batch_size, processes=0 if features.device == "cpu" else None)
@@ -113,7 +115,7 @@ def _estimate(plan: TrainingPlan, source: ImageSource, features: GridFeatures, r
 
 
 def _require_same_schedule(saved: Checkpoint, steps: int, path: Path) -> None:
-    """Another number of steps is welcome as long as the rate has not begun to fall towards the former one."""
+    """Raise ConfigError where the number of steps has changed after the learning rate has begun to fall."""
     former = int(saved.notes["steps"])
     if steps != former and saved.step > fall_begins(min(former, steps)):
         raise ConfigError(
@@ -129,7 +131,7 @@ def _saved_targets(saved: Checkpoint) -> AffineTargets:
 
 @final
 class _Run:
-    """A training, and how far it is."""
+    """A training run and its state."""
 
     def __init__(self, plan: TrainingPlan, features: GridFeatures, affine: AffineTargets) -> None:
         from cvad_cli.adapters.runtime_torch.frozen_features import FeatureTargets
@@ -152,7 +154,7 @@ class _Run:
         """One step on uint8 images (b, s, s, 3)."""
         share = learning_share(self.step, self._plan.steps)
         if not self._training.learn(to_tensor(list(images), self._device), share):
-            raise ModelError(f"the loss is no number after step {self.step}; begin anew with another --seed")
+            raise ModelError(f"the loss is not finite after step {self.step}; begin anew with another --seed")
         self.step += 1
 
     def held_out_images(self, source: ImageSource) -> np.ndarray:
@@ -160,7 +162,7 @@ class _Run:
         return source.batch("held_out", 0, self._plan.held_out_images)
 
     def measure(self, held_out: np.ndarray) -> float:
-        """Mean loss over images that are never trained on; noted in the curve."""
+        """Mean loss over images that are never trained on; it is added to the curve."""
         total = 0.0
         for batch in batched(held_out, self._plan.batch_size):
             total += self._training.loss(to_tensor(batch, self._device)) * len(batch)
@@ -174,7 +176,7 @@ class _Run:
         return Checkpoint(self.step, {**self._training.state(), **targets}, notes)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Take up a run where `state` left it."""
+        """Restore the run from what `state` returned."""
         self._training.restore(saved.tensors)
         self.step = saved.step
         self.curve = [(int(step), float(loss)) for step, loss in saved.notes["curve"]]

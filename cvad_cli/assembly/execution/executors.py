@@ -1,4 +1,4 @@
-"""From settings to an executor, and to what it may be given."""
+"""Opens the executor that the settings name, and decides shard size and threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Work = TypeVar("Work")
 
 
 def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
-    """What the `executor` and `ray` sections name; close it, or use it in a `with`. `warn` is told of lost workers.
+    """The executor that the `executor` and `ray` sections name. Close it, or use it in a `with`.
+
+    `warn` is called when a worker is lost.
 
     Raises ConfigError where Ray is not installed, ResourceError where its cluster cannot be reached.
     """
@@ -44,22 +46,22 @@ def open_executor(settings: RunConfig, warn: Callable[[str], None]) -> Executor:
 def run_job(
     settings: RunConfig, job: Job[Work, Made], items: Iterable[Work], warn: Callable[[str], None]
 ) -> Generator[Made, None, None]:
-    """The outcomes of a job's items, in order, by whoever the settings name. Close it to end the work early."""
+    """The outcomes of a job's items, in order, from the executor that the settings name. Close it to stop early."""
     with open_executor(settings, warn) as executor:
         yield from executor.map(job, items, shard=shard_size(settings))
 
 
 def is_distributed(settings: RunConfig) -> bool:
-    """Whether work is done elsewhere than in the command's own process."""
+    """Whether workers do the work, instead of the command's own process."""
     return settings.executor.kind == "ray" or (settings.executor.workers or 1) > 1
 
 
 def keeping_threads(task: Callable[Given, Made]) -> Callable[Given, Made]:
-    """The task, during which its own process keeps to `executor.threads` where it does the work itself.
+    """The task with its process limited to `executor.threads` threads, where the process does the work itself.
 
-    One of the task's arguments is its settings. Where they name no number, or others do the work, the
-    limit is the number of processors. What a task opens takes its threads when it is opened, so the limit holds from
-    its beginning.
+    One of the task's arguments is its settings. Where they name no number, or workers do the work, the limit is the
+    number of processors. Libraries take their number of threads when they are opened, so the limit holds from the
+    beginning of the task.
     """
 
     @wraps(task)
@@ -72,10 +74,10 @@ def keeping_threads(task: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 def shard_size(settings: RunConfig) -> int:
-    """`executor.shard_images` in whole batches: whoever does them, the network sees the same images together."""
+    """`executor.shard_images` in whole batches, so that the network sees the same batches on every executor."""
     return max(1, settings.executor.shard_images // settings.runtime.batch_size) * settings.runtime.batch_size
 
 
 def run_here(settings: RunConfig) -> RunConfig:
-    """The settings of a run that a worker does by itself, with the threads that it was given."""
+    """The settings for a run that one worker does alone, with its own number of threads."""
     return replace(settings, executor=ExecutorConfig(threads=settings.executor.threads), ray=RayConfig())

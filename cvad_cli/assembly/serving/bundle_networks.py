@@ -27,7 +27,7 @@ def efficient_ad_model(bundle: Bundle) -> Any:
     from cvad_cli.adapters.anomalib_models.seeding import isolated
 
     stored = bundle.manifest["model"]
-    with isolated("cpu"):  # anomalib's constructor draws weights that nobody keeps
+    with isolated("cpu"):  # anomalib's constructor draws random weights, which are then replaced
         model = new_model(
             stored["model_size"], stored["teacher_out_channels"], padding=stored["padding"], pad_maps=stored["pad_maps"]
         )

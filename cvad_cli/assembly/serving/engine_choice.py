@@ -1,4 +1,4 @@
-"""Which engine judges a bundle's images, how precisely, and the proof that it judges as the trained model does."""
+"""Chooses the engine and precision that serve a bundle, and verifies that they agree with the trained model."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ TORCH_PRECISIONS: Final = {
     "xpu": ("f16", "f32", "bf16"),
     "mps": ("f16", "f32"),
 }
-"""What torch computes with on a kind of device; the first is what `auto` tries first."""
+"""Precisions of torch on each kind of device. `auto` tries the first one first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What judges images once a bundle is open, and how it was shown to judge as the trained model does."""
+    """The engine that judges images, and its measured agreement with the trained model."""
 
     engine: Engine
     device: str
     precision: str
-    """f32, bf16, f16 or int8: that of the networks. Distances and maps are float32 in any case."""
+    """Of the networks: f32, bf16, f16 or int8. Distances and maps are always float32."""
     search: Mapping[str, Any] | None = None
-    """How PatchCore's nearest patches are found, with the recall that was measured; None for other models."""
+    """How PatchCore's nearest patches are found, and the measured recall; None for other models."""
     agreement: Mapping[str, Any] | None = None
-    """`core.agreement.Agreement` with float32 at training, as a mapping; None where nothing had to be shown."""
+    """`core.agreement.Agreement` with the trained model in float32, as a mapping; None where it was not verified."""
     cache: Path | None = None
-    """Folder that the compiled network and the search structure came from, or were kept in."""
+    """Folder that holds the compiled network and the search structure; None where they could not be stored."""
     note: str | None = None
-    """What a user would want to know: why a precision was passed over, say."""
+    """A message for the user, such as why a precision was rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to serve, before anything is opened."""
+    """Engine, device and precisions to try, before anything is opened."""
 
     engine: Engine
     device: str
     precisions: tuple[str, ...]
-    """To be tried in this order: the first that proves itself serves."""
+    """Tried in this order; the first one that agrees with the trained model serves."""
     chosen: bool
-    """The user named the precision: another one must not take its place."""
+    """The user named the precision, so no other one may be used instead."""
 
 
 def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
@@ -75,27 +75,27 @@ def plan_serving(runtime: RuntimeConfig, device: str) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A detector of one precision, and what opens it again without building it."""
+    """A detector of one precision, and what is stored to open it again without building it."""
 
     detector: Detector
     facts: Mapping[str, Any] = field(default_factory=dict)
     """JSON-ready."""
     save: Callable[[Path], None] = lambda _folder: None
-    """Writes what belongs to the facts and is too large for them into a folder."""
+    """Writes data that is too large for the facts into a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """Which candidate serves, and why it may."""
+    """The candidate that serves, and its agreement."""
 
     candidate: Candidate
     precision: str
     agreement: Agreement | None = None
-    """With float32 at training; None where nothing had to be shown."""
+    """With the trained model in float32; None where it was not verified."""
     note: str | None = None
 
     def serving(self, plan: Plan) -> Serving:
-        """What is told of it."""
+        """The choice as it is reported."""
         return Serving(plan.engine, plan.device, self.precision, agreement=self.agreement_facts, note=self.note)
 
     @property
@@ -105,34 +105,36 @@ class EngineChoice:
 
 
 def choose_engine(plan: Plan, samples: AgreementSamples | None, build: Callable[[str], Candidate]) -> EngineChoice:
-    """Build the plan's precisions in turn and take the first that agrees with the trained model.
+    """Build the plan's precisions in turn and choose the first one that agrees with the trained model.
 
-    A bundle without probes is served in float32, which needs no proof.
-    Raises ModelError with the figures where the precision that the user named does not hold.
+    A bundle without agreement samples is served in float32, which needs no verification.
+    Raises ModelError with the figures where the precision that the user named does not agree.
     """
     if samples is None:
         if plan.chosen and plan.precisions != ("f32",):
             raise ModelError(
-                f"runtime.precision: {plan.precisions[0]} must prove itself on images that this bundle does not "
-                "hold: it was trained by an earlier cvad. Run `cvad train` again, or set runtime.precision to f32"
+                f"runtime.precision: {plan.precisions[0]} cannot be verified: this bundle was trained by an earlier "
+                "cvad and holds no agreement samples. Run `cvad train` again, or set runtime.precision to f32"
             )
-        note = None if plan.chosen else "an earlier cvad trained this bundle; trained anew it would be served faster"
+        note = (
+            None if plan.chosen else "an earlier cvad trained this bundle; it would be served faster after `cvad train`"
+        )
         return EngineChoice(build("f32"), "f32", note=note)
-    passed_over: list[str] = []
+    rejected: list[str] = []
     for precision in plan.precisions:
         candidate = build(precision)
         found = samples.test(candidate.detector.predict)
         if found.holds:
-            return EngineChoice(candidate, precision, found, "; ".join(passed_over) or None)
-        passed_over.append(f"{precision} was passed over: {found}")
+            return EngineChoice(candidate, precision, found, "; ".join(rejected) or None)
+        rejected.append(f"{precision} was rejected: {found}")
     remedy = "set runtime.precision to auto" if plan.chosen else "set runtime.engine to torch and device to cpu"
-    raise ModelError(f"runtime: {plan.engine} does not judge as the trained model does: {passed_over[-1]}; {remedy}")
+    raise ModelError(f"runtime: {plan.engine} does not agree with the trained model: {rejected[-1]}; {remedy}")
 
 
 def serve_with_torch(
     plan: Plan, samples: AgreementSamples | None, build: Callable[[str], Detector]
 ) -> tuple[Detector, Serving]:
-    """A detector on torch. float32 on a CPU is the reference itself and is not tested against itself."""
+    """A detector on torch. float32 on a CPU is the reference itself and is not verified."""
     if plan.device == "cpu" and plan.precisions == ("f32",):
         choice = EngineChoice(Candidate(build("f32")), "f32")
     else:
@@ -141,7 +143,7 @@ def serve_with_torch(
 
 
 def torch_alone(runtime: RuntimeConfig, device: str, model: str) -> Serving:
-    """How any other anomalib model is served. Raises ConfigError where the config wants something else."""
+    """How any other anomalib model is served. Raises ConfigError where the config asks for anything else."""
     if runtime.engine == "openvino" or runtime.precision not in ("auto", "f32"):
         wanted = f"{runtime.engine}, {runtime.precision}"
         raise ConfigError(
@@ -152,7 +154,7 @@ def torch_alone(runtime: RuntimeConfig, device: str, model: str) -> Serving:
 
 
 def as_reference(runtime: RuntimeConfig) -> RuntimeConfig:
-    """The settings under which a bundle opens as it was trained: torch, float32."""
+    """The settings that serve a bundle as it was trained: torch, float32."""
     return replace(runtime, engine="torch", precision="f32")
 
 

@@ -1,5 +1,5 @@
-"""int8 for a bundle that is served on a CPU: good training images for the ranges, for what rounding adds to an image's
-peak, and, since that differs from image to image, for more of a proof than the probes alone give.
+"""Good training images that int8 on a CPU needs: for the ranges of activations, for the rise of map peaks by rounding,
+and for verifying agreement on more images, since that rise differs from image to image.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from cvad_cli.errors import DataError
 from cvad_cli.records import Prediction
 
 RANGE_IMAGES: Final = 128
-"""At most this many give the ranges."""
+"""At most this many images set the ranges."""
 
 JUDGING_IMAGES: Final = 64
-"""At most this many join the probes: they know a shift to a fiftieth of a spread, ten probes to a fifteenth."""
+"""At most this many images join the agreement samples. They measure a shift to 1/50 of a standard deviation of good
+scores, where ten samples measure it to 1/15."""
 
 PEAK_IMAGES: Final = 64
-"""At most this many show what rounding adds to an image's peak."""
+"""At most this many images measure how much rounding raises map peaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Images:
-    """Good training images, the probes left out, in random order: uint8 (h, w, 3) at the network's size.
+    """Good training images except the agreement samples, in random order: uint8 (h, w, 3) at the network's size.
 
-    None is in two of the three parts, but where there are fewer than six: then those for the ranges show the peaks too.
+    The three parts share no image. Only where there are fewer than six images, `ranges` and `peaks` are the same ones.
     """
 
     ranges: list[np.ndarray]
     peaks: list[np.ndarray]
-    """These and `judging` are images that the model was not fitted on, or crops of others where there are too few."""
+    """`peaks` and `judging` are images that the model was not fitted on, or crops of others where there are too few."""
     judging: list[np.ndarray]
 
     @classmethod
     def of(cls, data: DataConfig, samples: AgreementSamples, *, seed: int) -> Int8Images:
-        """Two in three give the ranges. Raises DataError where there are no images beside the probes."""
+        """Two thirds of the images set the ranges. Raises DataError where all images are agreement samples."""
         known = set(samples.keys)
         records = [record for record in open_dataset(data).train if record.key not in known]
         if not records:
             raise DataError(
                 f"{data.root}: int8 takes its ranges from good images that are not among the bundle's {len(known)} "
-                "probes, and there are none; add good images, or set runtime.precision to auto"
+                "agreement samples, and there are none; add good images, or set runtime.precision to auto"
             )
         rng = np.random.default_rng([seed, 9])
         order = drawn(records, samples.unseen, len(records), rng=rng)
@@ -59,5 +60,5 @@ class Int8Images:
     def joined(
         self, samples: AgreementSamples, judge: Callable[[Sequence[np.ndarray]], list[Prediction]]
     ) -> AgreementSamples:
-        """The probes, and the images for judging with what `judge`, the network in float32, says of them."""
+        """The agreement samples and the `judging` images, with the scores of `judge`, the network in float32."""
         return samples.with_good(self.judging, judge(self.judging)) if self.judging else samples

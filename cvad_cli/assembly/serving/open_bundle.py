@@ -1,4 +1,4 @@
-"""From a bundle to a detector that judges images, and from a config to the folders of a run."""
+"""Opens a bundle as a detector that judges images."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DECIDES_SCORES: Final = {
     "data": ("image_size",),
     "classify": ("backbone",),
 }
-"""Settings that are part of a trained detector. Others, such as where the data lies, may differ at evaluation."""
+"""Settings that are part of a trained detector. Others, such as the data's location, may change after training."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBundle:
-    """A trained detector, ready to judge, with its threshold and where it came from."""
+    """A trained detector, ready to judge, with its calibration and its bundle."""
 
     bundle: Bundle
     detector: Detector
@@ -40,18 +40,20 @@ class OpenBundle:
 
 
 def open_detector(settings: RunConfig, device: str, folder: Path | None = None) -> OpenBundle:
-    """Open and verify the bundle of a config, served as its `runtime` section says.
+    """Open and verify the bundle of a config, and serve it as the `runtime` section says.
 
-    `folder`: where the bundle is, if not where `cvad train` put it: a worker's copy.
-    Raises BundleError where it is missing, damaged or of other settings, ConfigError where engine, precision and device
-    do not go together, ModelError where a precision does not judge as the trained model does.
+    `folder`: the bundle's folder where it is not the one that `cvad train` writes, such as a worker's copy.
+    Raises BundleError where the bundle is missing, damaged or trained with other settings, ConfigError where engine,
+    precision and device do not fit, ModelError where a precision does not agree with the trained model.
     """
     bundle = open_bundle(settings, folder)
     try:
         calibration = Calibration.saved(bundle.manifest["calibration"])
         detector, serving = _serve(bundle, settings, device)
     except (KeyError, TypeError) as error:
-        raise BundleError(f"{bundle.folder}: its manifest lacks or misnames {error}; retrain with this cvad") from error
+        raise BundleError(
+            f"{bundle.folder}: its manifest lacks {error} or has a wrong value there; run `cvad train` again"
+        ) from error
     return OpenBundle(bundle, detector, calibration, device, serving)
 
 
@@ -76,7 +78,7 @@ def open_bundle(settings: RunConfig, folder: Path | None = None) -> Bundle:
 
 
 def _require_same_input(bundle: Bundle, settings: RunConfig) -> None:
-    """The config may have been edited since training: what would change the scores is refused, key by key."""
+    """Raise BundleError, naming the key, where a setting that decides the scores has changed since training."""
     trained, now = bundle.manifest.get("settings", {}), to_plain(settings)
     for section, keys in DECIDES_SCORES.items():
         for key in keys:

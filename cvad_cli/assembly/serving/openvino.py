@@ -1,8 +1,8 @@
-"""A bundle opened for a CPU: networks compiled by OpenVINO, the memory bank searched by faiss, both from a cache.
+"""Opens a bundle for a CPU: OpenVINO compiles the networks, faiss searches the memory bank, and a cache keeps both.
 
-The first opening on a machine converts the network with torch, builds the search structure and lets both prove
-themselves on the bundle's probes; what was made is kept beside the bundle. Later openings import neither torch nor
-anomalib.
+The first opening on a machine converts the network with torch, builds the search structure and verifies their agreement
+with the trained model on the bundle's agreement samples. The result is kept in the cache beside the bundle, so that
+later openings import neither torch nor anomalib.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from cvad_cli.ports import Detector
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Good images that judge nothing, and the largest values (n,) of their maps in float32."""
+    """Good images that are not used to verify agreement, and the largest values (n,) of their maps in float32."""
 
     images: Sequence[np.ndarray]
     values: np.ndarray
 
     @classmethod
     def of(cls, detector: Detector, images: Sequence[np.ndarray]) -> Peaks:
-        """As a detector finds them."""
+        """The peaks that a detector gives."""
         return cls(images, np.array([found.anomaly_map.max() for found in detector.predict(images)]))
 
 
 class _Converted(Protocol):
-    """A network that was converted, and what is known of it in float32."""
+    """A converted network, and its outputs in float32."""
 
     def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
-        """The detector of one precision from the network in `folder`, with what rounding adds taken back."""
+        """The detector of one precision from the network in `folder`, with its quantization correction."""
 
 
 class _Model(Protocol):
-    """What is particular to a kind of model."""
+    """The steps that differ between kinds of models."""
 
     def convert(self, folder: Path) -> _Converted:
         """Write the converted network into `folder`."""
 
     def reopen(self, entry: CacheEntry) -> Detector:
-        """The detector of a kept entry."""
+        """The detector of a cache entry."""
 
 
 def serve_with_openvino(
@@ -67,8 +67,8 @@ def serve_with_openvino(
 ) -> tuple[Detector, Serving]:
     """Open a PatchCore or EfficientAD bundle on this CPU.
 
-    Raises ModelError where the precision that the user named does not hold, with the figures; DataError where int8
-    finds no good images to take its ranges from.
+    Raises ModelError, with the figures, where the precision that the user named does not agree with the trained model,
+    and DataError where int8 finds no good images to set its ranges.
     """
     good = [] if samples is None else list(samples.images[samples.good])
     model = _MODELS[bundle.manifest["model"]["kind"]](bundle, settings.runtime.batch_size, good)
@@ -105,7 +105,7 @@ def serve_with_openvino(
 def _built(
     folder: Path, model: _Model, settings: RunConfig, plan: Plan, samples: AgreementSamples | None
 ) -> EngineChoice:
-    """Convert the network into `folder`, for int8 quantise it there, and choose by the proof."""
+    """Convert the network into `folder`, quantise it there for int8, and choose a precision that agrees."""
     if plan.precisions != ("int8",) or samples is None:
         return choose_engine(plan, samples, partial(model.convert(folder).candidate, folder))
     images = Int8Images.of(settings.data, samples, seed=settings.seed)
@@ -133,7 +133,7 @@ class _Patchcore:
         embedding, bank = PatchEmbedding(patchcore_network(self.bundle)), self.bank
         exact = answers(embedding, self.good) if self.good else np.empty((0, 0, bank.shape[1]), np.float32)
         convert(embedding, self.side, folder)
-        # Without probes nothing shows the recall of an approximate search: then it is exact.
+        # Without agreement samples the recall of an approximate search cannot be measured, so the search is exact.
         neighbors = int(self.bundle.manifest["model"]["num_neighbors"])
         return _ConvertedPatchcore(self, exact, BankSearch.build(bank, neighbors, exact.reshape(-1, bank.shape[1])))
 
@@ -168,11 +168,11 @@ class _Patchcore:
 class _ConvertedPatchcore:
     model: _Patchcore
     exact: np.ndarray
-    """Patches (n, p, d) of the good probes in float32."""
+    """Patches (n, p, d) of the good agreement samples in float32."""
     search: Any
 
     def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
-        del peaks  # what rounding does is taken back from the features themselves
+        del peaks  # PatchCore is corrected in its features
         network, good = self.model.network(folder, precision), self.model.good
         correction = QuantizationCorrection.none(self.exact.shape[-1])
         if good and precision != "f32":
@@ -224,18 +224,18 @@ class _EfficientAd:
 class _ConvertedEfficientAd:
     model: _EfficientAd
     exact: np.ndarray
-    """Both maps (n, 2, h, w) of the good probes in float32."""
+    """Both maps (n, 2, h, w) of the good agreement samples in float32."""
     geometry: Mapping[str, Any]
     scale: MapScale
 
     def candidate(self, folder: Path, precision: str, peaks: Peaks | None = None) -> Candidate:
         network, scale = self.model.network(folder, precision), self.scale
         if self.model.good and precision != "f32":
-            # QuantizationCorrection noise adds its square to both maps, everywhere alike: its mean is taken back.
+            # Rounding noise adds its mean square to both maps, about the same everywhere: the mean is subtracted.
             added = (network(self.model.good) - self.exact).mean(axis=(0, 2, 3), dtype=np.float64).tolist()
             scale = replace(scale, offset=scale.offset - scale.student * added[0] - scale.autoencoder * added[1])
         if peaks is not None and precision != "f32":
-            # Where noise is large the largest of many values gains more by it than their mean does.
+            # Large noise raises the largest of many values more than their mean: the peaks' mean rise is subtracted.
             found = Peaks.of(self.model.assembled(network, self._maps(scale)), peaks.images)
             scale = replace(scale, offset=scale.offset - float(np.mean(found.values - peaks.values)))
         maps = self._maps(scale)

@@ -1,9 +1,8 @@
-"""AgreementSamples: a few images in each bundle with the exact scores of the model that was trained.
+"""Agreement samples: a few images in each bundle, with the exact scores of the trained model.
 
-Whatever serves the bundle later, on whatever machine, judges them first and is compared: core/agreement.py has the
-rule.
-They are good images at the network's size that the model was not fitted on, drawn by the seed, and the same with a
-foreign patch in them. No test image and no label is among them.
+Every engine that serves the bundle judges them first and is compared with these scores (the rule: core/agreement.py).
+They are good images at the network's size that the model was not fitted on, drawn by the seed, and copies of them with
+a foreign patch. They include no test images and no labels.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ ROLE: Final = "agreement_samples"
 
 GOOD_SAMPLES: Final = 10
 MAX_BYTES: Final = 16 << 20
-"""Of images in a bundle: large inputs get fewer probes, two good ones at least."""
+"""Limit for all images together. Bundles with large inputs hold fewer samples, but at least two good ones."""
 
 Judge = Callable[[Sequence[np.ndarray]], list[Prediction]]
 
 
 @dataclass(frozen=True, slots=True)
 class AgreementSamples:
-    """Images and what the trained model says of them in float32."""
+    """Images and the trained model's scores for them in float32."""
 
     images: np.ndarray
     """uint8 RGB (n, h, w, 3)."""
@@ -55,14 +54,14 @@ class AgreementSamples:
     good_std: float
     """Standard deviation of the held-out good image scores."""
     peak_std: float
-    """The same of the map peaks."""
+    """Standard deviation of the held-out good images' map peaks."""
     keys: tuple[str, ...]
     """The good images' names in the data set."""
     unseen: tuple[str, ...] = ()
-    """Names of all good images that the model was not fitted on: what else must be judged is drawn from them first."""
+    """Names of all good images that the model was not fitted on. Further images are drawn from them first."""
 
     def test(self, judge: Judge) -> Agreement:
-        """How far another way of judging is from the trained model's: the worse of image scores and map peaks."""
+        """How well another engine agrees with the trained model: the worse of image scores and map peaks."""
         found = [prediction for batch in batched(self.images, 4) for prediction in judge(batch)]
         scores, peaks = scores_and_peaks(found)
         both = (
@@ -72,7 +71,7 @@ class AgreementSamples:
         return min(both, key=lambda each: (each.holds, -abs(each.shift) - each.noise))
 
     def with_good(self, images: Sequence[np.ndarray], found: Sequence[Prediction]) -> AgreementSamples:
-        """These and more good images, uint8 (h, w, 3), with what the trained model says of them in float32."""
+        """These samples and more good images, uint8 (h, w, 3), with the trained model's predictions in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(
             self,
@@ -83,35 +82,35 @@ class AgreementSamples:
         )
 
     def judged(self, found: Sequence[Prediction]) -> AgreementSamples:
-        """The same images with what the trained model says of them in float32."""
+        """The same images with new predictions of the trained model in float32."""
         scores, peaks = scores_and_peaks(found)
         return replace(self, scores=scores.astype(np.float32), peaks=peaks.astype(np.float32))
 
     def save(self, path: Path) -> None:
-        """Write as safetensors."""
+        """Write a safetensors file."""
         tensors = {"images": self.images, "good": self.good, "scores": self.scores, "peaks": self.peaks}
         header = {"spread": self.good_std, "peak_spread": self.peak_std, "keys": self.keys, "unseen": self.unseen}
         write_tensors(path, tensors, {ROLE: json.dumps(header)})
 
     @property
     def writers(self) -> dict[str, tuple[str, Callable[[Path], None]]]:
-        """What `write_bundle` takes."""
+        """The entry for `write_bundle`."""
         return {ROLE: (".safetensors", self.save)}
 
 
 def make_agreement_samples(
     settings: RunConfig, fitted: FittedModel, good: Sequence[ImageRecord], reporter: Reporter
 ) -> AgreementSamples:
-    """Draw good images that the model was not fitted on, spoil a copy of each, let the fitted model judge them all."""
+    """Draw good images that the model was not fitted on, spoil a copy of each, and judge them with the fitted model."""
     if fitted.judge is None:
-        raise ValueError("this kind of model has no exact judge")
+        raise ValueError("this kind of model is served by one engine only")
     rng = np.random.default_rng([settings.seed, 8])
     room = MAX_BYTES // (2 * 3 * settings.data.image_size**2)
     count = min(len(good), max(2, min(GOOD_SAMPLES, room)))
     chosen = drawn(good, fitted.unseen, count, rng=rng)
     images, unspoilt = with_spoilt([each.read(settings.data, rng=rng) for each in chosen], rng=rng)
     found = []
-    with reporter.stage("Judging probes for the serving engines", len(images)) as advance:
+    with reporter.stage("Judging the agreement samples", len(images)) as advance:
         for batch in batched(images, 4):
             found += fitted.judge(batch)
             advance(len(batch))
@@ -131,11 +130,11 @@ def make_agreement_samples(
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A good image to judge by."""
+    """A good image that was drawn."""
 
     record: ImageRecord
     fitted: bool
-    """The model was fitted on it and knows it by heart, so that only a crop of it tells anything."""
+    """The model was fitted on it and scores it too low, so a crop of it is used instead."""
 
     def read(self, data: DataConfig, *, rng: np.random.Generator) -> np.ndarray:
         """The image, or a random crop of one that the model was fitted on: uint8 RGB (s, s, 3)."""
@@ -145,9 +144,9 @@ class Drawn:
 
 
 def drawn(good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, rng: np.random.Generator) -> list[Drawn]:
-    """At most `count` of the good images in random order, those that the model was not fitted on before all others.
+    """At most `count` of the good images in random order; those that the model was not fitted on come first.
 
-    The order of `good` plays no part.
+    The order of `good` does not matter.
     """
     records = sorted(good, key=lambda record: record.key)
     held_out = set(unseen)
@@ -157,7 +156,7 @@ def drawn(good: Sequence[ImageRecord], unseen: Collection[str], count: int, *, r
 
 
 def with_spoilt(good: Sequence[np.ndarray], *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Good images, uint8 (h, w, 3), then the same with a foreign patch: (2n, h, w, 3), and which are good (2n,)."""
+    """Good images, uint8 (h, w, 3), then copies with a foreign patch: (2n, h, w, 3), and which ones are good (2n,)."""
     images = np.stack([*good, *(spoilt(image, rng=rng) for image in good)])
     return images, np.arange(len(images)) < len(good)
 
@@ -184,5 +183,5 @@ def read_agreement_samples(bundle: Bundle) -> AgreementSamples | None:
 
 
 def _standard_deviation(scores: np.ndarray) -> float:
-    """Never 0, also where all good images score alike."""
+    """The standard deviation, above 0 even where all good images have the same score."""
     return float(max(np.std(scores, dtype=np.float64), 1e-6 * np.abs(scores).max(), 1e-12))

@@ -50,7 +50,7 @@ def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str
 def _readable(
     settings: RunConfig, records: Sequence[ImageRecord], reporter: Reporter
 ) -> tuple[list[ImageRecord], list[Any]]:
-    """Every image is opened once before hours of training: a bad one is named now, or skipped and listed."""
+    """Open every image once before hours of training, so that an unreadable one is reported now or skipped."""
     stream = ImageStream(records, settings.data)
     with reporter.stage("Checking the images", len(records)) as advance:
         readable = []

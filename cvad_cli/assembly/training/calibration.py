@@ -1,4 +1,4 @@
-"""Which good images a model is fitted on, which it is calibrated on, and the threshold that follows."""
+"""Decides which good images a model is fitted on and which it is calibrated on, and computes the threshold."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class CalibrationPlan:
 
 
 def plan_calibration(config: CalibrationConfig, images: int, *, seed: int, cheap_refit: bool = True) -> CalibrationPlan:
-    """Split `images` good images (at least 2). `auto` cross-calibrates what is refitted in seconds, else holds out.
+    """Split `images` good images (at least 2). `auto`: cross-conformal where refitting is cheap, else split.
 
-    A split plan's one fold is the final model itself: nothing is fitted twice.
+    In a split-conformal plan the only fold is the final model, so nothing is fitted twice.
     """
     rng = np.random.default_rng([seed, 0])
     if config.method == "split_conformal" or (config.method == "auto" and not cheap_refit):
@@ -62,7 +62,7 @@ def scores_and_peaks(found: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarra
 
 
 def calibrate(held_out: Sequence[tuple[np.ndarray, np.ndarray]], *, false_alarm_rate: float) -> Calibration:
-    """Thresholds on image scores and on map peaks, by the same rule, from images that the scoring model did not see."""
+    """Thresholds on image scores and on map peaks, by the same rule, from images that the model was not fitted on."""
     cross = len(held_out) > 1
     image, pixel = (
         cross_conformal_threshold(values, false_alarm_rate=false_alarm_rate)

@@ -1,4 +1,4 @@
-"""EfficientAD from good images to a calibrated student, without a network: teacher and penalty images are local."""
+"""Trains and calibrates EfficientAD on good images, without internet: teacher and penalty images are local."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GENERATED: Final = "generated"
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What every fit of this command shares: the final one, and one a fold where calibration refits."""
+    """What all fits of this command share: the final fit, and one per fold where calibration is cross-conformal."""
 
     settings: RunConfig
     options: EfficientAdOptions
@@ -68,9 +68,9 @@ def fit_efficient_ad(
     *,
     presets: Mapping[str, Preset] = PRESETS,
 ) -> FittedModel:
-    """Train EfficientAD on the good images that calibration leaves, and score those it holds out.
+    """Train EfficientAD on the good images that are not held out for calibration, and score the held-out ones.
 
-    A killed run leaves its last checkpoint below `<output.root>/<name>/training` and goes on from there.
+    A killed run leaves its last checkpoint in `<output.root>/<name>/training`, and the next run continues from it.
     """
     options = EfficientAdOptions.of(settings)
     _require_possible(settings)
@@ -119,7 +119,7 @@ def _require_possible(settings: RunConfig) -> None:
         )
     if settings.trainer.batch_size not in (None, 1):
         raise ConfigError(
-            f"trainer.batch_size: EfficientAD is trained on one image a step (its hard features are those of one "
+            f"trainer.batch_size: EfficientAD is trained on one image per step (its hard features are those of one "
             f"image), got {settings.trainer.batch_size}; leave it null"
         )
     for key in ("backbone", "layers"):
@@ -141,7 +141,7 @@ def _penalty_folder(penalty: str) -> RealImages | None:
 
 
 def _read_all(stream: ImageStream, settings: RunConfig, reporter: Reporter) -> tuple[list[ImageRecord], Any]:
-    """Which good images can be read, and they themselves: in memory, or read again each time beyond its bound."""
+    """The readable good images and their records: in memory, or read again each time where they do not fit."""
     room = settings.train.max_memory_bytes // (3 * settings.data.image_size**2)
     held = len(stream.records) <= room
     readable, images = [], []
@@ -166,14 +166,14 @@ def _subset(run: _Run, images: np.ndarray) -> Sequence[np.ndarray]:
 
 
 def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]]:
-    """One trained model, and what is worth knowing of it."""
+    """One trained model, and the details of its training."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import steps_done
     from cvad_cli.adapters.anomalib_models.seeding import seeded
 
     learning, held_out = _split(images, seed=run.settings.seed)
     training_schedule = _training_schedule(run, learning, held_out, label)
     done = steps_done(training_schedule)
-    # Going on with the first seed, dropout and recolouring would repeat what the first steps drew.
+    # With the first seed, dropout and recolouring would repeat the draws of the first steps.
     with seeded(run.settings.seed + done, run.device):
         return _train(run, training_schedule, (learning, held_out), done)
 
@@ -181,7 +181,7 @@ def _fit(run: _Run, images: np.ndarray, label: str) -> tuple[Any, dict[str, Any]
 def _train(
     run: _Run, training_schedule: TrainingSchedule, parts: tuple[np.ndarray, np.ndarray], done: int
 ) -> tuple[Any, dict[str, Any]]:
-    """`parts`: indices of the images to learn from, and of those that validate. `done`: the steps taken already."""
+    """`parts`: indices of the images to train on, and of those to validate on. `done`: steps of the checkpoint."""
     from cvad_cli.adapters.anomalib_models import efficient_ad, efficient_ad_training, lightning
     from cvad_cli.adapters.torch_training.optimizer import annealed_schedule
 
@@ -194,7 +194,7 @@ def _train(
         _measure_teacher(run, model, learning)
     else:
         run.reporter.note(
-            f"going on from step {done} of {training_schedule.steps}: {training_schedule.checkpoint.name}"
+            f"continuing from step {done} of {training_schedule.steps}: {training_schedule.checkpoint.name}"
         )
     learning_rate_schedule = (
         annealed_schedule(training_schedule.steps)
@@ -230,16 +230,16 @@ def _take_quantiles(run: _Run, model: Any, held_out: np.ndarray) -> None:
 
 
 def _split(images: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Those to learn from, and those on which maps are normalised and stopping is decided: disjoint, at least one."""
+    """Images to train on, and images that normalise the maps and decide when to stop: disjoint, at least one each."""
     count = min(max(1, round(len(images) * VALIDATION_SHARE)), len(images) - 1)
     order = np.random.default_rng([seed, 6]).permutation(images)
     return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _unseen(final: np.ndarray, images: int, *, seed: int) -> np.ndarray:
-    """Indices of the good images that the final model did not learn from: those held out for calibration.
+    """Indices of the good images that the final model was not trained on: those held out for calibration.
 
-    Where calibration is cross-conformal there are none, and those that validated the training take their part.
+    Cross-conformal calibration holds none out; then these are the images that the training was validated on.
     """
     held_out = np.setdiff1d(np.arange(images), final)
     return held_out if len(held_out) else _split(final, seed=seed)[1]
@@ -272,7 +272,7 @@ def _training_schedule(run: _Run, learning: np.ndarray, held_out: np.ndarray, la
 
 
 def _measure_teacher(run: _Run, model: Any, learning: np.ndarray) -> None:
-    """Whiten the teacher on the images to learn from, and keep the statistics of what it says then."""
+    """Whiten the teacher's features on the training images, and store their statistics in the model."""
     from cvad_cli.adapters.anomalib_models.efficient_ad import set_statistics, teacher_moments
 
     with run.reporter.stage("Measuring the teacher's features", len(learning)) as advance:
@@ -300,7 +300,7 @@ def _tensors(run: _Run, images: np.ndarray, advance: Any) -> Iterator[Tensor]:
 
 
 def _penalty_images(run: _Run, steps: range) -> Generator[Tensor]:
-    """The penalty's image of each of these steps, read ahead: (1, 3, h, w) in 0..1."""
+    """The penalty image of each of these steps, loaded ahead: (1, 3, h, w) in 0..1."""
     from cvad_cli.adapters.anomalib_models.efficient_ad_training import as_batch
 
     real, share = (RealImages((), (), (), ""), 1.0) if run.penalty is None else (run.penalty, 0.0)

@@ -1,4 +1,4 @@
-"""What can be set of EfficientAD: how long it is trained, and the options whose names are anomalib's."""
+"""EfficientAD's options: presets for the length of training, and `model.options` with anomalib's names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 @dataclass(frozen=True)
 class EfficientAdOptions:
-    """What `model.options` may hold; the names are anomalib's, but for whitening."""
+    """What `model.options` may hold. All names except whitening are anomalib's."""
 
     model_size: str = "small"
     teacher_out_channels: int | None = None
@@ -43,7 +43,7 @@ class EfficientAdOptions:
     lr: float = 1e-4
     weight_decay: float = 1e-5
     whitening: float = 1.0
-    """0: the paper's standardisation by channel; up to 1: the teacher's features vary alike in all directions."""
+    """0: the paper's standardisation per channel; 1: the teacher's features vary equally in all directions."""
 
     @classmethod
     def of(cls, settings: RunConfig) -> EfficientAdOptions:

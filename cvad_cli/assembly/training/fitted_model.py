@@ -1,4 +1,4 @@
-"""What fitting hands to `cvad train`, whatever the model."""
+"""What every kind of model returns to `cvad train` after fitting."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cvad_cli.records import Prediction, SkippedImage
 
 @dataclass(frozen=True, slots=True)
 class FittedModel:
-    """What fitting gives, whatever the model: how to write it down, and how it scores good images it has not seen."""
+    """A fitted model of any kind: how it is written to a bundle, and its scores of held-out good images."""
 
     kind: str
     """Which runtime opens it: 'patchcore', 'efficient_ad', or 'anomalib' for every other model."""
     description: Mapping[str, Any]
-    """What the manifest keeps under `model`, enough to build the network again."""
+    """What the manifest stores under `model`: enough to build the network again."""
     writers: Mapping[str, tuple[str, Callable[[Path], None]]]
     """Role of a bundle's file -> (suffix, a function that writes it)."""
     weights: str
     held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """(image scores, map peaks) of the held-out good images, one pair a fold."""
+    """(image scores, map peaks) of the held-out good images, one pair per fold."""
     used: int
     """How many training images could be read."""
     skipped: tuple[SkippedImage, ...]
@@ -34,4 +34,4 @@ class FittedModel:
     judge: Callable[[Sequence[np.ndarray]], list[Prediction]] | None = None
     """The fitted model itself in float32: what other engines must agree with. None where there is no other engine."""
     scratch: Path | None = None
-    """Folder with the state of the training run, to be removed once the bundle stands."""
+    """Folder with the state of the training run, which is removed after the bundle is written."""

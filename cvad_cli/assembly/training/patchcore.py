@@ -1,4 +1,4 @@
-"""PatchCore from good images to a calibrated memory bank, within a bound on memory."""
+"""Fits PatchCore on good images: a memory bank and held-out scores, within a bound on memory."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from cvad_cli.adapters.runtime_torch.types import Network
 
 WORKING_COPIES: Final = 2.2
-"""Memory needed beside the gathered features, as a multiple of them: a fold's copy and the coreset's working set."""
+"""Memory needed besides the gathered features, as a multiple of them: a fold's copy and the coreset's working set."""
 
 
 def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: str, reporter: Reporter) -> FittedModel:
-    """Fit anomalib's Patchcore with our coreset on good images, and score those images held out."""
+    """Fit anomalib's Patchcore with cvad's coreset on good images, and score the held-out images."""
     config, budget = settings.model, CoresetBudget.of(settings)
     if config.options:
         raise ConfigError(f"model.options: patchcore takes none; remove {', '.join(config.options)}")
@@ -91,9 +91,9 @@ def fit_patchcore(settings: RunConfig, records: Sequence[ImageRecord], device: s
 def _whiten(features: PatchFeatures, images: np.ndarray, backbone: Backbone) -> None:
     """Whiten the features in place on those of `images`, and the patch description network that gives them.
 
-    Distilled features vary most where pretraining images did: without it a change of colour on leather is hardly
-    seen (docs/benchmarks.md). Where calibration is cross-conformal, a fold's held-out images have had their part in
-    this matrix, as they would not have in the bank.
+    Distilled features vary most where the pretraining images did: without whitening, a change of colour on leather is
+    hardly detected (docs/benchmarks.md). In cross-conformal calibration a fold's held-out images contribute to this
+    matrix, although not to the fold's memory bank.
     """
     moments = Moments(features.values.shape[-1])
     for image in images:
@@ -156,18 +156,18 @@ class PatchFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """A memory bank and what is known of how well it covers the patches it stands for."""
+    """A memory bank, and how well it covers the patches."""
 
     features: np.ndarray
     """float32 (m, d)."""
     radius: float
-    """No patch is farther than this from its nearest member: exact, or a bound where the coreset was merged."""
+    """The largest distance of a patch to its nearest member: exact, or an upper bound where the coreset was merged."""
     how: str
 
 
 @dataclass(frozen=True, slots=True)
 class CoresetBudget:
-    """How much of the features is kept, and how much is held at once."""
+    """The share of features that is kept, and the memory that may be used."""
 
     ratio: float
     num_neighbors: int
@@ -185,8 +185,8 @@ def gather_features(
 ) -> Iterator[PatchFeatures]:
     """Run anomalib's Patchcore over the images and collect its embeddings in one preallocated array.
 
-    The array lies in memory, or in a temporary file below `spool` where it would not fit into `max_bytes`.
-    Raises DataError where fewer than two images can be read, ResourceError where the file finds no room.
+    The array lies in memory, or in a temporary file below `spool` where it does not fit into `max_bytes`.
+    Raises DataError where fewer than two images can be read, ResourceError where the disk is too full for the file.
     """
     from cvad_cli.adapters.runtime_torch.frozen_features import normalised
 
@@ -219,7 +219,7 @@ def build_bank(
 ) -> Bank:
     """The coreset of the patches of `images` (indices).
 
-    In memory the greedy choice is exact; beyond `train.max_memory` it is built chunk by chunk and merged.
+    In memory the greedy choice is exact; beyond `train.max_memory` the coreset is built in chunks and merged.
     """
     patches, channels = features.values.shape[1:]
     keep = bank_rows(len(images) * patches, budget.ratio)
@@ -265,7 +265,7 @@ class HeldOutJudge:
 
 
 def _spooled(folder: Path, shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
-    """An array in a file that goes with `stack`. Room is claimed now: a disk that fills up later would kill us."""
+    """An array in a file that is removed with `stack`. Its space is reserved now: a full disk would crash us later."""
     size = int(np.prod(shape)) * 4
     try:
         path = stack.enter_context(scratch_folder(folder)) / "features"

@@ -1,4 +1,4 @@
-"""Which teacher EfficientAD learns from, and patch description networks as backbones of PatchCore."""
+"""Chooses EfficientAD's teacher, and builds patch description networks as backbones of PatchCore."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGED: Final[Mapping[PdnSize, Path]] = {
 PDN_BACKBONES: Final[Mapping[str, PdnSize]] = {"pdn_small": "small", "pdn_medium": "medium"}
 PDN_LAYER: Final = "features"
 PDN_SUBSAMPLING: Final = 2
-"""As a backbone every second place in each direction is kept: neighbours 4 pixels apart see nearly the same."""
+"""As a backbone, every second row and column is kept: neighbours 4 pixels apart see nearly the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ def patchcore_layers(model: ModelConfig) -> tuple[str, tuple[str, ...]]:
 
 
 def patchcore_backbone(model: ModelConfig, *, seed: int) -> Backbone:
-    """The backbone of a PatchCore config with its weights: a timm network, or a PDN whose one layer is its answer.
+    """The backbone of a PatchCore config with its weights: a timm network, or a PDN whose only layer is its output.
 
-    Raises ModelError where the name, a layer or the weights cannot be had, with the remedies.
+    Raises ModelError where the name, a layer or the weights are not found, with the remedies.
     """
     name, layers = patchcore_layers(model)
     if name not in PDN_BACKBONES:
@@ -88,7 +88,7 @@ def patchcore_backbone(model: ModelConfig, *, seed: int) -> Backbone:
 
 
 def build_backbone(spec: BackboneSpec) -> Network:
-    """The network of `patchcore_backbone` before its weights are filled in."""
+    """The network of `patchcore_backbone` before its weights are loaded."""
     if spec.name not in PDN_BACKBONES:
         return build_network(spec)
     network = build_pdn(PDN_BACKBONES[spec.name], int(spec.kwargs["channels"]), padding=True, seed=0)
@@ -102,7 +102,7 @@ def _as_features(network: Network) -> Network:
 
 
 def _official(size: PdnSize) -> Path:
-    """Fetch anomalib's teachers as anomalib does, and keep this size as safetensors beside them."""
+    """Download anomalib's teachers as anomalib does, and store this size as safetensors beside them."""
     from cvad_cli.adapters.anomalib_models.official_teacher import fetch_teacher
 
     return fetch_teacher(size)
