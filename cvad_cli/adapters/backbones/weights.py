@@ -19,7 +19,7 @@ HUB_TIMEOUT_S: Final = 5.0
 
 
 def find_weights(name: str, weights: str | None) -> tuple[Path, Mapping[str, Any]]:
-    """The weight file of backbone `name` and the timm keyword arguments it needs, from the usual places."""
+    """The weight file of backbone `name` and the timm keyword arguments it needs, from the usual locations."""
     path, _ = locate_weights(name, weights)
     return path, header_kwargs(path, name)
 

@@ -39,7 +39,7 @@ def fit_generic(settings: RunConfig, records: Sequence[ImageRecord], device: str
         kind="anomalib",
         description=describe(settings.model, final.backbone_kwargs),
         writers={"checkpoint": (".ckpt", final.save)},
-        weights=settings.model.weights or "by each backbone's name, from the usual places",
+        weights=settings.model.weights or "by each backbone's name, from the usual locations",
         held_out=tuple(held_out),
         used=len(readable),
         skipped=tuple(skipped),
