@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "side": options.side,
         "shard": options.shard,
         "shard_seconds": {"mean": float(np.mean(times)), "std": float(np.std(times)), "shards": len(times)},
-        "collect_seconds_a_image": collecting,
+        "collect_seconds_per_image": collecting,
         "measured_images_a_second": measured,
         "simulated_images_a_second": {
             workers: simulated_rate(workers, times, shard=options.shard, collect_seconds=collecting)
@@ -174,7 +174,7 @@ def show(found: dict[str, Any]) -> None:
     simulated = found["simulated_images_a_second"]
     for workers, rate in simulated.items():
         print(f"simulated    {workers:4} workers: {rate:8.1f} images/s, {rate / simulated[1]:6.2f}x")
-    print(f"collector: {1000 * found['collect_seconds_a_image']:.2f} ms an image")
+    print(f"collector: {1000 * found['collect_seconds_per_image']:.2f} ms an image")
 
 
 def main() -> None:

@@ -118,8 +118,8 @@ def _draw(folder: Path, name: str, found: Findings, images: FieldImages, network
         suffix = "" if position == CENTRE else "-edge"
         where = "" if position == CENTRE else f", cell at the {position}"
         title = f"{name}: theoretical and effective field ({network}{where})"
-        effective_field_chart(folder / f"heat-{stem}{suffix}.png", effective, found.box(position), title=title)
-        yield f"heat-{stem}{suffix}.png"
+        effective_field_chart(folder / f"effective-{stem}{suffix}.png", effective, found.box(position), title=title)
+        yield f"effective-{stem}{suffix}.png"
 
 
 def _worth_drawing(found: Findings, networks: AnalysedNetworks) -> dict[str, LayerField]:

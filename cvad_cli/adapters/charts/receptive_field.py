@@ -1,4 +1,4 @@
-"""Receptive fields as PNG files: nested boxes on an image, gradient heat maps, coverage of defects."""
+"""Receptive fields as PNG files: nested boxes on an image, maps of gradients, coverage of defects."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ def _support(findings: Findings) -> dict[str, Any]:
         "stride": findings.measured_stride,
         "cells": [
             {
-                "place": each.position,
+                "position": each.position,
                 "cell": list(each.cell),
                 "theory": _sides(each.theory),
                 "measured": _sides(each.measured),
@@ -266,7 +266,7 @@ def _sides(box: Box) -> list[int]:
 def _gradients(findings: Findings) -> dict[str, Any]:
     cells = [
         {
-            "place": position,
+            "position": position,
             "cell": list(field.cell),
             "sides": {f"{share:g}": field.side(share) for share in SHARES},
             "areas": {f"{share:g}": field.area(share) for share in SHARES},

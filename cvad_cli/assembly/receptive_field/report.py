@@ -77,7 +77,7 @@ def _network(network: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
             "the last rows of the table of layers show what pooling and interpolation add."
         )
     stem = file_stem(network["name"])
-    mine = (f"fields-{stem}.png", f"heat-{stem}.png", f"heat-{stem}-edge.png")
+    mine = (f"fields-{stem}.png", f"effective-{stem}.png", f"effective-{stem}-edge.png")
     parts += [f"![{name}]({name})" for name in figures if name in mine]
     return [*parts, "### What was measured", _support(network), _effective(network), _layers(network)]
 
@@ -133,7 +133,7 @@ def _support(network: Mapping[str, Any]) -> str:
     )
     rows = [
         [
-            POSITIONS.get(cell["place"], cell["place"]),
+            POSITIONS.get(cell["position"], cell["position"]),
             _listed(cell["cell"]),
             _listed(cell["theory"]),
             _listed(cell["measured"]),
@@ -152,7 +152,7 @@ def _effective(network: Mapping[str, Any]) -> str:
     for cell in effective["cells"]:
         sides = [f"{side} x {side}" for side in cell["sides"].values()]
         bells = ", ".join(f"{bell['sigma']:.1f} ({bell['r_squared']:.2f})" for bell in cell["gaussian"])
-        rows.append([cell["place"], *sides, bells])
+        rows.append([cell["position"], *sides, bells])
     shares = [f"{float(share):.0%} of the energy (px)" for share in effective["cells"][0]["sides"]]
     text = (
         "Effective field (Luo et al., NIPS 2016): the squared gradient of a cell with respect to the image, averaged "
