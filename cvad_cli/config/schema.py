@@ -139,7 +139,7 @@ MAX_WORKERS: Final = 256
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What judges images, and how they reach it. `auto` takes the quickest that agrees with training: docs/serving.md."""
+    """What judges images, and how they reach it. `auto` takes the quickest that agrees: docs/serving.md."""
 
     engine: Literal["auto", "openvino", "torch"] = "auto"
     precision: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
