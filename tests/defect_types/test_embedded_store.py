@@ -99,7 +99,7 @@ def killed(writer: subprocess.Popen[str], acknowledged: int, chance: random.Rand
     return int(lines[-1]) if lines else acknowledged
 
 
-KILLS = pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.long)])
+KILLS = pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
 
 
 @KILLS

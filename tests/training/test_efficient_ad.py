@@ -175,7 +175,6 @@ def test_a_model_with_equal_quantiles_is_refused_with_the_remedy() -> None:
         map_scale(model)
 
 
-@pytest.mark.ci
 def test_training_on_images_of_one_colour_says_so(cvad, config: Path, sample_data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(sample_data, tmp_path / "data")
     for path in (root / "grid" / "train" / "good").iterdir():
@@ -294,7 +293,6 @@ def test_training_stops_where_held_out_images_no_longer_improve(config: Path) ->
     assert fitted.details["steps"] == 3
 
 
-@pytest.mark.ci
 def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Path) -> None:
     (tmp_path / "penalty").mkdir()
     for index in range(2):
@@ -304,7 +302,6 @@ def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Pat
     assert cvad("train", "-c", config, "-q", *options).exit_code == 0
 
 
-@pytest.mark.ci
 def test_images_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
     fingerprints = []
     for bound in ("1GB", "1MB"):
