@@ -293,6 +293,7 @@ def test_training_stops_where_held_out_images_no_longer_improve(config: Path) ->
     assert fitted.details["steps"] == 3
 
 
+@pytest.mark.ci
 def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Path) -> None:
     (tmp_path / "penalty").mkdir()
     for index in range(2):
@@ -302,6 +303,7 @@ def test_penalty_images_may_come_from_a_folder(cvad, config: Path, tmp_path: Pat
     assert cvad("train", "-c", config, "-q", *options).exit_code == 0
 
 
+@pytest.mark.ci
 def test_images_beyond_the_bound_on_memory_are_read_again_and_give_the_same_bundle(cvad, config: Path) -> None:
     fingerprints = []
     for bound in ("1GB", "1MB"):
