@@ -25,7 +25,7 @@ from cvad_cli.errors import StoreError
 from cvad_cli.records import DefectPoint, IndexInfo
 
 ROOT = Path(__file__).parents[2]
-PATHS = (str(ROOT), str(Path(__file__).parent))
+PATHS = (str(ROOT), str(Path(__file__).parents[1]), str(Path(__file__).parent))
 WRITER = """
 import sys, uuid
 from pathlib import Path
