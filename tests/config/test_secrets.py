@@ -257,10 +257,10 @@ def two_runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     [
         pytest.param(["train", "--force", *NOWHERE], True, "RunJob", id="train, a batch"),
         pytest.param(["evaluate", "--force", *NOWHERE], True, "RunJob", id="evaluate, a batch"),
-        pytest.param(["evaluate"], False, "_judge_job", id="evaluate"),
-        pytest.param(["predict", "{images}", "--json"], False, "_predict_job", id="predict"),
-        pytest.param(["index", "--shots", "1"], False, "DescribeJob", id="index"),
-        pytest.param(["classify", "{images}"], False, "_inspect_job", id="classify, after index"),
+        pytest.param(["evaluate"], False, "ImageJob", id="evaluate"),
+        pytest.param(["predict", "{images}", "--json"], False, "ImageJob", id="predict"),
+        pytest.param(["index", "--shots", "1"], False, "ImageJob", id="index"),
+        pytest.param(["classify", "{images}"], False, "ImageJob", id="classify, after index"),
     ],
 )
 def test_no_command_sends_the_key_to_its_workers(  # noqa: PLR0917 - four fixtures
