@@ -190,7 +190,7 @@ def test_a_file_that_disappears_before_its_turn_is_reported(watch: Watch, part: 
         time.sleep(2)
         (watch.folder / "gone.png").unlink()
         wait_for(lambda: watch.notes.notes)
-    assert "gone.png: went away" in watch.notes.notes[0]
+    assert "gone.png: disappeared" in watch.notes.notes[0]
     assert lines_of(watch.results) == []
 
 
@@ -269,7 +269,7 @@ def test_a_file_that_is_done_takes_the_memory_that_is_stated(tmp_path: Path) -> 
             bytes_a_file = tracemalloc.get_traced_memory()[0] / len(journal)
     finally:
         tracemalloc.stop()
-    stated = re.search(r"(\d+) to (\d+) bytes a file in all", inspect.getdoc(ResultJournal) or "")
+    stated = re.search(r"(\d+) to (\d+) bytes per file", inspect.getdoc(ResultJournal) or "")
     assert stated
     assert int(stated[1]) <= bytes_a_file <= int(stated[2])
 
