@@ -43,7 +43,7 @@ def network(folder):
     given = openvino.opset13.parameter([1, 8, 8, 3], np.uint8)
     path = folder / "model.xml"
     openvino.save_model(openvino.Model([openvino.opset13.convert(given, "f32")], [given]), path)
-    compiled = CompiledNetwork(path, "f32", most_at_once=8)
+    compiled = CompiledNetwork(path, "f32", max_at_once=8)
     return compiled._alone.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
 
 @keeping_threads
@@ -57,7 +57,7 @@ def task(settings):
         reading = loaded._pool._max_workers
     return {
         "torch": torch.get_num_threads(), "cv2": cv2.getNumThreads(), "search": _Pool()._shares, "openvino":
-        network(Path(sys.argv[2])), "libraries": max(pools.values()), "each local worker": local._lanes[0]._threads,
+        network(Path(sys.argv[2])), "libraries": max(pools.values()), "each local worker": local._handles[0]._threads,
         "prefetch": reading,
     }
 
@@ -105,7 +105,7 @@ class Recorder:
 def test_training_keeps_to_its_threads(bound: str, small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from cvad_cli.tasks.train import train
+    from cvad_cli.tasks.train import TrainRequest, train
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -118,7 +118,7 @@ def test_training_keeps_to_its_threads(bound: str, small_config: Path, monkeypat
         heard = Recorder()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries' own imports, as in the command line
-            train(load_config(small_config, overrides), heard, naming=False)
+            train(load_config(small_config, overrides), TrainRequest(describe=False), heard)
         assert len(heard.threads) > 2
         assert set(heard.threads) == {1}
         assert torch.get_num_threads() == 3, "as it was, once the task is done"
