@@ -93,10 +93,11 @@ class Prefetch(Generic[Item, Loaded]):
         self._shut_down()
 
     def _shut_down(self) -> None:
+        # Only the feeding thread ends the pool. An iterator that nobody closed is closed by the garbage collector, in
+        # whichever thread allocates next: perhaps inside `submit`, which holds the pool's locks.
         self._room.release()
         if threading.current_thread() is not self._feeder:
             self._feeder.join(SHUTDOWN_WAIT_S)
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self._waiting.put(None)
 
     def _take(self) -> Future[Loaded] | None:
@@ -123,8 +124,8 @@ class Prefetch(Generic[Item, Loaded]):
         finally:
             if isinstance(items, Generator):
                 items.close()
-            self._pool.shutdown(wait=False, cancel_futures=self._is_over())
             self._waiting.put(None)
+            self._pool.shutdown(wait=True, cancel_futures=self._is_over())
 
     def _may_begin(self) -> bool:
         while not self._is_over():

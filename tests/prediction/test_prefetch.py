@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -129,3 +131,36 @@ def test_patient_batches_are_full_and_others_take_what_is_there() -> None:
     with Prefetch(range(8), lambda number: number, ahead=8) as loaded:
         time.sleep(0.2)
         assert [len(batch) for batch in ready_batches(loaded, 8, patient=False)] == [8]
+
+
+ABANDONED = """
+import gc, threading
+from cvad_cli.adapters.prefetch import prefetch
+
+def collect(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "_adjust_thread_count":
+        gc.collect()  # the pool holds its locks here
+
+def items():
+    yield 0
+    abandoned.wait()
+    yield from range(1, 9)
+
+gc.disable()
+abandoned = threading.Event()
+threading.setprofile(collect)
+circle = [prefetch(items(), str, ahead=9)]
+next(circle[0])
+circle.append(circle)
+del circle
+feeders = [thread for thread in threading.enumerate() if thread.name == "cvad-feed"]
+abandoned.set()
+for feeder in feeders:
+    feeder.join(10)
+print(sum(1 for _ in prefetch(range(1000), str)))
+"""
+
+
+def test_an_iterator_that_is_collected_inside_its_own_feeding_thread_blocks_nobody() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("1000\n", "")
