@@ -285,6 +285,9 @@ def test_a_checkpoint_of_other_settings_is_refused_and_can_be_set_aside(cvad, co
 
 
 @pytest.mark.ci
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # torch, Lightning
 def test_training_stops_where_held_out_images_no_longer_improve(config: Path) -> None:
     settings = load_config(config, ["trainer.patience=2"])
     preset = Preset(steps=9, checkpoint_every=9, check_every=1, patience=None, min_improvement=1e9)
