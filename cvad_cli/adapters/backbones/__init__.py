@@ -118,13 +118,10 @@ def _feature_layers(name: str, kwargs: str) -> tuple[tuple[str, int], ...]:
         try:
             with torch.device("meta"):
                 network: Any = build()
-        except (
-            RuntimeError,
-            NotImplementedError,
-        ):  # the constructor computes with its tensors, or there is no such model
+        except RuntimeError:  # the constructor computes with its tensors, or there is no such model
             with torch.random.fork_rng(devices=[]):
                 network = build()
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ModelError(_unknown_backbone(name, error)) from error
     return tuple(zip(network.feature_info.module_name(), network.feature_info.reduction(), strict=True))
 
