@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from cvad_cli.cli.render.tables import print_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +26,10 @@ def show_index(summary: IndexSummary) -> None:
         for kind, keys in summary.images.items():
             named = ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
             table.add_row(kind, str(len(keys)), named)
-        _print(table)
+        print_parts(table)
     skipped = f", {len(summary.skipped)} images skipped" if summary.skipped else ""
     changes = f"{summary.added} regions added, {summary.unchanged} unchanged, {summary.removed} removed"
-    _print(f"{summary.index}: {changes}; {summary.total} now{skipped}")
+    print_parts(f"{summary.index}: {changes}; {summary.total} now{skipped}")
 
 
 def show_listing(listing: IndexListing) -> None:
@@ -36,7 +37,7 @@ def show_listing(listing: IndexListing) -> None:
     table = _table(listing.index, "type", "regions", "images")
     for kind, counts in listing.types.items():
         table.add_row(kind, str(counts["regions"]), str(counts["images"]))
-    _print(table)
+    print_parts(table)
     if listing.entries:
         entries = _table("labelled regions", "type", "image", "box (top, left, bottom, right)", "area", "labelled")
         for entry in listing.entries:
@@ -46,44 +47,46 @@ def show_listing(listing: IndexListing) -> None:
             entries.add_row(
                 str(entry["defect_type"]), str(entry["source"]), box, f"{entry.get('area_px', 0):.0f} px", who
             )
-        _print(entries)
-    _print(f"{listing.regions} regions of {listing.dimension} values, through bundle {listing.bundle[:12]}")
+        print_parts(entries)
+    print_parts(f"{listing.regions} regions of {listing.dimension} values, through bundle {listing.bundle[:12]}")
 
 
 def show_transfer(summary: TransferSummary) -> None:
     """Print what was exported or imported."""
-    _print(f"{summary.index}: {summary.regions} regions {summary.what} ({summary.file}); {summary.total} in the index")
+    print_parts(
+        f"{summary.index}: {summary.regions} regions {summary.what} ({summary.file}); {summary.total} in the index"
+    )
 
 
 def show_classification(summary: ClassifySummary, *, csv: Path | None, overlays: Path | None) -> None:
     """Print one line per image and one per region, then the counts."""
     from cvad_cli.assembly.data.path_arguments import shown_names
 
-    _print(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
+    print_parts(f"{summary.name}: {len(summary.types)} types, {summary.labelled_regions} labelled regions")
     shown = summary.images[:MAX_ROWS]
     folder, names = shown_names([image.image for image in shown])
     for name, image in zip(names, shown, strict=True):
         verdict = f"rejected: {image.defect_type}" if image.rejected else "passed"
-        _print(f"{name}  {verdict}")
+        print_parts(f"{name}  {verdict}")
         for region in image.regions:
             known = region.defect_type == region.likeliest
             sure = f"{region.confidence:.2f}" if known else f"(p {region.p_value:.2f})"
             nearest = region.neighbours[0] if region.neighbours else None
             near = f", nearest {nearest.source} ({nearest.similarity:.2f})" if nearest else ""
-            _print(f"    {region.defect_type} {sure}{near}")
+            print_parts(f"    {region.defect_type} {sure}{near}")
     if folder is not None:
-        _print(f"images below {folder}")
+        print_parts(f"images below {folder}")
     if len(summary.images) > MAX_ROWS:
-        _print(f"and {len(summary.images) - MAX_ROWS} more: --csv, --json and --jsonl have all of them")
+        print_parts(f"and {len(summary.images) - MAX_ROWS} more: --csv, --json and --jsonl have all of them")
     counts = Counter(str(image.defect_type) for image in summary.images if image.rejected)
     named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     passed = len(summary.images) - summary.rejected
-    _print(
+    print_parts(
         f"{len(summary.images)} images: {passed} passed, {summary.rejected} rejected" + (f" ({named})" * bool(named))
     )
     for what, where in (("table", csv), ("marked images", overlays)):
         if where is not None:
-            _print(f"{what}: {where}")
+            print_parts(f"{what}: {where}")
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -92,9 +95,3 @@ def _table(title: str, *headings: str) -> Table:
         right = heading in {"images", "regions"}
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
-
-
-def _print(*parts: Any) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for part in parts:
-        console.print(part)
